@@ -1,0 +1,75 @@
+"""Every option with its unit and its default: those of RVSE++ in its paper.
+
+An experiment's file calls `get_config()` here and changes what differs. Any value can
+be overridden on the command line, such as `--config.batch_size=64`.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the defaults; `data.root` is left for the experiment or the user."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # of parameters, order of images, choice of captions, augmentation
+    config.dtype = "float32"  # of the encoders' arithmetic: float32 or bfloat16
+    config.distributed = False  # True on every host of a pod of more than one
+    config.platform = ""  # cpu, gpu or tpu: refuse to run elsewhere; "" takes the best
+
+    config.batch_size = 128  # pairs, over all devices and hosts
+    config.epochs = 25  # of as many pairs as there are training captions
+    config.evaluation_batch_size = 256  # images or captions, over all devices and hosts
+
+    config.data = data = ml_collections.ConfigDict()
+    data.builder = "region_features"  # region_features or shapes
+    data.root = ""  # folder of the source files
+    data.data_dir = "~/tensorflow_datasets"  # where prepared data goes; may be gs://
+    data.name = ""  # of the prepared data; "" names it after the root or the counts
+    data.scene_counts = (6000, 500, 500)  # train, dev, test scenes to draw; shapes only
+    data.region_dim = 2048  # expected dimensions of a region's feature; 0 takes any
+    data.vocabulary = "dataset"  # dataset: refuse a checkpoint with another; checkpoint
+    data.minimum_word_count = (
+        4  # training captions hold a word that often, or it is <unk>
+    )
+    data.token_lengths = (
+        16,
+        24,
+        32,
+        48,
+        64,
+    )  # tokens; a batch is padded to one of them
+    data.augment = True  # size augmentation: drop regions and words while training
+    data.validation_split = "dev"
+    data.test_split = "test"
+
+    config.model = model = ml_collections.ConfigDict()
+    model.image_encoder = "region_residual"  # region_parallel, global, pixels
+    model.text_encoder = "bigru_gpo"  # or gru
+    model.embed_dim = 1024
+    model.word_dim = 300
+    model.normalize_image = True  # False for VSE0
+    model.absolute = False  # True for Order-embeddings
+
+    config.loss = loss = ml_collections.ConfigDict()
+    loss.mining = "selective"  # all, mean, hardest, semi_hard, selective
+    loss.margin = 0.2  # in units of similarity
+    loss.epsilon = 0.01  # in units of similarity; `selective` only
+    loss.similarity = "cosine"  # or order
+    loss.reduction = "mean"  # of anchors and directions; sum as in VSE++
+    loss.warmup_mining = ""  # used instead of `mining` during the warm-up
+    loss.warmup_epochs = 0
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.name = "adamw"  # or adam
+    optimizer.learning_rate = 5e-4
+    optimizer.decay_epochs = (15,)  # the learning rate is multiplied after each of them
+    optimizer.decay_factor = 0.1
+    optimizer.weight_decay = 0.01  # decoupled, of every parameter; adamw only
+    optimizer.gradient_clip = 2.0  # global norm; 0 for none
+
+    config.log_every_steps = 50
+    config.checkpoint_every_steps = 500  # beside those after every evaluation
+    config.evaluate_every_epochs = 1
+    config.stuck_steps = 200  # warn when the loss is that long at its collapsed value
+    config.profile_at_step = 0  # profile five steps from there; 0 for none
+    config.compilation_cache = ""  # folder; "" puts it beside the workdir
+    return config

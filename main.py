@@ -1,0 +1,104 @@
+"""Image-text retrieval: trains and evaluates visual-semantic embeddings.
+
+python main.py --config configs/quickstart.py
+python main.py --config configs/quickstart.py --mode=eval
+"""
+
+import os
+
+# Read once, when TensorFlow is imported: only its errors are of interest here.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import logging
+import pathlib
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from vse_jax.errors import InputError, ReportedError
+
+FLAGS = flags.FLAGS
+SIGTERM_EXIT_CODE = 143  # what a shell reports of a process that SIGTERM ended
+
+config_flags.DEFINE_config_file("config", None, "File of configs/.")
+flags.DEFINE_string("workdir", "", "Folder of the run; runs/<name of the config>.")
+flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "eval", "prepare"],
+    "train, or go on training; eval: evaluate a checkpoint; prepare: the dataset only.",
+)
+flags.DEFINE_string("split", "", "Split to evaluate; the test split if there is one.")
+flags.DEFINE_string("checkpoint", "best", "To evaluate: best, latest, or its step.")
+
+
+def main(argv):
+    """Runs the mode."""
+    if len(argv) > 1:
+        raise InputError(f"unexpected argument {argv[1]!r}; options begin with --")
+    config, workdir = FLAGS.config, _workdir()
+    if config is None and FLAGS.mode != "eval":
+        raise InputError("--config is missing, such as --config configs/quickstart.py")
+    _set_up_logging()
+    if FLAGS.mode == "prepare":
+        from vse_jax.data import datasets
+
+        print(f"prepared: {datasets.prepare(config.data).data_dir}")
+        return 0
+
+    from vse_jax import evaluate, parallel, train
+
+    if config is not None:
+        parallel.set_up(config, workdir)
+    if FLAGS.mode == "eval":
+        evaluate.evaluate(config, workdir, FLAGS.split, FLAGS.checkpoint)
+        return 0
+    finished = train.train_and_evaluate(config, workdir)
+    return 0 if finished else SIGTERM_EXIT_CODE
+
+
+def _workdir():
+    if FLAGS.workdir:
+        return FLAGS.workdir
+    if FLAGS.config is None:
+        raise InputError("--workdir is missing, or --config to tell it from")
+    path = config_flags.get_config_filename(FLAGS["config"])
+    return str(pathlib.Path("runs") / pathlib.Path(path).stem)
+
+
+def _set_up_logging():
+    """Only this program's own messages, on standard error."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("vse_jax")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _parse_flags(argv):
+    """Parses the flags; a mistake in them is told in one line."""
+    try:
+        return FLAGS(argv)
+    # What `ml_collections` raises for an unknown option or a value of another type.
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
+        return _fail(" ".join(str(e).split()))
+
+
+def _run(argv):
+    try:
+        return main(argv)
+    except ReportedError as error:
+        return _fail(str(error))
+
+
+def _fail(message):
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(_run, flags_parser=_parse_flags)

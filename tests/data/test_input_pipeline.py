@@ -1,0 +1,474 @@
+"""The input pipeline against naive versions that read and encode record by record."""
+
+import io
+import itertools
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from absl import logging as absl_logging
+from PIL import Image
+
+from configs import common
+from vse_jax.data import input_pipeline, split_index
+from vse_jax.data.sampling import Sampler
+from vse_jax.data.vocabulary import Vocabulary, training_vocabulary
+from vse_jax.errors import InputError
+
+
+def _config(batch_size=8, evaluation_batch_size=10, augment=False, lengths=(8, 12, 24)):
+    config = common.get_config()
+    config.batch_size = batch_size
+    config.evaluation_batch_size = evaluation_batch_size
+    config.data.augment = augment
+    config.data.token_lengths = lengths
+    return config
+
+
+def _train(builder, config, start_step=0, num_steps=12, **hosts):
+    vocabulary = training_vocabulary(builder, 1)
+    return list(
+        input_pipeline.train_batches(
+            builder,
+            vocabulary,
+            config,
+            start_step=start_step,
+            num_steps=num_steps,
+            **hosts,
+        )
+    )
+
+
+def _assert_equal(batch, other):
+    assert batch.keys() == other.keys()
+    for key, value in batch.items():
+        assert value.dtype == other[key].dtype
+        np.testing.assert_array_equal(value, other[key], err_msg=key)
+
+
+def _padded(caption, vocabulary, time):
+    encoded = vocabulary.encode(caption)
+    return np.pad(encoded, (0, time - len(encoded)))
+
+
+@pytest.fixture
+def builder(make_builder):
+    return make_builder(
+        train=make_builder.examples(37),
+        dev=make_builder.examples(13, captions=np.arange(13) % 4 + 1, seed=1),
+    )
+
+
+def test_train_batches_hold_what_the_records_hold(builder, make_builder):
+    examples = make_builder.examples(37)
+    vocabulary = training_vocabulary(builder, 1)
+    config = _config()
+    sampler = Sampler(config.seed, np.full(37, 5), 8)
+    for step, batch in enumerate(_train(builder, config)):
+        rows = sampler.rows(step)
+        pairs = [
+            (examples[i], examples[i]["captions"][c])
+            for i, c in zip(rows.image, rows.caption, strict=True)
+        ]
+        lengths = [len(vocabulary.encode(caption)) for _, caption in pairs]
+        time = next(n for n in (8, 12, 24) if n >= max(lengths))
+        assert batch["tokens"].dtype == batch["token_count"].dtype == np.int32
+        assert batch["token_count"].tolist() == lengths
+        np.testing.assert_array_equal(
+            batch["tokens"], [_padded(c, vocabulary, time) for _, c in pairs]
+        )
+        assert batch["regions"].dtype == np.float16
+        np.testing.assert_array_equal(
+            batch["regions"], [e["regions"] for e, _ in pairs]
+        )
+        np.testing.assert_array_equal(batch["region_count"], 6)
+        np.testing.assert_array_equal(batch["image_id"], rows.image)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_same_batch_wherever_the_iterator_starts(builder, augment):
+    config = _config(augment=augment)
+    straight = _train(builder, config)
+    for start in (1, 4, 11):
+        resumed = _train(builder, config, start_step=start, num_steps=12 - start)
+        assert len(resumed) == 12 - start
+        for batch, other in zip(resumed, straight[start:], strict=True):
+            _assert_equal(batch, other)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_slices_of_hosts_make_the_batch_of_one(builder, augment):
+    config = _config(augment=augment)
+    whole = _train(builder, config)
+    hosts = [
+        _train(builder, config, process_index=i, process_count=4) for i in range(4)
+    ]
+    for batch, *slices in zip(whole, *hosts, strict=True):
+        joined = {k: np.concatenate([s[k] for s in slices]) for k in batch}
+        _assert_equal(joined, batch)
+
+
+def test_pairs_of_an_epoch(builder):
+    config = _config(batch_size=5)
+    steps = input_pipeline.steps_per_epoch(builder, config)
+    assert steps == 37
+    pairs = [
+        (image, tuple(tokens[:count]))
+        for batch in _train(builder, config, num_steps=steps)
+        for image, tokens, count in zip(
+            batch["image_id"], batch["tokens"], batch["token_count"], strict=True
+        )
+    ]
+    assert len(set(pairs)) == len(pairs) == 37 * 5
+
+
+def test_augmentation_drops_regions_and_words(builder, make_builder):
+    regions = [example["regions"] for example in make_builder.examples(37)]
+    plain = _train(builder, _config(), num_steps=40)
+    augmented = _train(builder, _config(augment=True), num_steps=40)
+    kept = 0
+    for batch in augmented:
+        counts = batch["region_count"]
+        kept += counts.sum()
+        assert counts.min() >= 1
+        for image, row, count in zip(
+            batch["image_id"], batch["regions"], counts, strict=True
+        ):
+            old = [r.tolist() for r in regions[image]]
+            places = [old.index(r.tolist()) for r in row[:count]]
+            assert places == sorted(set(places))
+            assert not row[count:].any()
+    assert abs(kept / (40 * 8 * 6) - 0.8) < 0.05
+    before = sum(batch["token_count"].sum() for batch in plain)
+    after = sum(batch["token_count"].sum() for batch in augmented)
+    assert abs(1 - after / before - 0.08) < 0.03
+    for batch, other in zip(plain, augmented, strict=True):
+        np.testing.assert_array_equal(batch["image_id"], other["image_id"])
+        longest = other["token_count"].max()
+        time = other["tokens"].shape[1]
+        assert time == next(n for n in (8, 12, 24) if n >= longest)
+
+
+def test_different_seeds_differ(builder):
+    config = _config()
+    other = _config()
+    other.seed = 1
+    first, second = _train(builder, config)[0], _train(builder, other)[0]
+    assert (first["image_id"] != second["image_id"]).any()
+
+
+def test_long_captions_are_cut_and_counted_once(builder, make_builder, monkeypatch):
+    messages = []
+    monkeypatch.setattr(
+        absl_logging, "warning", lambda text, *args: messages.append(text % args)
+    )
+    batches = _train(builder, _config(lengths=(8, 10)), num_steps=20)
+    vocabulary = training_vocabulary(builder, 1)
+    captions = [c for e in make_builder.examples(37) for c in e["captions"]]
+    long = [c for c in captions if len(vocabulary.encode(c)) > 10]
+    assert messages == [
+        f"train: {len(long)} of 185 captions are cut to 10 tokens (data.token_lengths)"
+    ]
+    expected = {(*vocabulary.encode(c)[:9], vocabulary.end) for c in long}
+    seen = {
+        tuple(tokens)
+        for batch in batches
+        for tokens, count in zip(batch["tokens"], batch["token_count"], strict=True)
+        if count == 10
+    }
+    assert seen & expected
+    assert all(tokens[-1] == vocabulary.end for tokens in seen)
+    assert max(batch["tokens"].shape[1] for batch in batches) == 10
+
+
+def test_images_in_order_and_once(builder, make_builder):
+    examples = make_builder.examples(13, captions=np.arange(13) % 4 + 1, seed=1)
+    batches = list(input_pipeline.image_batches(builder, "dev", _config()))
+    image_id = np.concatenate([batch["image_id"] for batch in batches])
+    assert [len(batch["image_id"]) for batch in batches] == [10, 10]
+    np.testing.assert_array_equal(image_id, [*range(13), *[-1] * 7])
+    regions = np.concatenate([batch["regions"] for batch in batches])
+    np.testing.assert_array_equal(regions[:13], [e["regions"] for e in examples])
+    assert np.concatenate([b["region_count"] for b in batches]).tolist() == [6] * 20
+
+
+def test_captions_once_each_with_their_image(builder, make_builder):
+    examples = make_builder.examples(13, captions=np.arange(13) % 4 + 1, seed=1)
+    captions = [caption for example in examples for caption in example["captions"]]
+    owners = [i for i, example in enumerate(examples) for _ in example["captions"]]
+    vocabulary = training_vocabulary(builder, 1)
+    index = input_pipeline.split_index(builder, "dev")
+    assert index.captions == captions
+    assert index.image_ids == [example["image_id"] for example in examples]
+    assert index.caption_image_id.tolist() == owners
+    batches = list(
+        input_pipeline.caption_batches(builder, "dev", vocabulary, _config())
+    )
+    seen = []
+    for batch in batches:
+        assert len(batch["tokens"]) == 10
+        assert batch["tokens"].shape[1] in (8, 12, 24)
+        for position, tokens, count in zip(
+            *(batch["caption_index"], batch["tokens"], batch["token_count"]),
+            strict=True,
+        ):
+            if position >= 0:
+                seen.append(position)
+                encoded = vocabulary.encode(captions[position])
+                assert count == len(encoded)
+                np.testing.assert_array_equal(tokens[:count], encoded)
+                assert not tokens[count:].any()
+    assert sorted(seen) == list(range(len(captions)))
+    lengths = np.concatenate([batch["token_count"] for batch in batches])
+    assert (np.diff(lengths) >= 0).all()
+
+
+@pytest.mark.parametrize("kind", ["images", "captions"])
+def test_hosts_share_the_evaluation(builder, kind):
+    vocabulary = training_vocabulary(builder, 1)
+
+    def batches(**hosts):
+        if kind == "images":
+            return input_pipeline.image_batches(builder, "dev", _config(), **hosts)
+        return input_pipeline.caption_batches(
+            builder, "dev", vocabulary, _config(), **hosts
+        )
+
+    hosts = [batches(process_index=i, process_count=2) for i in range(2)]
+    for whole, *slices in zip(batches(), *hosts, strict=True):
+        joined = {k: np.concatenate([s[k] for s in slices]) for k in whole}
+        _assert_equal(joined, whole)
+
+
+def test_words_not_in_the_vocabulary_are_unknown(builder):
+    vocabulary = Vocabulary(["photo", "image"])
+    batches = input_pipeline.caption_batches(builder, "dev", vocabulary, _config())
+    tokens = next(iter(batches))["tokens"][0]
+    assert tokens[:8].tolist() == [1, 3, 4, 3, 5, 3, 3, 3]
+
+
+def test_records_of_one_picture_share_their_image_id(make_builder):
+    examples = make_builder.examples(20)
+    for i, j in ((3, 4), (3, 19)):
+        examples[j]["image_id"] = examples[i]["image_id"]
+    builder = make_builder(train=examples)
+    index = input_pipeline.split_index(builder, "train")
+    assert index.image_id[[3, 4, 19]].tolist() == [3, 3, 3]
+    assert len(index.image_ids) == len(set(index.image_id.tolist())) == 18
+    assert [index.image_ids[i] for i in index.image_id] == [
+        example["image_id"] for example in examples
+    ]
+    np.testing.assert_array_equal(index.caption_image_id, np.repeat(index.image_id, 5))
+    batches = list(input_pipeline.image_batches(builder, "train", _config()))
+    ids = np.concatenate([batch["image_id"] for batch in batches])
+    np.testing.assert_array_equal(ids, index.image_id)
+
+
+@pytest.mark.parametrize("encoding", ["bytes", "zlib", "none"])
+def test_any_number_of_regions_and_any_encoding(make_builder, encoding):
+    examples = make_builder.examples(17, regions=np.arange(17) % 5 + 1)
+    builder = make_builder(
+        {"regions": make_builder.region_features(encoding)}, train=examples
+    )
+    for augment in (False, True):
+        for batch in _train(builder, _config(augment=augment)):
+            assert batch["regions"].shape == (8, 5, 8)
+            most = batch["image_id"] % 5 + 1
+            assert (batch["region_count"] <= most).all()
+            assert augment or (batch["region_count"] == most).all()
+            for row, image, count in zip(
+                *(batch["regions"], batch["image_id"], batch["region_count"]),
+                strict=True,
+            ):
+                assert not row[count:].any()
+                if not augment:
+                    np.testing.assert_array_equal(
+                        row[:count], examples[image]["regions"]
+                    )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_features(make_builder, dtype):
+    examples = make_builder.examples(17)
+    for example in examples:
+        example["feature"] = example.pop("regions")[0].astype(dtype)
+    feature = tfds.features.Tensor(shape=(8,), dtype=dtype, encoding="bytes")
+    builder = make_builder({"feature": feature}, train=examples)
+    for batch in _train(builder, _config(augment=True), num_steps=3):
+        assert batch.keys() == {"image_id", "tokens", "token_count", "feature"}
+        assert batch["feature"].dtype == np.float32
+        expected = [examples[i]["feature"] for i in batch["image_id"]]
+        np.testing.assert_array_equal(batch["feature"], expected)
+
+
+def _png(pixels):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="png")
+    return stream.getvalue()
+
+
+def test_images(make_builder):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (17, 12, 10, 3), np.uint8)
+    examples = make_builder.examples(17)
+    for example, array in zip(examples, pixels, strict=True):
+        del example["regions"]
+        example["image"] = io.BytesIO(_png(array))
+    content = {"image": tfds.features.Image(shape=(12, 10, 3))}
+    builder = make_builder(content, train=examples)
+    for batch in _train(builder, _config(augment=True), num_steps=3):
+        assert batch.keys() == {"image_id", "tokens", "token_count", "image"}
+        assert batch["image"].dtype == np.uint8
+        np.testing.assert_array_equal(batch["image"], pixels[batch["image_id"]])
+
+
+def _refused(match, call):
+    with pytest.raises(InputError, match=match) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_refuses_a_split_that_does_not_exist(builder):
+    match = "no split 'test'; expected one of train, dev"
+    vocabulary, config = Vocabulary(["a"]), _config()
+    _refused(match, lambda: input_pipeline.split_index(builder, "test"))
+    _refused(match, lambda: input_pipeline.image_batches(builder, "test", config))
+    _refused(
+        match,
+        lambda: input_pipeline.caption_batches(builder, "test", vocabulary, config),
+    )
+
+
+def test_refuses_an_empty_split(builder, monkeypatch):
+    info = tfds.core.SplitInfo(
+        name="dev", shard_lengths=[], num_bytes=0, filename_template=None
+    )
+    monkeypatch.setattr(builder.info, "_splits", {"dev": info})
+    _refused(
+        "the split 'dev' is empty", lambda: split_index.split_index(builder, "dev")
+    )
+
+
+def test_refuses_hosts_that_do_not_divide_the_batch(builder):
+    _refused(
+        "^batch_size: 8 rows .* a multiple of 3",
+        lambda: _train(builder, _config(), process_count=3),
+    )
+    for call in (input_pipeline.image_batches, input_pipeline.caption_batches):
+        options = [Vocabulary(["a"])] if "caption" in call.__name__ else []
+        _refused(
+            "^evaluation_batch_size: 10 rows .* a multiple of 4",
+            lambda call=call, options=options: call(
+                builder, "dev", *options, _config(), process_count=4
+            ),
+        )
+
+
+def test_refuses_a_batch_larger_than_the_images_allow(builder):
+    config = _config(batch_size=20)
+    _refused("expected 1 to 19", lambda: _train(builder, config))
+    _refused(
+        "expected 1 to 19", lambda: input_pipeline.steps_per_epoch(builder, config)
+    )
+
+
+def test_refuses_an_image_without_captions(make_builder):
+    examples = make_builder.examples(9, captions=[5, 5, 0, 5, 5, 5, 5, 5, 5])
+    builder = make_builder(train=examples)
+    _refused(
+        r"record 2 \(image image2\) of split 'train' has no caption",
+        lambda: _train(builder, _config(batch_size=2)),
+    )
+
+
+def test_refuses_data_without_random_access(make_builder):
+    builder = make_builder(train=make_builder.examples(9), file_format="tfrecord")
+    _refused("expected ArrayRecord", lambda: _train(builder, _config(batch_size=2)))
+
+
+def test_refuses_token_lengths_without_room(builder):
+    _refused("^data.token_lengths: ", lambda: _train(builder, _config(lengths=(1, 8))))
+
+
+def test_damaged_data_is_one_line(builder):
+    config = _config()
+    input_pipeline.split_index(builder, "train")
+    (path,) = Path(builder.data_dir).glob("*train.array_record*")
+    path.write_bytes(path.read_bytes()[:1000])
+    _refused("the split 'train' cannot be read", lambda: _train(builder, config))
+    (Path(builder.data_dir) / "index-train.npz").unlink()
+    _refused("the split 'train' cannot be read", lambda: _train(builder, config))
+
+
+def test_damaged_index_is_made_anew(builder):
+    index = split_index.split_index(builder, "dev")
+    path = Path(builder.data_dir) / "index-dev.npz"
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:300], b"x" * 500, whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        again = split_index.split_index(builder, "dev")
+        assert again.captions == index.captions
+        np.testing.assert_array_equal(again.word_ids, index.word_ids)
+        assert len(path.read_bytes()) == len(whole)
+    assert not [p for p in path.parent.iterdir() if "incomplete" in p.name]
+
+
+def test_index_survives_the_cache(builder):
+    first = split_index.split_index(builder, "dev")
+    second = split_index.split_index(builder, "dev")
+    for name in vars(first):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    assert second.words[:4] == ["a", "photo", "of", "image"]
+
+
+def test_index_without_leave_to_write(builder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(tfds.core.utils, "incomplete_file", refuse)
+    assert split_index.split_index(builder, "dev").images == 13
+    assert not (Path(builder.data_dir) / "index-dev.npz").exists()
+
+
+def test_closing_stops_reading(builder, monkeypatch):
+    batches = input_pipeline.train_batches(
+        builder,
+        training_vocabulary(builder, 1),
+        _config(),
+        start_step=0,
+        num_steps=1_000_000,
+    )
+    assert len(list(itertools.islice(batches, 3))) == 3
+    batches.close()
+    assert list(batches) == []
+
+
+def test_program_ends_while_batches_are_being_read(builder):
+    program = """
+        import itertools, sys
+        import tensorflow_datasets as tfds
+        from configs import common
+        from vse_jax.data import input_pipeline, vocabulary
+        builder = tfds.builder_from_directory(sys.argv[1])
+        config = common.get_config()
+        config.batch_size = 8
+        batches = input_pipeline.train_batches(
+            builder, vocabulary.training_vocabulary(builder, 1), config,
+            start_step=0, num_steps=1_000_000,
+        )
+        print(len(list(itertools.islice(batches, 3))))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(builder.data_dir)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "3\n"
+    assert "Traceback" not in done.stderr

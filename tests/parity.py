@@ -1,0 +1,97 @@
+"""Golden data of the published PyTorch models, and how its names map to ours."""
+
+import functools
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from flax import traverse_util
+
+_REPOSITORY = pathlib.Path(__file__).parents[1]
+_PLACES = (
+    os.environ.get("VSE_PARITY_DIR", ""),
+    _REPOSITORY / "tests" / "testdata" / "parity",
+    _REPOSITORY.parent / "shared" / "parity",
+)
+
+_DENSE = {"weight": "kernel", "bias": "bias"}
+_GRU = {
+    "weight_ih": "input_kernel",
+    "weight_hh": "recurrent_kernel",
+    "bias_ih": "input_bias",
+    "bias_hh": "recurrent_bias",
+}
+
+
+def load(name: str) -> dict[str, np.ndarray]:
+    """Reads the arrays of a golden file; skips the test where there is none."""
+    for place in filter(None, _PLACES):
+        path = pathlib.Path(place) / f"{name}.npz"
+        if path.exists():
+            with np.load(path) as arrays:
+                return {key: arrays[key] for key in arrays.files}
+    pytest.skip(f"no golden file {name}.npz; set VSE_PARITY_DIR to its folder")
+
+
+def variables(golden: dict, prefix: str) -> dict:
+    """Our variables from the arrays whose names begin with `prefix/`.
+
+    Returns:
+      Nested dicts under `params` and `batch_stats`.
+    """
+    flat = {}
+    for name, value in golden.items():
+        if name.startswith(f"{prefix}/"):
+            path = our_path(name.removeprefix(f"{prefix}/"))
+            if path:
+                flat[path] = value.T if path[-1].endswith("kernel") else value
+    return traverse_util.unflatten_dict(flat)
+
+
+@functools.cache
+def our_path(name: str) -> tuple[str, ...] | None:
+    """Path of PyTorch's `name` in our variables; None for what has no use here."""
+    branch, *scopes, leaf = name.split(".")
+    scopes = ".".join(scopes)
+    root = {"img": ("image", "encoder"), "txt": ("text",)}.get(branch)
+    if root is None:  # a file of the pooling alone
+        root, scopes = (), name.rpartition(".")[0]
+    if "num_batches_tracked" in leaf or scopes == "mlp.bns.1":
+        return None  # the last layer's normalization is made there but never applied
+    if leaf.startswith("running_"):
+        statistic = {"running_mean": "mean", "running_var": "variance"}[leaf]
+        return ("batch_stats", *root, "mlp", "norm", statistic)
+    return ("params", *root, *_parameter_path(branch, scopes, leaf))
+
+
+def _parameter_path(branch, scopes, leaf):
+    if scopes.endswith(("gru", "rnn")):
+        pooling = ("pooling",) if scopes.startswith("gpool") else ()
+        kind, _, direction = leaf.partition("_l0")
+        direction = "backward" if direction else "forward"
+        return (*pooling, "gru", direction, _GRU[kind])
+    return {
+        "fc": lambda: ("projection", _DENSE[leaf]),
+        "mlp.layers.0": lambda: {
+            "weight": ("mlp", "hidden", "kernel"),
+            "bias": ("mlp", "hidden_bias"),
+        }[leaf],
+        "mlp.layers.1": lambda: ("mlp", "out", _DENSE[leaf]),
+        "mlp.bns.0": lambda: ("mlp", "norm", {"weight": "scale", "bias": "bias"}[leaf]),
+        "gpool.linear": lambda: ("pooling", "score", _DENSE[leaf]),
+        "embed": lambda: ("words", "embedding"),
+    }[scopes]()
+
+
+def batch(golden: dict) -> dict[str, np.ndarray]:
+    """The inputs of a golden file as a batch of ours."""
+    images = golden["in/images"]
+    pairs = {
+        "tokens": golden["in/captions"].astype(np.int32),
+        "token_count": golden["in/caption_lengths"],
+        "image_id": np.arange(len(images), dtype=np.int32),
+    }
+    if images.ndim == 2:
+        return pairs | {"feature": images}
+    return pairs | {"regions": images, "region_count": golden["in/image_lengths"]}

@@ -1,0 +1,289 @@
+"""Checkpoints of a run, saved by Orbax while training goes on.
+
+A checkpoint holds everything that `--mode=eval` or a resumed training needs besides the
+dataset: parameters, statistics, the optimizer's state, the configuration and the
+vocabulary. A digest of the arrays finds damage that the file format does not.
+"""
+
+import logging
+import zlib
+from typing import Any, NamedTuple
+
+import flax.serialization
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+from vse_jax.errors import InputError, TrainingError
+from vse_jax.train_step import TrainState
+
+logger = logging.getLogger(__name__)
+
+ITEMS = ("variables", "optimizer", "run")
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held.
+
+    Attributes:
+      step: number of updates made.
+      variables: nested dicts of numpy arrays, `params` and `batch_stats`.
+      optimizer: nested dicts of numpy arrays, empty if not asked for.
+      run: the description that it was saved with.
+      metrics: of the validation split, if it was evaluated.
+    """
+
+    step: int
+    variables: dict
+    optimizer: dict
+    run: dict
+    metrics: dict | None
+
+    def train_state(self, template: TrainState) -> TrainState:
+        """Returns the state of training, in the form of `template`."""
+        return TrainState(
+            step=np.int32(self.step),
+            params=_in_form_of(template.params, self.variables["params"]),
+            batch_stats=_in_form_of(
+                template.batch_stats, self.variables.get("batch_stats", {})
+            ),
+            opt_state=_in_form_of(template.opt_state, self.optimizer),
+        )
+
+
+class Checkpoints:
+    """The checkpoints below a run's `workdir`.
+
+    The last two are kept, and the one with the best `rsum` on the validation split.
+    """
+
+    def __init__(self, workdir: str, *, read_only: bool = False):
+        self.directory = epath.Path(workdir).expanduser().resolve() / "checkpoints"
+        self._read_only = read_only
+        self._open()
+
+    def _open(self):
+        policies = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(2),
+                checkpoint_managers.BestN(
+                    get_metric_fn=_rsum, n=1, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_rsum,
+            preservation_policy=policies,
+            read_only=self._read_only,
+            create=not self._read_only,
+            cleanup_tmp_directories=not self._read_only,
+        )
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_names=ITEMS
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, the latest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def best_step(self) -> int | None:
+        """The step with the best `rsum`, None if none was evaluated."""
+        best = self._manager.best_step()
+        return best if best is not None and self._manager.metrics(best) else None
+
+    def best_rsum(self) -> float | None:
+        """The best `rsum` on the validation split, None if none was evaluated."""
+        best = self.best_step()
+        return None if best is None else _rsum(self._manager.metrics(best))
+
+    def path(self, step: int) -> epath.Path:
+        """Folder of the checkpoint of `step`."""
+        return self.directory / str(step)
+
+    def save(
+        self, state: TrainState, run: dict, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Starts to save; returns as soon as the arrays are copied.
+
+        Args:
+          state: on the host, numpy arrays.
+          run: JSON-serializable description of the run.
+          metrics: of the validation split, if it was evaluated at this step.
+
+        Raises:
+          TrainingError: if this checkpoint or the one before cannot be written.
+        """
+        variables = flax.serialization.to_state_dict(state.variables)
+        optimizer = flax.serialization.to_state_dict(state.opt_state)
+        digests = {"variables": digest(variables), "optimizer": digest(optimizer)}
+        step = int(state.step)
+        args = ocp.args.Composite(
+            variables=ocp.args.StandardSave(variables),
+            optimizer=ocp.args.StandardSave(_without_empty(optimizer)),
+            run=ocp.args.JsonSave({**run, "digests": digests}),
+        )
+        self._report(lambda: self._manager.save(step, args=args, metrics=metrics), step)
+
+    def wait(self) -> None:
+        """Waits until what was saved is complete.
+
+        Raises:
+          TrainingError: if it cannot be written.
+        """
+        self._report(self._manager.wait_until_finished, None)
+
+    def close(self) -> None:
+        """Waits, and frees what the manager holds."""
+        self.wait()
+        self._manager.close()
+
+    def _report(self, action, step):
+        try:
+            action()
+        # Orbax and TensorStore raise errors of many kinds for a file that cannot be
+        # written, some of them out of a thread.
+        except Exception as error:
+            which = f"the checkpoint of step {step}" if step else "a checkpoint"
+            complete = [str(s) for s in self.steps() if s != step]
+            resume = f"step {complete[0]}" if complete else "the beginning"
+            raise TrainingError(
+                f"cannot save {which} in {self.directory} ({_one_line(error)}); free "
+                f"some space or mend its permissions and start again: the run goes on "
+                f"from {resume}"
+            ) from error
+
+    def describe(self) -> dict | None:
+        """The description in the latest readable checkpoint, None without one."""
+        for step in self.steps():
+            try:
+                item = ocp.args.Composite(run=ocp.args.JsonRestore())
+                return self._manager.restore(step, args=item).run
+            except Exception as error:
+                logger.warning(
+                    "checkpoint %s cannot be read (%s).",
+                    self.path(step),
+                    _one_line(error),
+                )
+        return None
+
+    def restore(
+        self, steps: list[int], *, with_optimizer: bool = False
+    ) -> Restored | None:
+        """Restores the first of `steps` whose checkpoint is undamaged.
+
+        A damaged one is reported. Unless the checkpoints are opened to be read only it
+        is also moved out of the way, so that its step can be saved again.
+
+        Returns:
+          None if `steps` is empty.
+
+        Raises:
+          InputError: if all of them are damaged.
+        """
+        for step in steps:
+            try:
+                return self._restore(step, with_optimizer)
+            except Exception as error:
+                reason = _one_line(error)
+            logger.error(
+                "checkpoint %s is damaged (%s); trying the one before",
+                self.path(step),
+                reason,
+            )
+            if not self._read_only:
+                self._set_aside(step)
+        if steps:
+            raise InputError(
+                f"no checkpoint in {self.directory} can be read; "
+                "choose another --workdir or delete this one to start over"
+            )
+        return None
+
+    def _restore(self, step, with_optimizer):
+        names = ITEMS if with_optimizer else ("variables", "run")
+        restore_args = {
+            name: ocp.args.JsonRestore()
+            if name == "run"
+            else ocp.args.StandardRestore()
+            for name in names
+        }
+        items = self._manager.restore(
+            step, args=ocp.args.Composite(**restore_args), restore_kwargs=None
+        )
+        for name in names:
+            if name != "run" and digest(items[name]) != items.run["digests"][name]:
+                raise ValueError(f"its {name} do not match their digest")
+        metrics = self._manager.metrics(step)
+        return Restored(
+            step,
+            items["variables"],
+            items["optimizer"] if with_optimizer else {},
+            items.run,
+            metrics,
+        )
+
+    def _set_aside(self, step):
+        aside = self.directory.parent / "damaged"
+        aside.mkdir(parents=True, exist_ok=True)
+        number = sum(1 for _ in aside.iterdir())
+        self._manager.close()
+        self.path(step).rename(aside / f"{step}-{number}")
+        self._open()
+
+
+def digest(tree: Any) -> str:
+    """A checksum of all arrays of nested dicts, with their names, types and shapes."""
+    checksum = 0
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    for path, leaf in leaves:
+        array = np.ascontiguousarray(leaf)
+        header = f"{jax.tree_util.keystr(path)} {array.dtype} {np.shape(leaf)}"
+        checksum = zlib.crc32(header.encode(), checksum)
+        checksum = zlib.crc32(array.reshape(-1).view(np.uint8), checksum)
+    return f"{checksum:08x}"
+
+
+def _in_form_of(template, saved):
+    """Puts saved arrays into the form of `template`, whose shapes they must have."""
+    expected = flax.serialization.to_state_dict(template)
+    filled = _with_empty(expected, saved)
+    shapes = jax.tree.map(np.shape, filled)
+    if jax.tree.map(np.shape, expected) != shapes:
+        raise InputError(
+            "the checkpoint's arrays do not have the shapes of this configuration's "
+            "model; choose the configuration that it was trained with, or another "
+            "--workdir"
+        )
+    return flax.serialization.from_state_dict(template, filled)
+
+
+def _without_empty(tree):
+    """Drops empty dicts, such as the states of stateless transformations."""
+    if not isinstance(tree, dict):
+        return tree
+    pruned = {key: _without_empty(value) for key, value in tree.items()}
+    return {key: value for key, value in pruned.items() if not _is_empty(value)}
+
+
+def _with_empty(expected, saved):
+    """Puts back what `_without_empty` dropped."""
+    if not isinstance(expected, dict):
+        return saved
+    return {
+        key: _with_empty(value, saved.get(key, {})) for key, value in expected.items()
+    }
+
+
+def _is_empty(value):
+    return isinstance(value, dict) and not value
+
+
+def _rsum(metrics):
+    return metrics["rsum"]
+
+
+def _one_line(error):
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]

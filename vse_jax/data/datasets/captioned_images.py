@@ -1,0 +1,101 @@
+"""What all builders of captioned images share: order, shards and a progress bar."""
+
+import abc
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tqdm import auto as tqdm
+
+# TFDS holds the examples of the shard that it writes, so this also bounds the memory.
+_SHARD_BYTES = 128 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitPlan:
+    """How to generate one split.
+
+    `examples(start, stop)` yields the examples of images `start` to `stop - 1` in their
+    order; `image_bytes` estimates the bytes that one of them takes.
+    """
+
+    image_count: int
+    image_bytes: int
+    examples: Callable[[int, int], Iterator[dict[str, Any]]]
+
+
+class CaptionedImages(tfds.core.ShardBasedBuilder, abc.ABC, skip_registration=True):
+    """Writes record i of a split from image i of its source, shard by shard.
+
+    It is not a `GeneratorBasedBuilder` because that one sorts a whole split in memory
+    when shuffling is disabled.
+    """
+
+    # TFDS looks for checksums of downloads beside this file, of which there are none,
+    # and needs a package for it that it does not require.
+    code_path = None
+
+    def _create_builder_config(self, builder_config, version):
+        del version  # TFDS would warn of each config that is not in a fixed list.
+        return builder_config
+
+    @abc.abstractmethod
+    def _split_plans(self) -> dict[str, SplitPlan]:
+        """Returns the plan of each split by its name."""
+
+    def _shard_iterators_per_split(self, dl_manager):
+        del dl_manager  # nothing is downloaded
+        return {name: _shards(name, plan) for name, plan in self._split_plans().items()}
+
+
+def _shards(split: str, plan: SplitPlan) -> list[Callable[[], Iterator]]:
+    """Returns one function a shard; called in order, they show one progress bar."""
+    progress = _Progress(split, plan.image_count)
+    images = max(1, _SHARD_BYTES // plan.image_bytes)
+    shard_count = math.ceil(plan.image_count / images)
+    bounds = [plan.image_count * i // shard_count for i in range(shard_count + 1)]
+    return [
+        functools.partial(_examples_of_shard, plan, progress, start, stop)
+        for start, stop in itertools.pairwise(bounds)
+    ]
+
+
+def _examples_of_shard(plan: SplitPlan, progress: "_Progress", start: int, stop: int):
+    examples = plan.examples(start, stop)
+    yield from progress.track(enumerate(examples, start))
+
+
+class _Progress:
+    """One progress bar over the consecutive iterators of a split, terminals only."""
+
+    def __init__(self, split: str, total: int):
+        self._options = {"desc": f"preparing {split}", "total": total}
+        self._done = 0
+
+    def track(self, items: Iterator) -> Iterator:
+        """Yields the items and counts them."""
+        bar = tqdm.tqdm(
+            **self._options,
+            initial=self._done,
+            unit=" images",
+            dynamic_ncols=True,
+            disable=None,  # where standard error is no terminal
+            leave=False,
+        )
+        with bar:
+            for item in items:
+                yield item
+                self._done += 1
+                bar.update()
+
+
+def caption_features() -> dict[str, tfds.features.FeatureConnector]:
+    """Returns the features that every dataset of captioned images has."""
+    return {
+        "image_id": tfds.features.Text(),
+        "captions": tfds.features.Sequence(tfds.features.Text()),
+    }

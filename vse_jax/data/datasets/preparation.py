@@ -1,0 +1,271 @@
+"""Prepares datasets once, atomically, and opens prepared ones."""
+
+import contextlib
+import fcntl
+import io
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from typing import Protocol
+
+import ml_collections
+import tensorflow_datasets as tfds
+from absl import logging
+from etils import epath
+from google.protobuf import json_format
+
+from vse_jax.data.datasets.feature_array import unreadable
+from vse_jax.data.datasets.region_features import RegionFeaturesSource
+from vse_jax.data.datasets.shapes import ShapesSource
+from vse_jax.errors import InputError, ReportedError
+
+_FILE_FORMAT = "array_record"
+
+
+class Source(Protocol):
+    """What a dataset is prepared from, as the `data` group of the config says it."""
+
+    builder_name: str
+    version: tfds.core.Version
+    config_name: str | None  # folder of the prepared data; None if there is no source
+
+    def fingerprint(self) -> dict | None:
+        """Returns what tells a changed source; None if there is nothing to compare."""
+
+    def check_source(self) -> None:
+        """Raises InputError if nothing can be prepared from the source."""
+
+    def builder(self, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
+        """Returns a builder of data that is not yet prepared."""
+
+    def check_prepared(self, builder: tfds.core.DatasetBuilder) -> None:
+        """Raises InputError if prepared data is not what the config expects."""
+
+
+_SOURCES = {"region_features": RegionFeaturesSource, "shapes": ShapesSource}
+
+
+def make_builder(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
+    """Returns the builder of the dataset that `config.data` describes.
+
+    If its data is prepared, the builder can read it (`as_data_source`); if not, it can
+    prepare it, for which `prepare` is there.
+
+    Raises:
+      InputError: if the config names no known builder, if nothing is prepared and
+        nothing can be, if the prepared data is incomplete or its source files have
+        changed since, or if it is not what the config expects.
+    """
+    source, data_dir = _make_source(data), _data_dir(data)
+    prepared = _open_if_fresh(source, data_dir)
+    if prepared is not None:
+        return prepared
+    source.check_source()
+    directory = _directory(source, data_dir)
+    if directory.exists():
+        raise InputError(
+            f"{directory}: its source files have changed since it was prepared, or it "
+            "is incomplete; run with --mode=prepare"
+        )
+    return source.builder(data_dir)
+
+
+def prepare(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
+    """Prepares the dataset into `data.data_dir` unless it is there; opens it.
+
+    Data whose source files have changed since is prepared again. Nothing is taken for
+    prepared until it is complete. On a local disk, two processes that prepare at the
+    same time wait for each other; on a remote one, prepare before starting many.
+
+    Returns:
+      A builder whose `as_data_source(split)` holds image i of the source at i: a dict
+      of `image_id` (bytes), `captions` (array of bytes) and `regions` float16
+      [regions, dim], `feature` [dim] or `image` uint8 [height, width, 3].
+
+    Raises:
+      InputError: as `make_builder` does, or if a source file holds something wrong.
+      ReportedError: if the data cannot be written.
+    """
+    source, data_dir = _make_source(data), _data_dir(data)
+    prepared = _open_if_fresh(source, data_dir)
+    if prepared is not None:
+        return prepared
+    source.check_source()  # before anything is deleted or written
+    with _reporting(data_dir), _sole_preparer(data_dir):
+        # Another process may have prepared it while we waited.
+        prepared = _open_if_fresh(source, data_dir)
+        return _prepare(source, data_dir) if prepared is None else prepared
+
+
+def _make_source(data: ml_collections.ConfigDict) -> Source:
+    if data.builder not in _SOURCES:
+        raise InputError(
+            f"data.builder is {data.builder!r}; expected one of {', '.join(_SOURCES)}"
+        )
+    if data.name and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", data.name):
+        raise InputError(
+            f"data.name is {data.name!r}; expected letters, digits, '_', '-' and '.', "
+            "as it names a folder"
+        )
+    return _SOURCES[data.builder](data)
+
+
+def _data_dir(data: ml_collections.ConfigDict) -> epath.Path:
+    if not data.data_dir:
+        raise InputError(
+            "data.data_dir is empty; set it to the folder for prepared data"
+        )
+    return epath.Path(data.data_dir).expanduser()
+
+
+def _directory(source: Source, data_dir: epath.Path) -> epath.Path:
+    """Returns the folder in which TFDS puts the prepared data."""
+    return data_dir / source.builder_name / source.config_name / str(source.version)
+
+
+def _open_prepared(
+    source: Source, data_dir: epath.Path
+) -> tfds.core.DatasetBuilder | None:
+    """Returns a builder that reads the prepared data; None if it is not complete."""
+    if source.config_name is None:
+        return None
+    directory = _directory(source, data_dir)
+    present = _names_in(directory)
+    if not {"dataset_info.json", "features.json"} <= present:
+        return None
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except (ValueError, json_format.Error):  # damaged JSON
+        return None
+    expected = {
+        epath.Path(path).name
+        for split in builder.info.splits.values()
+        for path in split.filepaths
+    }
+    # The final renaming is not atomic on an object store.
+    if not expected or not expected <= present:
+        return None
+    return builder
+
+
+def _names_in(directory: epath.Path) -> set[str]:
+    try:
+        return {path.name for path in directory.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        raise unreadable(directory, error) from None
+
+
+def _is_stale(source: Source, prepared: tfds.core.DatasetBuilder) -> bool:
+    fingerprint = source.fingerprint()
+    if fingerprint is None:
+        return False
+    return fingerprint != dict(prepared.info.metadata or {}).get("sources")
+
+
+def _open_if_fresh(
+    source: Source, data_dir: epath.Path
+) -> tfds.core.DatasetBuilder | None:
+    prepared = _open_prepared(source, data_dir)
+    if prepared is None or _is_stale(source, prepared):
+        return None
+    source.check_prepared(prepared)
+    return prepared
+
+
+def _prepare(source: Source, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
+    directory = _directory(source, data_dir)
+    _remove_debris(directory)
+    _remove_unusable(directory)
+    try:
+        _write(source.builder(data_dir))
+    except BaseException:
+        _remove_empty(directory.parent, data_dir)
+        raise
+    builder = _open_prepared(source, data_dir)
+    counts = (f"{name} {s.num_examples}" for name, s in builder.info.splits.items())
+    logging.info("prepared %s: %s", directory, ", ".join(counts))
+    return builder
+
+
+def _write(builder: tfds.core.DatasetBuilder) -> None:
+    try:
+        _download_and_prepare(builder)
+    except RuntimeError as error:  # so ArrayRecord's writer tells that the disk is full
+        raise OSError(str(error).split(";")[0]) from error
+
+
+def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:
+    # TFDS prints about downloads and makes a folder for them, but there are none.
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        tempfile.TemporaryDirectory() as download_dir,
+    ):
+        builder.download_and_prepare(
+            download_dir=download_dir, file_format=_FILE_FORMAT
+        )
+
+
+def _remove_debris(directory: epath.Path) -> None:
+    """Removes what processes left that were killed while they prepared."""
+    for name in _names_in(directory.parent):
+        if name.startswith("incomplete."):
+            logging.info("removing what an interrupted run left: %s", name)
+            (directory.parent / name).rmtree()
+
+
+def _remove_unusable(directory: epath.Path) -> None:
+    if directory.exists():
+        logging.info(
+            "%s: its source files have changed or it is incomplete; preparing it again",
+            directory,
+        )
+        directory.rmtree()
+
+
+def _remove_empty(directory: epath.Path, data_dir: epath.Path) -> None:
+    """Removes the folder and its parents below `data_dir`, as far as they are empty."""
+    while directory != data_dir and not _names_in(directory):
+        if directory.exists():
+            directory.rmdir()
+        directory = directory.parent
+
+
+@contextlib.contextmanager
+def _reporting(data_dir: epath.Path) -> Iterator[None]:
+    """Tells a full or read-only disk in one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise ReportedError(
+            f"{data_dir}: the dataset cannot be written there: {reason}; make room or "
+            "set data.data_dir"
+        ) from error
+
+
+@contextlib.contextmanager
+def _sole_preparer(data_dir: epath.Path) -> Iterator[None]:
+    """Waits until no other process prepares data in this local folder."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    if "://" in os.fspath(data_dir):
+        yield
+        return
+    descriptor = os.open(data_dir, os.O_RDONLY)
+    try:
+        _lock(descriptor, data_dir)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, data_dir: epath.Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logging.info("waiting for another process that prepares data in %s", data_dir)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:  # some network file systems cannot lock
+        logging.warning("%s cannot be locked: %s", data_dir, error)

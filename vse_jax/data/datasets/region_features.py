@@ -1,0 +1,184 @@
+"""The dataset `region_features`: precomputed features of images, and their captions."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from vse_jax.data.datasets import captioned_images, numpy_layout
+from vse_jax.errors import InputError
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class RegionFeaturesConfig(tfds.core.BuilderConfig):
+    """Where the features come from: a folder and its splits by name."""
+
+    root: str
+    splits: dict[str, numpy_layout.LayoutSplit] = dataclasses.field(repr=False)
+    fingerprint: dict[str, list[int]]
+
+    @property
+    def feature_name(self) -> str:
+        """`regions` where images have several, `feature` where they have one."""
+        return "regions" if self._any_array.has_regions else "feature"
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a feature."""
+        return self._any_array.dim
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float16 for regions; a single feature keeps up to float32."""
+        is_half = all(s.features.dtype.itemsize == 2 for s in self.splits.values())
+        half = self._any_array.has_regions or is_half
+        return np.dtype(np.float16 if half else np.float32)
+
+    @property
+    def _any_array(self):
+        return next(iter(self.splits.values())).features
+
+
+class RegionFeatures(captioned_images.CaptionedImages):
+    """One example an image: `image_id`, `captions` and `regions` or `feature`.
+
+    `regions` is float16 `[regions, dim]`; `feature` is float16 or float32 `[dim]`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = self.builder_config
+        shape = (
+            (None, config.dim) if config.feature_name == "regions" else (config.dim,)
+        )
+        # As bytes, a batch is decoded by one `tf.io.decode_raw`; otherwise float16
+        # would be stored as float32.
+        feature = tfds.features.Tensor(
+            shape=shape, dtype=config.dtype, encoding=tfds.features.Encoding.BYTES
+        )
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Precomputed features of images, and captions.",
+            features=tfds.features.FeaturesDict(
+                captioned_images.caption_features() | {config.feature_name: feature}
+            ),
+            metadata=tfds.core.MetadataDict(
+                root=config.root, sources=config.fingerprint
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_plans(self) -> dict[str, captioned_images.SplitPlan]:
+        return {
+            name: captioned_images.SplitPlan(
+                image_count=split.image_count,
+                image_bytes=split.features.row_bytes,
+                examples=functools.partial(self._examples, split),
+            )
+            for name, split in self.builder_config.splits.items()
+        }
+
+    def _examples(
+        self, split: numpy_layout.LayoutSplit, start: int, stop: int
+    ) -> Iterator[dict[str, Any]]:
+        config = self.builder_config
+        for image, feature in split.images(start, stop, config.dtype):
+            yield {
+                "image_id": split.image_ids[image],
+                "captions": split.captions_of(image),
+                config.feature_name: feature,
+            }
+
+
+class RegionFeaturesSource:
+    """The folder `data.root`, from which `region_features` is prepared."""
+
+    builder_name = RegionFeatures.name
+    version = RegionFeatures.VERSION
+
+    def __init__(self, data: ml_collections.ConfigDict):
+        """Takes the `data` group of the config; looks at no file."""
+        self._root = _absolute(data.root)
+        self._region_dim = data.region_dim
+        self.config_name = data.name or _name_of(self._root)
+
+    def fingerprint(self) -> dict[str, list[int]] | None:
+        """Returns sizes and times of the source files; None if there is no folder."""
+        if self._root is None or not self._root.is_dir():
+            return None
+        return numpy_layout.fingerprint(self._root)
+
+    def builder(self, data_dir: epath.Path) -> RegionFeatures:
+        """Returns a builder that prepares the folder.
+
+        Raises:
+          InputError: if the folder is not as it should be.
+        """
+        return RegionFeatures(data_dir=data_dir, config=self._checked_config)
+
+    def check_source(self) -> None:
+        """Raises InputError if the folder cannot be prepared; reads no feature."""
+        _ = self._checked_config
+
+    def check_prepared(self, builder: tfds.core.DatasetBuilder) -> None:
+        """Raises InputError if the prepared features have not the dim asked for."""
+        name = "regions" if "regions" in builder.info.features else "feature"
+        dim = builder.info.features[name].shape[-1]
+        self._check_dim(f"{builder.data_dir}: was prepared from features", dim)
+
+    @functools.cached_property
+    def _checked_config(self) -> RegionFeaturesConfig:
+        if self._root is None:
+            raise InputError(
+                "data.root is not set; set it to the folder that holds train_ims.npy "
+                "and train_caps.txt (or data.name to the name of prepared data)"
+            )
+        if not self._root.is_dir():
+            raise InputError(
+                f"{self._root}: there is no such folder; set data.root to the folder "
+                "that holds train_ims.npy and train_caps.txt"
+            )
+        # Taken first: a file that changes while we read it will differ the next time.
+        fingerprint = numpy_layout.fingerprint(self._root)
+        splits = numpy_layout.open_layout(self._root)
+        config = RegionFeaturesConfig(
+            name=self.config_name,
+            root=os.fspath(self._root),
+            splits=splits,
+            fingerprint=fingerprint,
+        )
+        path = next(iter(splits.values())).features.path
+        self._check_dim(f"{path}: holds features", config.dim)
+        return config
+
+    def _check_dim(self, holds_features: str, dim: int) -> None:
+        if self._region_dim not in (0, dim):
+            raise InputError(
+                f"{holds_features} of {dim} dimensions; expected {self._region_dim}: "
+                "set data.region_dim (0 takes any)"
+            )
+
+
+def _absolute(root: str) -> epath.Path | None:
+    if not root:
+        return None
+    if "://" in root:
+        return epath.Path(root)
+    return epath.Path(os.path.abspath(os.path.expanduser(root)))
+
+
+def _name_of(root: epath.Path | None) -> str | None:
+    """Returns a name that tells folders of the same basename apart."""
+    if root is None:
+        return None
+    digest = hashlib.sha256(os.fspath(root).encode()).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', root.name)}-{digest[:6]}"

@@ -1,0 +1,365 @@
+"""From a prepared dataset to batches on the host, for training and for evaluation.
+
+Rows of a batch belong to hosts in contiguous slices of equal size. A batch is a dict of
+read-only numpy arrays:
+
+    tokens        int32 [batch, time]
+    token_count   int32 [batch]
+    image_id      int32 [batch], equal for records of one picture, -1 for padding rows
+    regions       float16 [batch, regions, dim]   and region_count int32 [batch], or
+    image         uint8 [batch, height, width, 3], or
+    feature       float32 [batch, dim]
+"""
+
+import dataclasses
+import functools
+import os
+import weakref
+from collections.abc import Callable, Iterator
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from vse_jax.data import augmentation, records
+from vse_jax.data.encoded_captions import (
+    EncodedCaptions,
+    encode_captions,
+    pad_to_length,
+)
+from vse_jax.data.sampling import Rows, Sampler, passes_per_epoch
+from vse_jax.data.split_index import SplitIndex, check_captions, split_index
+from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.errors import InputError
+
+__all__ = [
+    "Batch",
+    "SplitIndex",
+    "caption_batches",
+    "image_batches",
+    "split_index",
+    "steps_per_epoch",
+    "train_batches",
+]
+
+Batch = dict[str, np.ndarray]
+
+_DROP_REGIONS = 0.2  # of the regions, each on its own
+_CHANGE_WORDS = 0.2  # of the tokens, each on its own
+_AT_ONCE = min(8, os.cpu_count() or 1)  # batches being read, and being decoded
+_AHEAD = 2  # finished batches that wait for the training step
+
+
+def steps_per_epoch(
+    builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict
+) -> int:
+    """Returns the steps that use as many pairs as there are training captions.
+
+    Raises:
+        InputError: there is no train split, or the batch is too large for it.
+    """
+    count = split_index(builder, "train").caption_count
+    Sampler(config.seed, count, config.batch_size)  # refuses a batch that is too large
+    return passes_per_epoch(count) * len(count) // config.batch_size
+
+
+def train_batches(
+    builder: tfds.core.DatasetBuilder,
+    vocabulary: Vocabulary,
+    config: ml_collections.ConfigDict,
+    *,
+    start_step: int,
+    num_steps: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Returns this host's slice of the batches of some steps.
+
+    The global batch of a step depends on the dataset and on the config's seed,
+    batch_size and augmentation alone: not on the number of hosts, not on the step where
+    the iterator starts. Closing the iterator stops its threads.
+
+    Args:
+        builder: a prepared dataset.
+        vocabulary: of the captions.
+        config: `seed`, `batch_size`, `data.token_lengths` and `data.augment` are used.
+        start_step: first step.
+        num_steps: how many steps.
+        process_index: this host.
+        process_count: number of hosts.
+
+    Returns:
+        Batches with tokens, token_count, image_id and the content of the images.
+
+    Raises:
+        InputError: the split is missing or empty or cannot be read, an image has no
+            caption, or the batch size fits neither the hosts nor the images.
+    """
+    own = _own_rows("batch_size", config.batch_size, process_index, process_count)
+    index = split_index(builder, "train")
+    check_captions(builder, "train", index)
+    lengths = _token_lengths(config)
+    plan = _TrainingPlan(
+        index=index,
+        captions=encode_captions(index, vocabulary, lengths[-1], "train"),
+        sampler=Sampler(config.seed, index.caption_count, config.batch_size),
+        seed=config.seed,
+        lengths=lengths,
+        augment=config.data.augment,
+        own=own,
+    )
+    steps = tf.data.Dataset.range(start_step, start_step + num_steps)
+    return _batches(builder, "train", index, steps, plan)
+
+
+def image_batches(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    config: ml_collections.ConfigDict,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Returns this host's slice of all images of a split, once each and in order.
+
+    The last batch is padded with rows that repeat the last image and whose image_id is
+    -1. Nothing is augmented. Closing the iterator stops its threads.
+
+    Args:
+        builder: a prepared dataset.
+        split: its name.
+        config: `evaluation_batch_size` is used, rows over all hosts.
+        process_index: this host.
+        process_count: number of hosts.
+
+    Returns:
+        Batches with image_id and the content of the images.
+
+    Raises:
+        InputError: the split is missing or empty or cannot be read, or the batch size
+            does not fit the hosts.
+    """
+    own = _own_rows(
+        "evaluation_batch_size",
+        *(config.evaluation_batch_size, process_index, process_count),
+    )
+    index = split_index(builder, split)
+    size = config.evaluation_batch_size
+
+    def plan(step: int) -> tuple[np.ndarray, Batch]:
+        number = step * size + np.arange(size)[own]
+        image = np.minimum(number, index.images - 1)
+        image_id = np.where(number < index.images, index.image_id[image], -1)
+        return image, {"image_id": image_id.astype(np.int32)} | _counts(index, image)
+
+    steps = tf.data.Dataset.range(-(-index.images // size))
+    return _batches(builder, split, index, steps, plan)
+
+
+def caption_batches(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    vocabulary: Vocabulary,
+    config: ml_collections.ConfigDict,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Returns this host's slice of all captions of a split, once each, by length.
+
+    Args:
+        builder: a prepared dataset.
+        split: its name.
+        vocabulary: words it does not know become `<unk>`.
+        config: `evaluation_batch_size` and `data.token_lengths` are used.
+        process_index: this host.
+        process_count: number of hosts.
+
+    Returns:
+        Batches with tokens, token_count and caption_index int32 [batch]: the position
+        in `SplitIndex.captions`, -1 for the rows that pad the last batch.
+
+    Raises:
+        InputError: the split is missing or empty or cannot be read, or the batch size
+            does not fit the hosts.
+    """
+    own = _own_rows(
+        "evaluation_batch_size",
+        *(config.evaluation_batch_size, process_index, process_count),
+    )
+    lengths = _token_lengths(config)
+    index = split_index(builder, split)
+    captions = encode_captions(index, vocabulary, lengths[-1], split)
+    return _sorted_captions(captions, config.evaluation_batch_size, lengths, own)
+
+
+def _sorted_captions(
+    captions: EncodedCaptions, size: int, lengths: tuple[int, ...], own: slice
+) -> Iterator[Batch]:
+    order = np.argsort(captions.token_count, kind="stable")
+    for begin in range(0, len(order), size):
+        chosen = order[begin : begin + size]
+        padding = np.full(size - len(chosen), -1)
+        tokens, count = captions.batch(np.pad(chosen, (0, len(padding)), mode="edge"))
+        yield {
+            "tokens": pad_to_length(tokens, lengths, count.max())[own],
+            "token_count": count[own],
+            "caption_index": np.concatenate([chosen, padding]).astype(np.int32)[own],
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainingPlan:
+    """Says of each step which records this host reads, and gives all but the images."""
+
+    index: SplitIndex
+    captions: EncodedCaptions
+    sampler: Sampler
+    seed: int
+    lengths: tuple[int, ...]
+    augment: bool
+    own: slice
+
+    def __call__(self, step: int) -> tuple[np.ndarray, Batch]:
+        """Returns record numbers int64 [batch] and the arrays that need no record."""
+        rows = self.sampler.rows(step)
+        own = rows[self.own]
+        batch = {"image_id": self.index.image_id[own.image]}
+        return own.image, batch | self._text(rows) | self._regions(own)
+
+    def _text(self, rows: Rows) -> Batch:
+        """Chooses the length by the global batch, so that it is that of all hosts."""
+        caption = self.index.caption_offset[rows.image] + rows.caption
+        tokens, count = self.captions.batch(caption)
+        if self.augment:
+            tokens, count = augmentation.corrupt_words(
+                *(self.seed, rows.pass_number, rows.image, tokens, count),
+                vocabulary=self.captions.vocabulary,
+                rate=_CHANGE_WORDS,
+            )
+        tokens = pad_to_length(tokens, self.lengths, count.max())
+        return {"tokens": tokens[self.own], "token_count": count[self.own]}
+
+    def _regions(self, rows: Rows) -> Batch:
+        counts = _counts(self.index, rows.image)
+        if not counts or not self.augment:
+            return counts
+        source, count = augmentation.keep_regions(
+            *(self.seed, rows.pass_number, rows.image, counts["region_count"]),
+            regions=int(self.index.region_count.max()),
+            rate=_DROP_REGIONS,
+        )
+        return {"region_count": count, "region_source": source}
+
+
+def _counts(index: SplitIndex, image: np.ndarray) -> Batch:
+    has_regions = index.region_count.max() > 0
+    return {"region_count": index.region_count[image]} if has_regions else {}
+
+
+def _batches(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    index: SplitIndex,
+    steps: tf.data.Dataset,
+    plan: Callable[[int], tuple[np.ndarray, Batch]],
+) -> Iterator[Batch]:
+    """Reads what the plan says for each step, and decodes it in parallel.
+
+    The arrays of a plan have the same names and types at every step, and the same rows.
+    """
+    content = records.content_of(builder)
+    reader = records.RecordReader(builder, split)
+    regions = int(index.region_count.max())
+    image, example = plan(0)
+    types = [tf.string, *(array.dtype for array in example.values())]
+
+    def read(step: np.int64) -> list[np.ndarray]:
+        image, batch = plan(int(step))
+        return [reader.read(image), *batch.values()]
+
+    def load(step: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        serialized, *arrays = tf.numpy_function(read, [step], types, stateful=False)
+        serialized.set_shape([len(image)])
+        for array, like in zip(arrays, example.values(), strict=True):
+            array.set_shape([len(image)] + [None] * (like.ndim - 1))
+        return serialized, dict(zip(example, arrays, strict=True))
+
+    def decode(
+        serialized: tf.Tensor, batch: dict[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        array = records.parse_content(content, serialized, regions)
+        if "region_source" in batch:
+            array = _move_regions(
+                array, batch.pop("region_source"), batch["region_count"]
+            )
+        return batch | {content.key: array}
+
+    dataset = (
+        steps.map(load, num_parallel_calls=_AT_ONCE, deterministic=True)
+        .map(decode, num_parallel_calls=_AT_ONCE, deterministic=True)
+        .prefetch(_AHEAD)
+    )
+    return _Reading(dataset, builder, split)
+
+
+class _Reading(Iterator[Batch]):
+    """Iterates over a dataset until it ends, is closed, or the program ends.
+
+    Threads that still call Python while the interpreter goes down would hang it, so
+    they are stopped before that, whoever holds the iterator.
+    """
+
+    def __init__(
+        self, dataset: tf.data.Dataset, builder: tfds.core.DatasetBuilder, split: str
+    ):
+        self._unreadable = functools.partial(records.unreadable, builder, split)
+        self._open = [dataset.as_numpy_iterator()]
+        weakref.finalize(self, self._open.clear)
+
+    def __next__(self) -> Batch:
+        if not self._open:
+            raise StopIteration
+        try:
+            return next(self._open[0])
+        except StopIteration:
+            self.close()
+            raise
+        except tf.errors.OpError as error:
+            self.close()
+            raise self._unreadable(error) from error
+
+    def close(self) -> None:
+        """Stops reading; there are no more batches."""
+        self._open.clear()
+
+
+def _move_regions(
+    regions: tf.Tensor, source: tf.Tensor, region_count: tf.Tensor
+) -> tf.Tensor:
+    """Takes each region from its old place, and zeros beyond the count."""
+    moved = tf.gather(regions, source, batch_dims=1)
+    kept = tf.sequence_mask(region_count, regions.shape[1])
+    return tf.where(kept[:, :, None], moved, tf.zeros([], regions.dtype))
+
+
+def _own_rows(option: str, size: int, process_index: int, process_count: int) -> slice:
+    """Returns this host's rows of a global batch of `size`."""
+    if size < 1 or size % process_count:
+        raise InputError(
+            f"{option}: {size} rows cannot be shared by {process_count} hosts; "
+            f"expected a multiple of {process_count}"
+        )
+    own = size // process_count
+    return slice(process_index * own, (process_index + 1) * own)
+
+
+def _token_lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    lengths = tuple(sorted(config.data.token_lengths))
+    if not lengths or lengths[0] < 2:
+        raise InputError(
+            f"data.token_lengths: found {lengths}; expected numbers of tokens of at "
+            "least 2, the start and the end"
+        )
+    return lengths

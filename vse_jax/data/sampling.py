@@ -1,0 +1,164 @@
+"""Which image and which caption stand in each row of each training batch.
+
+All is a pure function of the seed and the step: nothing depends on what ran before.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from vse_jax.errors import InputError
+
+# One number for each use of randomness, so that no two uses share their numbers.
+ORDER_STREAM, CAPTION_STREAM, REGION_STREAM, WORD_STREAM = range(4)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def random_bits(*keys: int | np.ndarray, count: int) -> np.ndarray:
+    """Returns `count` random numbers for each entry of the keys.
+
+    SplitMix64 (Steele et al. 2014), which unlike numpy's generators takes a whole batch
+    of keys at once, and gives the same numbers with every version of every library.
+
+    Args:
+        *keys: integers or integer arrays that broadcast to [batch].
+        count: of numbers per entry.
+
+    Returns:
+        uint64 [batch, count].
+    """
+    state = np.zeros(1, np.uint64)
+    for key in keys:
+        state = _mix(state + _GOLDEN + np.asarray(key, np.int64).astype(np.uint64))
+    return _mix(state[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
+
+
+def random_uniform(*keys: int | np.ndarray, count: int) -> np.ndarray:
+    """Returns uniform numbers in [0, 1), as `random_bits`: float64 [batch, count]."""
+    return (random_bits(*keys, count=count) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(state: np.ndarray) -> np.ndarray:
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of one global batch.
+
+    Attributes:
+        image: int64 [batch], record number in the split.
+        caption: int64 [batch], which of the image's captions, from 0.
+        pass_number: int64 [batch]; at most two, as a batch may straddle two passes.
+    """
+
+    image: np.ndarray
+    caption: np.ndarray
+    pass_number: np.ndarray
+
+    def __getitem__(self, rows: slice) -> "Rows":
+        """Returns some of the rows."""
+        return Rows(self.image[rows], self.caption[rows], self.pass_number[rows])
+
+
+class Sampler:
+    """Gives each step its images and captions.
+
+    A pass visits every image once. Batches follow each other without a gap over all
+    passes, and no batch holds an image twice, not even one that straddles two passes.
+    Over as many consecutive passes as an image has captions, each of them is used once.
+    """
+
+    def __init__(self, seed: int, caption_count: np.ndarray, batch_size: int):
+        """Prepares to sample.
+
+        Args:
+            seed: of orders and choices of captions.
+            caption_count: int [images], captions of each image, at least 1.
+            batch_size: pairs of the global batch.
+
+        Raises:
+            InputError: the batch is too large for the number of images.
+        """
+        self._seed = seed
+        self._caption_count = np.asarray(caption_count)
+        self._images = len(self._caption_count)
+        self._batch_size = batch_size
+        # A head and a tail that collide in a straddling batch need this much room in
+        # between, that of the pass's own straddling batch at its other end included.
+        largest = (self._images + 1) // 2
+        if not 1 <= batch_size <= largest:
+            raise InputError(
+                f"batch_size: {batch_size} for {self._images} training images; "
+                f"expected 1 to {largest}, so that no batch holds an image twice"
+            )
+        # A step needs one pass or two, and the order of a pass that of the one before.
+        self._raw_order = functools.lru_cache(4)(self._raw_order)
+        self.order = functools.lru_cache(2)(self.order)
+
+    def rows(self, step: int) -> Rows:
+        """Returns the rows of the global batch of a step, counted from 0."""
+        number = step * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
+        pass_number, position = np.divmod(number, self._images)
+        image = np.empty_like(number)
+        for one_pass in np.unique(pass_number).tolist():
+            chosen = pass_number == one_pass
+            image[chosen] = self.order(one_pass)[position[chosen]]
+        count = self._caption_count[image]
+        caption = choose_caption(self._seed, image, pass_number, count)
+        return Rows(image, caption, pass_number)
+
+    def order(self, pass_number: int) -> np.ndarray:
+        """Returns the images of a pass in their order: int64 [images].
+
+        Images at its head that the straddling batch already has from the pass before
+        change places with images farther on. They never go to the tail, so that the
+        pass before can be told from its raw order, without all the passes before it.
+        """
+        order = self._raw_order(pass_number)
+        head = -(pass_number * self._images) % self._batch_size
+        if head == 0:
+            return order
+        before = self._raw_order(pass_number - 1)[head - self._batch_size :]
+        own_tail = (pass_number + 1) * self._images % self._batch_size
+        order = order.copy()
+        taken = np.isin(order, before)
+        taken[self._images - own_tail :] = True
+        colliding = np.flatnonzero(taken[:head])
+        free = head + np.flatnonzero(~taken[head:])[: len(colliding)]
+        order[colliding], order[free] = order[free], order[colliding]
+        return order
+
+    def _raw_order(self, pass_number: int) -> np.ndarray:
+        bits = random_bits(self._seed, ORDER_STREAM, pass_number, count=self._images)
+        return np.argsort(bits[0], kind="stable")
+
+
+def choose_caption(
+    seed: int, image: np.ndarray, pass_number: np.ndarray, caption_count: np.ndarray
+) -> np.ndarray:
+    """Returns which of its captions each image has in a pass.
+
+    Args:
+        seed: of the choice.
+        image: int [batch].
+        pass_number: int [batch].
+        caption_count: int [batch], captions of these images.
+
+    Returns:
+        int64 [batch]; each number below `caption_count` once in as many passes.
+    """
+    cycle, entry = np.divmod(pass_number, caption_count)
+    most = int(caption_count.max())
+    bits = random_bits(seed, CAPTION_STREAM, image, cycle, count=most)
+    bits[np.arange(most) >= caption_count[:, None]] = np.iinfo(np.uint64).max
+    permutation = np.argsort(bits, axis=1, kind="stable")
+    return np.take_along_axis(permutation, entry[:, None], axis=1)[:, 0]
+
+
+def passes_per_epoch(caption_count: np.ndarray) -> int:
+    """Returns the passes that use as many pairs as there are captions: at least 1."""
+    return max(1, round(int(np.sum(caption_count)) / len(caption_count)))

@@ -1,0 +1,171 @@
+"""What training and evaluation share: the dataset, its vocabulary and the model."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import ml_collections
+import tensorflow_datasets as tfds
+
+from vse_jax import parallel
+from vse_jax.data import datasets, input_pipeline
+from vse_jax.data.records import content_of
+from vse_jax.data.vocabulary import Vocabulary, training_vocabulary
+from vse_jax.errors import InputError
+from vse_jax.losses import MININGS
+from vse_jax.models import image_encoders, text_encoders
+from vse_jax.models.vse import VSE, create_model
+from vse_jax.optimizer import OPTIMIZERS
+from vse_jax.similarity import SIMILARITIES
+
+CONTENT_OF_ENCODER = {
+    "region_residual": "regions",
+    "region_parallel": "regions",
+    "global": "feature",
+    "pixels": "image",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A configuration with its prepared dataset and its vocabulary."""
+
+    config: ml_collections.ConfigDict
+    builder: tfds.core.DatasetBuilder
+    vocabulary: Vocabulary
+
+    def create_model(self, *, train: bool) -> VSE:
+        """Returns the model, as code for one device of many."""
+        return create_model(
+            self.config,
+            len(self.vocabulary),
+            train=train,
+            sum_over_devices=parallel.sum_over_devices,
+        )
+
+    def train_batches(self, start_step: int, num_steps: int) -> Iterator[dict]:
+        """This host's batches of training, see `input_pipeline.train_batches`."""
+        return input_pipeline.train_batches(
+            self.builder,
+            self.vocabulary,
+            self.config,
+            start_step=start_step,
+            num_steps=num_steps,
+            **this_host(),
+        )
+
+
+def create_experiment(
+    config: ml_collections.ConfigDict, vocabulary: Vocabulary | None = None
+) -> Experiment:
+    """Prepares the dataset if need be.
+
+    Args:
+      config: see `configs/common.py`.
+      vocabulary: of a checkpoint; the dataset's own if None.
+
+    Raises:
+      InputError: if an option or the dataset cannot be used, or if the vocabulary is
+        not that of the dataset and `config.data.vocabulary` does not allow it.
+    """
+    check_options(config)
+    builder = datasets.prepare(config.data)
+    check_content(config, builder)
+    if vocabulary is None:
+        return Experiment(config, builder, _of_dataset(config, builder))
+    if config.data.vocabulary == "dataset" and "train" in builder.info.splits:
+        check_vocabulary(vocabulary, _of_dataset(config, builder))
+    return Experiment(config, builder, vocabulary)
+
+
+def check_options(config: ml_collections.ConfigDict) -> None:
+    """Refuses options that name something that does not exist.
+
+    Raises:
+      InputError: naming the option and what it may be.
+    """
+    choices = {
+        "dtype": ("float32", "bfloat16"),
+        "data.vocabulary": ("dataset", "checkpoint"),
+        "model.image_encoder": image_encoders.ENCODERS,
+        "model.text_encoder": text_encoders.ENCODERS,
+        "loss.mining": MININGS,
+        "loss.warmup_mining": ("", *MININGS),
+        "loss.reduction": ("mean", "sum"),
+        "loss.similarity": tuple(SIMILARITIES),
+        "optimizer.name": OPTIMIZERS,
+    }
+    for option, allowed in choices.items():
+        value = _value_of(config, option)
+        if value not in allowed:
+            raise InputError(
+                f"config.{option} is {value!r}, expected one of "
+                f"{', '.join(map(repr, allowed))}"
+            )
+    for option in (
+        "batch_size",
+        "evaluation_batch_size",
+        "epochs",
+        "log_every_steps",
+        "checkpoint_every_steps",
+        "evaluate_every_epochs",
+        "model.embed_dim",
+        "model.word_dim",
+    ):
+        if _value_of(config, option) < 1:
+            raise InputError(
+                f"config.{option} is {_value_of(config, option)}, expected at least 1"
+            )
+
+
+def check_content(
+    config: ml_collections.ConfigDict, builder: tfds.core.DatasetBuilder
+) -> None:
+    """Refuses an image encoder that the dataset has no input for.
+
+    Raises:
+      InputError: naming the encoder and the encoders that would do.
+    """
+    encoder = config.model.image_encoder
+    content = content_of(builder).key
+    if CONTENT_OF_ENCODER[encoder] != content:
+        fitting = [e for e, c in CONTENT_OF_ENCODER.items() if c == content]
+        raise InputError(
+            f"config.model.image_encoder is {encoder!r}, but the images of "
+            f"{builder.data_dir} are given as {content!r}; set it to "
+            f"{' or '.join(map(repr, fitting))}"
+        )
+
+
+def check_vocabulary(of_checkpoint: Vocabulary, of_dataset: Vocabulary) -> None:
+    """Refuses a checkpoint whose vocabulary is not that of the dataset.
+
+    Raises:
+      InputError: with the sizes of both.
+    """
+    if of_checkpoint == of_dataset:
+        return
+    raise InputError(
+        f"the checkpoint's vocabulary has {len(of_checkpoint)} words and that of the "
+        f"dataset's training captions {len(of_dataset)}, or they differ in order; set "
+        "config.data.root to the dataset it was trained on, or "
+        "config.data.vocabulary=checkpoint to evaluate on another one"
+    )
+
+
+def this_host() -> dict[str, int]:
+    """Which host this is, and of how many, as arguments of the input pipeline."""
+    return {
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+
+
+def _of_dataset(config, builder):
+    return training_vocabulary(builder, config.data.minimum_word_count)
+
+
+def _value_of(config, option):
+    for name in option.split("."):
+        config = config[name]
+    return config

@@ -1,0 +1,130 @@
+"""Triplet losses over similarities, and how each chooses an anchor's negatives.
+
+- `all`: every negative (VSE0, equation 5 of Faghri et al., VSE++, 2018);
+- `mean`: the same, divided by the number of negatives;
+- `hardest`: the most similar negative (VSE++, equation 6);
+- `semi_hard`: the most similar negative that is less similar than the positive
+  (FaceNet, Schroff et al., 2015); an anchor without one costs nothing;
+- `selective`: `hardest`, except where that would give no gradient (SelHN, Li et al.,
+  "Selectively Hard Negative Mining for Alleviating Gradient Vanishing in Image-Text
+  Matching", 2023).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+MININGS = ("all", "mean", "hardest", "semi_hard", "selective")
+
+
+class AnchorCosts(NamedTuple):
+    """What each anchor costs and why, all of shape `[anchors]`.
+
+    Attributes:
+      cost: float32.
+      is_hard: bool, whether the hardest negative was mined.
+      gap: float32, `|positive - hardest|`, without gradient.
+      positive: float32, similarity of the anchor and its own candidate.
+      hardest: float32, similarity of the anchor and its hardest negative; -inf if it
+        has no negative.
+    """
+
+    cost: jax.Array
+    is_hard: jax.Array
+    gap: jax.Array
+    positive: jax.Array
+    hardest: jax.Array
+
+
+def triplet_costs(
+    scores: jax.Array,
+    own: jax.Array,
+    is_negative: jax.Array,
+    *,
+    mining: str,
+    margin: float = 0.2,
+    epsilon: float = 0.01,
+) -> AnchorCosts:
+    """Hinge costs of anchors against the candidates of the other modality.
+
+    The cost of a triplet is `max(0, margin + negative - positive)`.
+
+    Args:
+      scores: `[anchors, candidates]` float32 similarities.
+      own: `[anchors]` int32, the candidate that each anchor is paired with.
+      is_negative: `[anchors, candidates]` bool; False for the own candidate and for
+        others that belong to the same image.
+      mining: one of `MININGS`.
+      margin: in units of similarity.
+      epsilon: in units of similarity. `selective` averages over all negatives of an
+        anchor whose positive and hardest negative differ by less than that: the
+        gradients of the two would cancel.
+
+    Returns:
+      An `AnchorCosts`.
+
+    Raises:
+      ValueError: if `mining` is not one of `MININGS`.
+    """
+    positive = _take(scores, own)
+    hardest = _largest(scores, is_negative)
+    gap = jax.lax.stop_gradient(jnp.abs(positive - hardest))
+
+    def hinge(negative):
+        return jnp.maximum(0, margin + negative - positive)
+
+    def sum_of_all():
+        costs = jnp.maximum(0, margin + scores - positive[:, None])
+        return jnp.where(is_negative, costs, 0).sum(1)
+
+    def mean_of_all():
+        return sum_of_all() / jnp.maximum(1, is_negative.sum(1))
+
+    match mining:
+        case "all":
+            cost, is_hard = sum_of_all(), jnp.zeros_like(gap, bool)
+        case "mean":
+            cost, is_hard = mean_of_all(), jnp.zeros_like(gap, bool)
+        case "hardest":
+            cost, is_hard = hinge(hardest), jnp.ones_like(gap, bool)
+        case "semi_hard":
+            easier = is_negative & (scores < positive[:, None])
+            cost, is_hard = hinge(_largest(scores, easier)), easier.any(1)
+        case "selective":
+            is_hard = gap >= epsilon
+            cost = jnp.where(is_hard, hinge(hardest), mean_of_all())
+        case _:
+            raise ValueError(f"mining is {mining!r}, expected one of {MININGS}")
+    return AnchorCosts(cost, is_hard, gap, positive, hardest)
+
+
+def collapsed_loss(
+    mining: str, reduction: str, margin: float, batch_size: int
+) -> float:
+    """The loss when all similarities are equal, where its gradient vanishes.
+
+    A run whose loss stays there has fallen into the local minimum that SelHN avoids.
+
+    Args:
+      mining: one of `MININGS`.
+      reduction: `mean` or `sum`, of anchors and directions.
+      margin: in units of similarity.
+      batch_size: pairs of the global batch.
+    """
+    cost = margin * (batch_size - 1) if mining == "all" else margin
+    return cost if reduction == "mean" else 2 * batch_size * cost
+
+
+def _take(scores, index):
+    return jnp.take_along_axis(scores, index[:, None], axis=1)[:, 0]
+
+
+def _largest(scores, candidates):
+    """The largest score among `candidates`, -inf without any.
+
+    One candidate is taken even among equals, and so gets the whole gradient: it is one
+    negative that is mined.
+    """
+    scores = jnp.where(candidates, scores, -jnp.inf)
+    return _take(scores, jnp.argmax(jax.lax.stop_gradient(scores), axis=1))

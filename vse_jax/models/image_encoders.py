@@ -1,0 +1,132 @@
+"""Image encoders: from regions, a global feature or pixels to embeddings.
+
+All of them map a batch (a dict, see `vse_jax.data.input_pipeline`) to `[batch, dim]`.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vse_jax.models import initializers
+from vse_jax.models.backbones.stem import ConvolutionalStem
+from vse_jax.models.normalization import MaskedBatchNorm
+from vse_jax.models.pooling import GeneralizedPooling
+
+ENCODERS = ("region_residual", "region_parallel", "global", "pixels")
+
+
+class RegionMLP(nn.Module):
+    """Dense, batch normalization, ReLU, dense, over each region that exists."""
+
+    embed_dim: int
+    dtype: jnp.dtype
+    train: bool
+    sum_over_devices: Callable
+
+    @nn.compact
+    def __call__(self, regions: jax.Array, exists: jax.Array) -> jax.Array:
+        """Maps `[batch, regions, dim]`, `[batch, regions]` to embeddings of regions."""
+        inputs, hidden_dim = regions.shape[-1], self.embed_dim // 2
+        hidden = initializers.torch_dense(
+            hidden_dim, inputs, use_bias=False, dtype=self.dtype, name="hidden"
+        )(regions)
+        bias_init = initializers.uniform(inputs**-0.5)
+        hidden_bias = self.param("hidden_bias", bias_init, (hidden_dim,))
+        if self.train:
+            # The normalization takes the bias out again: its gradient is zero but for
+            # rounding, which Adam would scale up to whole steps in random directions.
+            hidden_bias = jax.lax.stop_gradient(hidden_bias)
+        hidden = hidden.astype(jnp.float32) + hidden_bias
+        hidden = MaskedBatchNorm(self.train, self.sum_over_devices, name="norm")(
+            hidden, exists
+        )
+        return initializers.torch_dense(
+            self.embed_dim, hidden_dim, dtype=self.dtype, name="out"
+        )(nn.relu(hidden))
+
+
+class RegionEncoder(nn.Module):
+    """Regions to an embedding: projection, MLP, generalized pooling.
+
+    Attributes:
+      embed_dim: dimensions of the embedding.
+      residual: feed the MLP with the projected regions and add what it gives to them
+        (RVSE++); else feed it with the raw regions (VSE-infinity).
+      dtype: of the arithmetic; the pooling is in float32.
+      train: whether the batch's statistics are used and updated.
+      sum_over_devices: adds a pytree up over all devices.
+    """
+
+    embed_dim: int
+    residual: bool
+    dtype: jnp.dtype
+    train: bool
+    sum_over_devices: Callable
+
+    @nn.compact
+    def __call__(self, regions: jax.Array, region_count: jax.Array) -> jax.Array:
+        """Maps `[batch, regions, dim]`, `[batch]` int32 to `[batch, embed]`."""
+        exists = jnp.arange(regions.shape[1]) < region_count[:, None]
+        projected = initializers.xavier_dense(
+            self.embed_dim, dtype=self.dtype, name="projection"
+        )(regions)
+        mlp = RegionMLP(
+            self.embed_dim, self.dtype, self.train, self.sum_over_devices, name="mlp"
+        )
+        embedded = projected + mlp(projected if self.residual else regions, exists)
+        pool = GeneralizedPooling(name="pooling")
+        return pool(embedded.astype(jnp.float32), region_count)
+
+
+class GlobalEncoder(nn.Module):
+    """One feature per image, projected (VSE++)."""
+
+    embed_dim: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, feature: jax.Array) -> jax.Array:
+        """Maps `[batch, dim]` to `[batch, embed]`."""
+        project = initializers.xavier_dense(
+            self.embed_dim, dtype=self.dtype, name="projection"
+        )
+        return project(feature).astype(jnp.float32)
+
+
+class ImageEncoder(nn.Module):
+    """The encoder that `kind` names, one of `ENCODERS`.
+
+    `pixels` puts a small convolutional stem before the residual region encoder.
+    """
+
+    kind: str
+    embed_dim: int
+    dtype: jnp.dtype
+    train: bool
+    sum_over_devices: Callable
+
+    @nn.compact
+    def __call__(self, batch: dict) -> jax.Array:
+        """Maps a batch to `[batch, embed]` float32, not normalized."""
+        if self.kind == "global":
+            return GlobalEncoder(self.embed_dim, self.dtype, name="encoder")(
+                batch["feature"]
+            )
+        if self.kind == "pixels":
+            regions = ConvolutionalStem(
+                self.dtype, self.train, self.sum_over_devices, name="backbone"
+            )(batch["image"])
+            region_count = jnp.full(regions.shape[0], regions.shape[1], jnp.int32)
+        else:
+            regions, region_count = batch["regions"], batch["region_count"]
+        encoder = RegionEncoder(
+            self.embed_dim,
+            residual=self.kind != "region_parallel",
+            dtype=self.dtype,
+            train=self.train,
+            sum_over_devices=self.sum_over_devices,
+            name="encoder",
+        )
+        return encoder(regions, region_count)

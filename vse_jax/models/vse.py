@@ -1,0 +1,88 @@
+"""Visual-semantic embedding: an image encoder and a text encoder, side by side."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from vse_jax.models import image_encoders, text_encoders
+from vse_jax.models.normalization import l2_normalize
+
+
+class VSE(nn.Module):
+    """Embeds images and captions into one space, each on its own.
+
+    Attributes:
+      image_encoder: one of `image_encoders.ENCODERS`.
+      text_encoder: one of `text_encoders.ENCODERS`.
+      vocabulary_size: number of different tokens.
+      word_dim: dimensions of a word's embedding.
+      embed_dim: dimensions of the space.
+      normalize_image: whether images are scaled to unit length (not in VSE0).
+      absolute: take absolute values of both, as Order-embeddings do.
+      dtype: of the encoders' arithmetic; embeddings are float32.
+      train: whether batch normalization uses and updates the batch's statistics.
+      sum_over_devices: adds a pytree up over all devices.
+    """
+
+    image_encoder: str
+    text_encoder: str
+    vocabulary_size: int
+    word_dim: int
+    embed_dim: int
+    normalize_image: bool = True
+    absolute: bool = False
+    dtype: jnp.dtype = jnp.float32
+    train: bool = False
+    sum_over_devices: Callable = lambda tree: tree
+
+    def setup(self):  # noqa: D102
+        self.image = image_encoders.ImageEncoder(
+            self.image_encoder,
+            self.embed_dim,
+            self.dtype,
+            self.train,
+            self.sum_over_devices,
+        )
+        self.text = text_encoders.TextEncoder(
+            self.text_encoder,
+            self.vocabulary_size,
+            self.word_dim,
+            self.embed_dim,
+            self.dtype,
+        )
+
+    def embed_images(self, batch: dict) -> jax.Array:
+        """Maps a batch with images, regions or features to `[batch, embed]` float32."""
+        embedded = self.image(batch)
+        if self.normalize_image:
+            embedded = l2_normalize(embedded)
+        return jnp.abs(embedded) if self.absolute else embedded
+
+    def embed_captions(self, batch: dict) -> jax.Array:
+        """Maps a batch with tokens to `[batch, embed]` float32."""
+        embedded = l2_normalize(self.text(batch))
+        return jnp.abs(embedded) if self.absolute else embedded
+
+    def __call__(self, batch: dict) -> tuple[jax.Array, jax.Array]:
+        """Returns the embeddings of the batch's images and of its captions."""
+        return self.embed_images(batch), self.embed_captions(batch)
+
+
+def create_model(
+    config: ml_collections.ConfigDict,
+    vocabulary_size: int,
+    *,
+    train: bool,
+    sum_over_devices: Callable = lambda tree: tree,
+) -> VSE:
+    """Returns the model that `config.model` and `config.dtype` describe."""
+    return VSE(
+        **config.model,
+        vocabulary_size=vocabulary_size,
+        dtype=jnp.dtype(config.dtype),
+        train=train,
+        sum_over_devices=sum_over_devices,
+    )

@@ -1,0 +1,149 @@
+"""All that knows there is more than one device, or more than one host.
+
+A step is written for one device, with the collectives below; `map_over_devices` runs it
+on all of them with `jax.pmap`. Arrays that go into a mapped function carry a leading
+axis of this host's devices, `[local_devices, ...]`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import tensorflow as tf
+from etils import epath
+from jax.experimental import multihost_utils
+
+from vse_jax.errors import InputError
+
+AXIS = "devices"
+
+
+def set_up(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Prepares JAX for a run; to be called before anything else uses JAX.
+
+    Connects the hosts, chooses the devices, and keeps what is compiled for the next
+    start in `config.compilation_cache`, or beside the workdir.
+
+    Raises:
+      InputError: if there is no device of the kind that the configuration asks for.
+    """
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow reads data, nothing else
+    cache = (
+        config.compilation_cache or epath.Path(workdir).parent / ".compilation_cache"
+    )
+    jax.config.update("jax_compilation_cache_dir", str(epath.Path(cache).expanduser()))
+    if config.distributed:
+        jax.distributed.initialize()
+    select_platform(config.platform)
+
+
+def select_platform(platform: str) -> None:
+    """Makes JAX use devices of one kind; to be called before anything else uses JAX.
+
+    Args:
+      platform: `cpu`, `gpu`, `tpu`, or empty for the best there is.
+
+    Raises:
+      InputError: if there is no such device.
+    """
+    if platform not in ("", "cpu", "gpu", "tpu"):
+        raise InputError(
+            f"config.platform is {platform!r}, expected cpu, gpu, tpu or nothing"
+        )
+    if platform:
+        jax.config.update("jax_platforms", {"gpu": "cuda,rocm"}.get(platform, platform))
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"config.platform is {platform!r}, but JAX finds no such device "
+            f"({reason}); install JAX for it, or leave config.platform empty"
+        ) from error
+
+
+def check_batch_size(batch_size: int, name: str) -> None:
+    """Refuses a global batch that the devices do not divide.
+
+    Raises:
+      InputError: naming the option `name`, with batch sizes that would do.
+    """
+    devices = jax.device_count()
+    if batch_size < 1 or batch_size % devices:
+        above = max(1, -(-batch_size // devices)) * devices
+        below = max(devices, above - devices)
+        nearby = " or ".join(map(str, sorted({below, above})))
+        raise InputError(
+            f"config.{name} is {batch_size}, which {devices} devices do not divide; "
+            f"set it to {nearby}"
+        )
+
+
+def map_over_devices(function: Callable, donate_argnums=()) -> Callable:
+    """Runs per-device code on all devices, compiled once per shape of its arguments."""
+    return jax.pmap(function, axis_name=AXIS, donate_argnums=donate_argnums)
+
+
+def sum_over_devices(tree: Any) -> Any:
+    """Adds a pytree up over all devices; for per-device code."""
+    return jax.lax.psum(tree, AXIS)
+
+
+def gather(array: jax.Array) -> jax.Array:
+    """Concatenates `[batch, ...]` of all devices, in order; for per-device code."""
+    return jax.lax.all_gather(array, AXIS, tiled=True)
+
+
+def position_in_global_batch(batch_size: int) -> jax.Array:
+    """`[batch]` int32: where this device's `batch_size` rows are after `gather`."""
+    return jax.lax.axis_index(AXIS) * batch_size + jnp.arange(batch_size)
+
+
+def replicate(tree: Any) -> Any:
+    """Puts one copy of a pytree of host arrays on each of this host's devices."""
+    copies = jax.local_device_count()
+    stacked = jax.tree.map(lambda x: np.stack([np.asarray(x)] * copies), tree)
+    return jax.pmap(lambda x: x)(stacked)
+
+
+def unreplicate(tree: Any) -> Any:
+    """Fetches the first device's copy of a replicated pytree to the host."""
+    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)).squeeze(0), tree)
+
+
+def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Splits this host's rows, `[batch, ...]` to `[local_devices, rows, ...]`."""
+    devices = jax.local_device_count()
+    return {
+        name: array.reshape(devices, -1, *array.shape[1:])
+        for name, array in batch.items()
+    }
+
+
+def gather_over_hosts(array: np.ndarray) -> np.ndarray:
+    """Concatenates the hosts' `[rows, ...]` in order, as `gather` orders devices."""
+    if jax.process_count() == 1:
+        return array
+    gathered = multihost_utils.process_allgather(array)
+    return gathered.reshape(-1, *array.shape[1:])
+
+
+def agree_to_stop(received: bool, step: int) -> bool:
+    """Whether the hosts stop after `step`, of which one or more were told to.
+
+    Args:
+      received: whether this host was told to stop.
+      step: number of steps made, the same on all hosts.
+    """
+    if jax.process_count() == 1:
+        return received
+    # JAX's own service agrees on a step that no host has passed yet.
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def is_primary_host() -> bool:
+    """Whether this is the one host that writes reports and curves."""
+    return jax.process_index() == 0

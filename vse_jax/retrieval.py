@@ -1,0 +1,207 @@
+"""Ranking images for captions and captions for images, and the metrics of it.
+
+Nothing is sorted. A rank is the number of wrong candidates that score at least as high
+as the best right one, counted in tiles of the similarity matrix on the device: ties
+count against the model, so that one whose embeddings have collapsed scores chance.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vse_jax.similarity import SIMILARITIES
+
+TILE_IMAGES = 512
+# Tiles are padded to whole multiples of this, so that every score is computed by the
+# same inner loop and equal embeddings give exactly equal scores.
+TILE_MULTIPLE = 128
+
+
+class Ranks(NamedTuple):
+    """Ranks that start at 0, int64.
+
+    Attributes:
+      image_to_text: `[images]`, of the best own caption of each image that has one.
+      text_to_image: `[captions]`, of each caption's own image.
+    """
+
+    image_to_text: np.ndarray
+    text_to_image: np.ndarray
+
+
+def rank(
+    images: np.ndarray,
+    captions: np.ndarray,
+    image_id: np.ndarray,
+    caption_image_id: np.ndarray,
+    similarity: str = "cosine",
+) -> Ranks:
+    """Ranks all captions for each image and all images for each caption.
+
+    Args:
+      images: `[images, embed]` float32, or `[models, images, embed]` for an ensemble,
+        whose similarities are averaged.
+      captions: `[captions, embed]` or `[models, captions, embed]` float32.
+      image_id: `[images]` int, equal for images that are the same.
+      caption_image_id: `[captions]` int, which image each caption belongs to.
+      similarity: one of `similarity.SIMILARITIES`.
+
+    Returns:
+      A `Ranks`.
+    """
+    images, captions = _with_model_axis(images), _with_model_axis(captions)
+    tiles = _group_by_image(np.asarray(image_id), np.asarray(caption_image_id))
+    image_tiles = [_tile(images, image_id, rows, -1) for rows in tiles.images]
+    caption_tiles = [
+        _tile(captions, caption_image_id, rows, -2) for rows in tiles.captions
+    ]
+    # What belongs together is in tiles of the same number, on the diagonal.
+    best = [
+        _best_own(*pair, similarity=similarity)
+        for pair in zip(image_tiles, caption_tiles, strict=True)
+    ]
+    image_counts = [0] * len(image_tiles)
+    caption_counts = [0] * len(caption_tiles)
+    for i, image_tile in enumerate(image_tiles):
+        for j, caption_tile in enumerate(caption_tiles):
+            of_images, of_captions = _count_wrong(
+                image_tile, caption_tile, best[i][0], best[j][1], similarity=similarity
+            )
+            image_counts[i] += of_images
+            caption_counts[j] += of_captions
+        jax.block_until_ready(image_counts[i])  # keep few tiles in flight
+
+    image_ranks = _restore_order(image_counts, tiles.images, images.shape[1])
+    has_caption = np.isin(image_id, caption_image_id)
+    return Ranks(
+        image_ranks[has_caption],
+        _restore_order(caption_counts, tiles.captions, captions.shape[1]),
+    )
+
+
+def recalls(ranks: Ranks) -> dict[str, float]:
+    """Recall@K in percent, median and mean rank (from 1) both ways, and their sum.
+
+    Returns:
+      `i2t_r1 i2t_r5 i2t_r10 i2t_medr i2t_meanr`, the same for `t2i`, and `rsum`, the
+      sum of the six recalls.
+    """
+    metrics = {}
+    for direction, values in (
+        ("i2t", ranks.image_to_text),
+        ("t2i", ranks.text_to_image),
+    ):
+        for k in (1, 5, 10):
+            metrics[f"{direction}_r{k}"] = 100.0 * float(np.mean(values < k))
+        metrics[f"{direction}_medr"] = float(np.floor(np.median(values)) + 1)
+        metrics[f"{direction}_meanr"] = float(np.mean(values) + 1)
+    metrics["rsum"] = sum(
+        metrics[f"{direction}_r{k}"] for direction in ("i2t", "t2i") for k in (1, 5, 10)
+    )
+    return metrics
+
+
+def evaluate_folds(
+    images: np.ndarray,
+    captions: np.ndarray,
+    image_id: np.ndarray,
+    caption_image_id: np.ndarray,
+    similarity: str = "cosine",
+    folds: int = 5,
+) -> dict[str, float]:
+    """Averages the metrics over equal runs of consecutive images.
+
+    With five folds of a split of 5,000 images it is COCO's "1K" protocol. Arguments are
+    those of `rank`.
+    """
+    images, captions = _with_model_axis(images), _with_model_axis(captions)
+    results = []
+    for rows in np.array_split(np.arange(images.shape[1]), folds):
+        members = np.flatnonzero(np.isin(caption_image_id, image_id[rows]))
+        fold = rank(
+            images[:, rows],
+            captions[:, members],
+            image_id[rows],
+            caption_image_id[members],
+            similarity,
+        )
+        results.append(recalls(fold))
+    return {
+        name: float(np.mean([result[name] for result in results]))
+        for name in results[0]
+    }
+
+
+class _Tiles(NamedTuple):
+    """Row numbers of each tile, `-1` for padding, all tiles of the same length."""
+
+    images: list[np.ndarray]
+    captions: list[np.ndarray]
+
+
+def _group_by_image(image_id, caption_image_id):
+    """Puts all images and captions of one id into tiles of the same number."""
+    unique, inverse, count = np.unique(
+        image_id, return_inverse=True, return_counts=True
+    )
+    tile_of_id = (np.cumsum(count) - count) // TILE_IMAGES
+    _, tile_of_id = np.unique(tile_of_id, return_inverse=True)
+    image_tile = tile_of_id[inverse]
+    caption_tile = tile_of_id[np.searchsorted(unique, caption_image_id)]
+    number = tile_of_id.max() + 1
+    return _Tiles(_members(image_tile, number), _members(caption_tile, number))
+
+
+def _members(tile, number):
+    members = [np.flatnonzero(tile == i) for i in range(number)]
+    longest = max(len(rows) for rows in members)
+    size = -(-longest // TILE_MULTIPLE) * TILE_MULTIPLE
+    return [np.pad(rows, (0, size - len(rows)), constant_values=-1) for rows in members]
+
+
+def _tile(embeddings, ids, rows, padding_id):
+    ids = np.where(rows >= 0, np.asarray(ids)[rows], padding_id).astype(np.int32)
+    return jnp.asarray(embeddings[:, rows]), jnp.asarray(ids)
+
+
+def _scores(images, captions, similarity):
+    scores = jax.vmap(SIMILARITIES[similarity])(images, captions)
+    return scores.mean(0)
+
+
+@functools.partial(jax.jit, static_argnames="similarity")
+def _best_own(image_tile, caption_tile, similarity):
+    """Best score of each image with an own caption, and of each caption."""
+    (images, image_id), (captions, caption_id) = image_tile, caption_tile
+    scores = _scores(images, captions, similarity)
+    own = jnp.where(image_id[:, None] == caption_id, scores, -jnp.inf)
+    return own.max(1), own.max(0)
+
+
+@functools.partial(jax.jit, static_argnames="similarity")
+def _count_wrong(image_tile, caption_tile, image_best, caption_best, similarity):
+    """Counts the wrong candidates that do not score below the best right one."""
+    (images, image_id), (captions, caption_id) = image_tile, caption_tile
+    scores = _scores(images, captions, similarity)
+    wrong = (image_id[:, None] != caption_id) & (image_id >= 0)[:, None]
+    wrong &= caption_id >= 0
+    # Not `>=`: of a score that is NaN, neither comparison holds.
+    beats_caption = wrong & ~(scores < image_best[:, None])
+    beats_image = wrong & ~(scores < caption_best)
+    return beats_caption.sum(1), beats_image.sum(0)
+
+
+def _restore_order(counts, tiles, number):
+    ranks = np.zeros(number, np.int64)
+    for count, rows in zip(counts, tiles, strict=True):
+        exists = rows >= 0
+        ranks[rows[exists]] = np.asarray(count)[exists]
+    return ranks
+
+
+def _with_model_axis(embeddings):
+    embeddings = np.asarray(embeddings, np.float32)
+    return embeddings[None] if embeddings.ndim == 2 else embeddings

@@ -1,0 +1,286 @@
+"""The training loop."""
+
+import json
+import logging
+
+import ml_collections
+from clu import parameter_overview, periodic_actions
+
+from vse_jax import parallel, pictures
+from vse_jax.checkpoint import Checkpoints
+from vse_jax.data import input_pipeline
+from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.errors import InputError
+from vse_jax.evaluate import (
+    Evaluator,
+    config_from_json,
+    default_split,
+    report,
+)
+from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
+from vse_jax.optimizer import create_optimizer, create_schedule
+from vse_jax.progress import Progress
+from vse_jax.summaries import create_writer
+from vse_jax.termination import Termination
+from vse_jax.train_step import TrainState, create_train_state, make_train_step
+
+logger = logging.getLogger(__name__)
+
+# Options that may change from one start of a run to the next: no step depends on them.
+FREE_OPTIONS = (
+    "epochs",
+    "platform",
+    "distributed",
+    "evaluation_batch_size",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "evaluate_every_epochs",
+    "stuck_steps",
+    "profile_at_step",
+    "compilation_cache",
+    "data.root",
+    "data.data_dir",
+    "data.name",
+    "data.vocabulary",
+    "data.validation_split",
+    "data.test_split",
+)
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
+    """Trains a model, or goes on training it from what the workdir holds.
+
+    After every epoch or few the validation split is evaluated and a checkpoint saved;
+    at the end the best of them is evaluated on the test split.
+
+    Args:
+      config: see `configs/common.py`.
+      workdir: folder for checkpoints, TensorBoard's files and reports.
+
+    Returns:
+      Whether the training is finished; False if SIGTERM ended it early, after saving.
+
+    Raises:
+      InputError: if the configuration, the dataset or the workdir cannot be used.
+      TrainingError: if the loss is not finite or a checkpoint cannot be saved.
+    """
+    parallel.check_batch_size(config.batch_size, "batch_size")
+    parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
+    checkpoints = Checkpoints(workdir)
+    check_same_run(checkpoints.describe(), config, workdir)
+    training = Training(create_experiment(config), checkpoints, workdir)
+    is_primary = parallel.is_primary_host()
+    writer = create_writer(workdir, training.step, primary=is_primary)
+    try:
+        finished = training.run(writer)
+    finally:
+        writer.close()
+    checkpoints.close()
+    if finished:
+        training.report_best()
+    return finished
+
+
+class Training:
+    """A run: its state on the devices, and what happens between two steps."""
+
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, workdir: str):
+        self._experiment = experiment
+        self._checkpoints = checkpoints
+        self._workdir = workdir
+        self._config = config = experiment.config
+        self._evaluator = Evaluator(experiment)
+        self._steps_per_epoch = input_pipeline.steps_per_epoch(
+            experiment.builder, config
+        )
+        self._num_steps = config.epochs * self._steps_per_epoch
+
+        schedule = create_schedule(config.optimizer, self._steps_per_epoch)
+        optimizer = create_optimizer(config.optimizer, schedule)
+        model = experiment.create_model(train=True)
+        state = self._restore_or_create(model, optimizer)
+        self.step = int(state.step)
+        self._state = parallel.replicate(state)
+        self._train_steps = {
+            mining: parallel.map_over_devices(
+                make_train_step(model, optimizer, schedule, config.loss, mining),
+                donate_argnums=0,
+            )
+            for mining in {config.loss.mining, config.loss.warmup_mining} - {""}
+        }
+
+    def _restore_or_create(self, model, optimizer) -> TrainState:
+        batch = next(self._experiment.train_batches(0, 1))
+        state = create_train_state(model, optimizer, batch, self._config.seed)
+        restored = self._checkpoints.restore(
+            self._checkpoints.steps(), with_optimizer=True
+        )
+        if restored is None:
+            table = parameter_overview.get_parameter_overview(
+                state.params, include_stats=False
+            )
+            logger.info("parameters:\n%s", table)
+            return state
+        vocabulary = Vocabulary.from_json(json.dumps(restored.run["vocabulary"]))
+        check_vocabulary(vocabulary, self._experiment.vocabulary)
+        logger.info("resuming from the checkpoint of step %d", restored.step)
+        return restored.train_state(state)
+
+    def run(self, writer) -> bool:
+        """Makes the remaining steps; returns False if SIGTERM ended them early."""
+        if self.step == 0:
+            writer.write_hparams(flatten(self._config))
+        progress = Progress(
+            self._config, self._steps_per_epoch, writer, self._how_to_resume
+        )
+        profile = self._profile()
+        batches = self._experiment.train_batches(self.step, self._num_steps - self.step)
+        with Termination() as termination:
+            for batch in batches:
+                self._train(batch, progress)
+                profile(self.step)
+                stopping = termination.is_due(self.step)
+                if self._must_save() or stopping:
+                    progress.report(self.step)
+                    with progress.paused():
+                        self._evaluate_and_save(writer)
+                elif self._is_multiple_of(self._config.log_every_steps):
+                    progress.report(self.step)
+                if stopping:
+                    return self._leave()
+        return True
+
+    def _train(self, batch, progress):
+        mining = self._mining()
+        self._state, metrics = self._train_steps[mining](
+            self._state, parallel.shard(batch)
+        )
+        self.step += 1
+        progress.add(self.step, mining, metrics)
+
+    def _mining(self) -> str:
+        loss = self._config.loss
+        is_warmup = self.step < loss.warmup_epochs * self._steps_per_epoch
+        return loss.warmup_mining if is_warmup and loss.warmup_mining else loss.mining
+
+    def _profile(self):
+        """An action that does nothing unless `config.profile_at_step` is set."""
+        return periodic_actions.Profile(
+            logdir=self._workdir,
+            num_profile_steps=5,
+            first_profile=self._config.profile_at_step or -1,
+            every_secs=None,
+        )
+
+    def _is_multiple_of(self, every: int) -> bool:
+        return self.step % every == 0
+
+    def _must_evaluate(self) -> bool:
+        every = self._config.evaluate_every_epochs * self._steps_per_epoch
+        return self._is_multiple_of(every) or self.step == self._num_steps
+
+    def _must_save(self) -> bool:
+        every = self._config.checkpoint_every_steps
+        return self._must_evaluate() or self._is_multiple_of(every)
+
+    def _evaluate_and_save(self, writer) -> None:
+        metrics = self._evaluate(writer) if self._must_evaluate() else None
+        # What is in a checkpoint is in the curves too: they must not lag behind.
+        writer.flush()
+        state = parallel.unreplicate(self._state)
+        self._checkpoints.save(state, describe(self._experiment), metrics)
+
+    def _evaluate(self, writer) -> dict[str, float]:
+        split = self._config.data.validation_split
+        evaluation = self._evaluator.evaluate(self._state.variables, split)
+        metrics = evaluation.metrics
+        writer.write_scalars(
+            self.step, {f"{split}/{name}": value for name, value in metrics.items()}
+        )
+        picture = pictures.retrieved(self._experiment, evaluation)
+        if picture is not None:
+            writer.write_images(self.step, {f"{split}/retrieved": picture[None]})
+        best = self._checkpoints.best_rsum()
+        logger.info(
+            "%s: rSum %.1f, R@1 image to text %.1f, text to image %.1f%s",
+            split,
+            metrics["rsum"],
+            metrics["i2t_r1"],
+            metrics["t2i_r1"],
+            ", the best so far" if best is None or metrics["rsum"] > best else "",
+        )
+        return metrics
+
+    def _leave(self) -> bool:
+        self._checkpoints.wait()
+        logger.info(
+            "stopped by SIGTERM after step %d, which is saved; the same command "
+            "goes on from there",
+            self.step,
+        )
+        return False
+
+    def _how_to_resume(self) -> str:
+        steps = self._checkpoints.steps()
+        if not steps:
+            return "no checkpoint was saved before"
+        return f"the last good checkpoint is {self._checkpoints.path(steps[0])}"
+
+    def report_best(self) -> None:
+        """Evaluates the best checkpoint on the test split, and tells of it."""
+        best = self._checkpoints.best_step()
+        restored = self._checkpoints.restore([best])
+        variables = parallel.replicate(restored.variables)
+        split = default_split(self._experiment)
+        evaluation = self._evaluator.evaluate(variables, split)
+        report(self._experiment, evaluation, self._workdir, best)
+        print(f"checkpoint:  {self._checkpoints.path(best)}")
+        print(f"TensorBoard: tensorboard --logdir {self._workdir}", flush=True)
+
+
+def describe(experiment: Experiment) -> dict:
+    """What a checkpoint says of its run, as JSON."""
+    return {
+        "config": json.loads(experiment.config.to_json()),
+        "vocabulary": json.loads(experiment.vocabulary.to_json()),
+    }
+
+
+def check_same_run(
+    saved: dict | None, config: ml_collections.ConfigDict, workdir: str
+) -> None:
+    """Refuses to go on with another configuration than that of the workdir's run.
+
+    Args:
+      saved: description of the workdir's checkpoint, None if there is none.
+      config: the configuration asked for.
+      workdir: to be named in the message.
+
+    Raises:
+      InputError: naming the options that differ.
+    """
+    if saved is None:
+        return
+    before, now = flatten(config_from_json(saved["config"])), flatten(config)
+    differing = [
+        f"{option} was {before.get(option)!r} and is now {now.get(option)!r}"
+        for option in sorted(before.keys() | now.keys())
+        if option not in FREE_OPTIONS and before.get(option) != now.get(option)
+    ]
+    if differing:
+        raise InputError(
+            f"{workdir} holds a run of another configuration "
+            f"(config.{', config.'.join(differing)}); choose another --workdir, "
+            "or delete this one to start over"
+        )
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict:
+    """Nested options as one dict, named with dots; tuples become text."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            flat |= {f"{name}.{key}": item for key, item in flatten(value).items()}
+        else:
+            flat[name] = str(value) if isinstance(value, tuple) else value
+    return flat
