@@ -106,25 +106,27 @@ def ranked_sum(vectors: jax.Array, weights: jax.Array, count: jax.Array) -> jax.
 
 def _ranked_sum_forward(vectors, weights, count):
     exists = (jnp.arange(vectors.shape[1]) < count[:, None])[..., None]
-    vectors = jnp.where(exists, vectors, -jnp.inf)
-    rank = _descending_rank(vectors)
-    # What does not exist ranks last, where it must not meet a weight: 0 * inf.
-    vectors = jnp.where(exists, vectors, 0)
-    pooled = (vectors * _look_up(weights, rank)).sum(1)
-    return pooled, (vectors, weights, rank, exists)
+    rank = _descending_rank(jnp.where(exists, vectors, -jnp.inf))
+    ranked = _put_by_rank(jnp.where(exists, vectors, 0), rank)
+    pooled = jnp.einsum("bnd,bn->bd", ranked, weights)
+    return pooled, (ranked, weights, rank, exists)
 
 
 def _ranked_sum_backward(residuals, gradient):
-    vectors, weights, rank, exists = residuals
-    gradient = gradient[:, None]
-    to_vectors = jnp.where(exists, gradient * _look_up(weights, rank), 0)
-    to_weights = jax.lax.platform_dependent(
-        rank, gradient * vectors, cpu=_scatter_by_rank, default=_select_by_rank
-    )
-    return to_vectors, to_weights, None
+    ranked, weights, rank, exists = residuals
+    to_weights = jnp.einsum("bnd,bd->bn", ranked, gradient)
+    to_vectors = gradient[:, None] * _look_up(weights, rank)
+    to_vectors = jnp.where(exists, to_vectors, 0)
+    # Several products want this gradient, and would each compute it anew.
+    return jax.lax.optimization_barrier(to_vectors), to_weights, None
 
 
 ranked_sum.defvjp(_ranked_sum_forward, _ranked_sum_backward)
+
+
+# Below, sums over the vectors are unrolled: XLA makes one loop of each, whose body is
+# comparisons and selections in registers. Gathers, scatters and sorts are many times
+# slower, on accelerators too.
 
 
 def _descending_rank(values):
@@ -141,24 +143,19 @@ def _descending_rank(values):
     return rank
 
 
+def _put_by_rank(values, rank):
+    """Moves each of `[batch, length, dim]` to where its rank says."""
+    place = jnp.arange(values.shape[1], dtype=rank.dtype)[:, None]
+    result = jnp.zeros_like(values)
+    for i in range(values.shape[1]):
+        is_here = rank[:, i : i + 1] == place
+        result = jnp.where(is_here, values[:, i : i + 1], result)
+    return result
+
+
 def _look_up(weights, rank):
-    """`weights[b, rank[b, i, d]]`, as selections that fuse instead of a gather."""
+    """`weights[b, rank[b, i, d]]` of `[batch, length]`, `[batch, length, dim]`."""
     result = jnp.zeros(rank.shape, weights.dtype)
     for i in range(weights.shape[1]):
         result = jnp.where(rank == i, weights[:, i, None, None], result)
     return result
-
-
-def _scatter_by_rank(rank, values):
-    """Sums `values` of `[batch, length, dim]` by rank, to `[batch, length]`."""
-
-    def one(rank, values):
-        return jnp.zeros(rank.shape[0], values.dtype).at[rank].add(values)
-
-    return jax.vmap(one)(rank, values)
-
-
-def _select_by_rank(rank, values):
-    """The same without a scatter, which is slow on accelerators."""
-    sums = [jnp.where(rank == i, values, 0).sum((1, 2)) for i in range(rank.shape[1])]
-    return jnp.stack(sums, axis=1)
