@@ -9,6 +9,7 @@ import os
 # Read once, when TensorFlow is imported: only its errors are of interest here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import argparse
 import logging
 import pathlib
 import sys
@@ -17,6 +18,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from configs import common
 from vse_jax.errors import InputError, ReportedError
 
 FLAGS = flags.FLAGS
@@ -38,9 +40,10 @@ def main(argv):
     """Runs the mode."""
     if len(argv) > 1:
         raise InputError(f"unexpected argument {argv[1]!r}; options begin with --")
-    config, workdir = FLAGS.config, _workdir()
+    config = FLAGS.config
     if config is None and FLAGS.mode != "eval":
         raise InputError("--config is missing, such as --config configs/quickstart.py")
+    workdir = _workdir()
     _set_up_logging()
     if FLAGS.mode == "prepare":
         from vse_jax.data import datasets
@@ -50,10 +53,10 @@ def main(argv):
 
     from vse_jax import evaluate, parallel, train
 
-    if config is not None:
-        parallel.set_up(config, workdir)
+    parallel.set_up(common.get_config() if config is None else config, workdir)
     if FLAGS.mode == "eval":
-        evaluate.evaluate(config, workdir, FLAGS.split, FLAGS.checkpoint)
+        overrides = config_flags.get_override_values(FLAGS["config"])
+        evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
         return 0
     finished = train.train_and_evaluate(config, workdir)
     return 0 if finished else SIGTERM_EXIT_CODE
@@ -82,10 +85,27 @@ def _set_up_logging():
 def _parse_flags(argv):
     """Parses the flags; a mistake in them is told in one line."""
     try:
-        return FLAGS(argv)
-    # What `ml_collections` raises for an unknown option or a value of another type.
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
-        return _fail(" ".join(str(e).split()))
+        arguments = FLAGS(argv)
+        # That a file cannot be opened is told only when its options are used.
+        getattr(FLAGS.config, "seed", None)
+        return arguments
+    # A file of options is a program, which may raise anything.
+    except Exception as error:
+        return _fail(_mistake(error, argv))
+
+
+def _mistake(error, argv):
+    """One line; the message may hold a stack trace, or not name the file."""
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]  # of an unknown option: its KeyError
+    text = str(error.args[0] if isinstance(error, KeyError) else error)
+    if isinstance(error, flags.Error) and "Traceback" not in text:
+        return " ".join(text.split())
+    if isinstance(error, OSError) or "Traceback" in text:
+        text = text.strip().splitlines()[-1]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    return f"{parser.parse_known_args(argv)[0].config}: {' '.join(text.split())}"
 
 
 def _run(argv):

@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
+# Seconds between turns: threads of one side may spin for a while after their work, and
+# would take the processor from the other side.
+PAUSE = 0.5
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
@@ -44,6 +48,7 @@ def median_seconds(
     seconds = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
+            time.sleep(PAUSE)
             seconds[name].append(seconds_of(function))
     return {
         name: Timing(statistics.median(times), min(times), max(times))

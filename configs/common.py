@@ -27,16 +27,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.scene_counts = (6000, 500, 500)  # train, dev, test scenes to draw; shapes only
     data.region_dim = 2048  # expected dimensions of a region's feature; 0 takes any
     data.vocabulary = "dataset"  # dataset: refuse a checkpoint with another; checkpoint
-    data.minimum_word_count = (
-        4  # training captions hold a word that often, or it is <unk>
-    )
-    data.token_lengths = (
-        16,
-        24,
-        32,
-        48,
-        64,
-    )  # tokens; a batch is padded to one of them
+    data.minimum_word_count = 4  # of a word in training captions, or it is <unk>
+    data.token_lengths = (16, 24, 32, 48, 64)  # that batches of captions are padded to
     data.augment = True  # size augmentation: drop regions and words while training
     data.validation_split = "dev"
     data.test_split = "test"

@@ -4,9 +4,15 @@ import functools
 import os
 import pathlib
 
+import jax
+import ml_collections
 import numpy as np
 import pytest
 from flax import traverse_util
+
+from vse_jax import parallel
+from vse_jax.models.vse import VSE
+from vse_jax.train_step import global_costs
 
 _REPOSITORY = pathlib.Path(__file__).parents[1]
 _PLACES = (
@@ -95,3 +101,52 @@ def batch(golden: dict) -> dict[str, np.ndarray]:
     if images.ndim == 2:
         return pairs | {"feature": images}
     return pairs | {"regions": images, "region_count": golden["in/image_lengths"]}
+
+
+def model(golden: dict, image_encoder: str, text_encoder: str, **options) -> VSE:
+    """A model of the sizes of a golden file's arrays."""
+    vocabulary_size, word_dim = golden["param/txt.embed.weight"].shape
+    return VSE(
+        image_encoder=image_encoder,
+        text_encoder=text_encoder,
+        vocabulary_size=vocabulary_size,
+        word_dim=word_dim,
+        embed_dim=len(golden["param/img.fc.weight"]),
+        **options,
+    )
+
+
+def loss_settings(**options) -> ml_collections.ConfigDict:
+    """`config.loss`, with the published defaults."""
+    defaults = {
+        "margin": 0.2,
+        "epsilon": 0.01,
+        "similarity": "cosine",
+        "reduction": "mean",
+    }
+    return ml_collections.ConfigDict(defaults | options)
+
+
+def batch_loss(images, captions, settings, mining, image_id=None) -> jax.Array:
+    """The loss of a whole batch, as one device computes it."""
+    if image_id is None:
+        image_id = np.arange(len(images), dtype=np.int32)
+
+    def of_device(images, captions, image_id):
+        costs = global_costs(images, captions, image_id, settings, mining)
+        return sum(direction.cost.sum() for direction in costs)
+
+    one_device = jax.vmap(of_device, axis_name=parallel.AXIS)
+    total = one_device(images[None], captions[None], image_id[None])[0]
+    return total / (2 * len(images)) if settings.reduction == "mean" else total
+
+
+def assert_trees_close(actual, expected, *, rtol=0.0, atol):
+    """Compares nested dicts of arrays, naming the path of what differs."""
+    actual = traverse_util.flatten_dict(actual, sep=".")
+    expected = traverse_util.flatten_dict(expected, sep=".")
+    assert actual.keys() == expected.keys()
+    for path, value in expected.items():
+        np.testing.assert_allclose(
+            actual[path], value, rtol=rtol, atol=atol, err_msg=path
+        )

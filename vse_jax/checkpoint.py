@@ -5,6 +5,8 @@ dataset: parameters, statistics, the optimizer's state, the configuration and th
 vocabulary. A digest of the arrays finds damage that the file format does not.
 """
 
+import contextlib
+import json
 import logging
 import zlib
 from typing import Any, NamedTuple
@@ -16,7 +18,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from vse_jax.errors import InputError, TrainingError
+from vse_jax import parallel
+from vse_jax.errors import InputError, TrainingError, one_line
 from vse_jax.train_step import TrainState
 
 logger = logging.getLogger(__name__)
@@ -80,9 +83,30 @@ class Checkpoints:
             create=not self._read_only,
             cleanup_tmp_directories=not self._read_only,
         )
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_names=ITEMS
-        )
+        try:
+            self._remove_unreadable_metrics()
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_names=ITEMS
+            )
+        except OSError as error:
+            raise InputError(
+                f"{self.directory} cannot be used for checkpoints "
+                f"({one_line(error)}); choose another --workdir"
+            ) from error
+
+    def _remove_unreadable_metrics(self):
+        """Orbax reads all metrics when it is opened, and fails if one is damaged."""
+        for path in self.directory.glob("*/metrics/metrics"):
+            try:
+                json.loads(path.read_text())
+            except ValueError as error:
+                step = path.parent.parent
+                if self._read_only:
+                    raise InputError(
+                        f"{path} is damaged ({one_line(error)}); move {step} away"
+                    ) from error
+                logger.error("%s is damaged (%s)", path, one_line(error))
+                self._move_aside(step)
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, the latest first."""
@@ -92,6 +116,12 @@ class Checkpoints:
         """The step with the best `rsum`, None if none was evaluated."""
         best = self._manager.best_step()
         return best if best is not None and self._manager.metrics(best) else None
+
+    def best_first(self) -> list[int]:
+        """Steps of the complete checkpoints, the best first and then the latest."""
+        best = self.best_step()
+        others = [step for step in self.steps() if step != best]
+        return others if best is None else [best, *others]
 
     def best_rsum(self) -> float | None:
         """The best `rsum` on the validation split, None if none was evaluated."""
@@ -124,7 +154,12 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(_without_empty(optimizer)),
             run=ocp.args.JsonSave({**run, "digests": digests}),
         )
-        self._report(lambda: self._manager.save(step, args=args, metrics=metrics), step)
+
+        def save():
+            if not self._manager.save(step, args=args, metrics=metrics):
+                raise OSError("Orbax declined to save it")
+
+        self._report(save, step)
 
     def wait(self) -> None:
         """Waits until what was saved is complete.
@@ -135,9 +170,9 @@ class Checkpoints:
         self._report(self._manager.wait_until_finished, None)
 
     def close(self) -> None:
-        """Waits, and frees what the manager holds."""
-        self.wait()
-        self._manager.close()
+        """Finishes what can be finished, quietly; call `wait` to know of failures."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
 
     def _report(self, action, step):
         try:
@@ -146,10 +181,10 @@ class Checkpoints:
         # written, some of them out of a thread.
         except Exception as error:
             which = f"the checkpoint of step {step}" if step else "a checkpoint"
-            complete = [str(s) for s in self.steps() if s != step]
+            complete = [s for s in self.steps() if s != step]
             resume = f"step {complete[0]}" if complete else "the beginning"
             raise TrainingError(
-                f"cannot save {which} in {self.directory} ({_one_line(error)}); free "
+                f"cannot save {which} in {self.directory} ({one_line(error)}); free "
                 f"some space or mend its permissions and start again: the run goes on "
                 f"from {resume}"
             ) from error
@@ -164,7 +199,7 @@ class Checkpoints:
                 logger.warning(
                     "checkpoint %s cannot be read (%s).",
                     self.path(step),
-                    _one_line(error),
+                    one_line(error),
                 )
         return None
 
@@ -174,30 +209,32 @@ class Checkpoints:
         """Restores the first of `steps` whose checkpoint is undamaged.
 
         A damaged one is reported. Unless the checkpoints are opened to be read only it
-        is also moved out of the way, so that its step can be saved again.
+        is also moved out of the way, so that its step can be saved again; but only if
+        another one can be restored, since the fault may lie elsewhere.
 
         Returns:
           None if `steps` is empty.
 
         Raises:
-          InputError: if all of them are damaged.
+          InputError: if none of them can be read.
         """
+        damaged = []
         for step in steps:
             try:
-                return self._restore(step, with_optimizer)
+                restored = self._restore(step, with_optimizer)
             except Exception as error:
-                reason = _one_line(error)
-            logger.error(
-                "checkpoint %s is damaged (%s); trying the one before",
-                self.path(step),
-                reason,
-            )
-            if not self._read_only:
-                self._set_aside(step)
-        if steps:
+                damaged.append(step)
+                reason = one_line(error)
+                logger.error("checkpoint %s is damaged (%s)", self.path(step), reason)
+                continue
+            if damaged and not self._read_only:
+                self._set_aside(damaged)
+            return restored
+        if damaged:
+            paths = ", ".join(str(self.path(step)) for step in damaged)
             raise InputError(
-                f"no checkpoint in {self.directory} can be read; "
-                "choose another --workdir or delete this one to start over"
+                f"no checkpoint could be read: {paths} ({reason}); mend them, choose "
+                "another --workdir, or delete this one to start over"
             )
         return None
 
@@ -224,13 +261,21 @@ class Checkpoints:
             metrics,
         )
 
-    def _set_aside(self, step):
-        aside = self.directory.parent / "damaged"
-        aside.mkdir(parents=True, exist_ok=True)
-        number = sum(1 for _ in aside.iterdir())
+    def _set_aside(self, steps):
         self._manager.close()
-        self.path(step).rename(aside / f"{step}-{number}")
+        for step in steps:
+            self._move_aside(self.path(step))
         self._open()
+
+    def _move_aside(self, path):
+        """Moves a checkpoint into `damaged/`, beside the folder of checkpoints."""
+        if parallel.is_primary_host():
+            aside = self.directory.parent / "damaged"
+            aside.mkdir(parents=True, exist_ok=True)
+            number = sum(1 for _ in aside.iterdir())
+            path.rename(aside / f"{path.name}-{number}")
+            logger.error("moved %s to %s", path, aside)
+        parallel.wait_for_hosts("moved a damaged checkpoint")
 
 
 def digest(tree: Any) -> str:
@@ -282,8 +327,3 @@ def _is_empty(value):
 
 def _rsum(metrics):
     return metrics["rsum"]
-
-
-def _one_line(error):
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]

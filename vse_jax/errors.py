@@ -1,5 +1,10 @@
 """Errors that are told to the user in one line instead of a stack trace."""
 
+import contextlib
+from collections.abc import Iterator
+
+import tensorflow as tf
+
 
 class ReportedError(Exception):
     """A failure that the user can mend.
@@ -16,3 +21,25 @@ class InputError(ReportedError):
 
 class TrainingError(ReportedError):
     """A run that cannot go on: the loss is not finite, a checkpoint cannot be saved."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type if it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
+
+
+@contextlib.contextmanager
+def reporting_writes(directory: str) -> Iterator[None]:
+    """Turns the error of a file that cannot be written into one that is reported.
+
+    Raises:
+      TrainingError: for a full disk or a missing permission, for instance.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        raise TrainingError(
+            f"cannot write to {directory} ({one_line(error)}); free some space or mend "
+            "its permissions and start again"
+        ) from error

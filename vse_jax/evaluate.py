@@ -17,16 +17,26 @@ from vse_jax.data import input_pipeline
 from vse_jax.data.input_pipeline import SplitIndex
 from vse_jax.data.records import content_of
 from vse_jax.data.vocabulary import Vocabulary
-from vse_jax.errors import InputError, TrainingError
-from vse_jax.experiment import Experiment, create_experiment, this_host
+from vse_jax.errors import InputError, TrainingError, reporting_writes
+from vse_jax.experiment import Experiment, create_experiment
 from vse_jax.train_step import make_embed_steps
 
 logger = logging.getLogger(__name__)
 
 COCO_TEST_IMAGES = 5_000
-# Options that a user may set anew for an evaluation; the rest is the checkpoint's.
-OWN_DATA_OPTIONS = ("root", "data_dir", "name", "vocabulary", "test_split")
-OWN_OPTIONS = ("platform", "evaluation_batch_size", "compilation_cache")
+# Options that may be set anew for an evaluation; all others are the checkpoint's.
+EVALUATION_OPTIONS = (
+    "data.root",
+    "data.data_dir",
+    "data.name",
+    "data.vocabulary",
+    "data.validation_split",
+    "data.test_split",
+    "evaluation_batch_size",
+    "platform",
+    "distributed",
+    "compilation_cache",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +84,12 @@ class Evaluator:
           TrainingError: if an embedding is not finite.
         """
         builder, config = self._experiment.builder, self._experiment.config
+        host = parallel.this_host()
         index = input_pipeline.split_index(builder, split)
         images = _embed(
             self._embed_images,
             variables,
-            input_pipeline.image_batches(builder, split, config, **this_host()),
+            input_pipeline.image_batches(builder, split, config, **host),
             position="image_id",
             total=len(index.image_id),
             what=f"{split} images",
@@ -87,7 +98,11 @@ class Evaluator:
             self._embed_captions,
             variables,
             input_pipeline.caption_batches(
-                builder, split, self._experiment.vocabulary, config, **this_host()
+                builder,
+                split,
+                self._experiment.vocabulary,
+                config,
+                **host,
             ),
             position="caption_index",
             total=len(index.captions),
@@ -145,31 +160,32 @@ def _rank(split, index, images, captions, similarity):
 
 
 def evaluate(
-    config: ml_collections.ConfigDict | None,
     workdir: str,
     split: str = "",
     checkpoint: str = "best",
+    overrides: dict | None = None,
 ) -> dict[str, float]:
     """Evaluates a checkpoint of a run: the program's `--mode=eval`.
 
     Writes `eval/<split>.json` into the workdir and prints a table.
 
     Args:
-      config: where to find the data and which devices to use; everything else comes
-        from the checkpoint. None takes all of it from there.
       workdir: of the run.
       split: its name; "" for the test split, or the validation split if there is none.
       checkpoint: `best` on the validation split, `latest`, or the step of one.
+      overrides: options by their dotted names, of `EVALUATION_OPTIONS`. The rest of
+        the configuration comes from the checkpoint.
 
     Returns:
       The metrics.
 
     Raises:
-      InputError: if there is no such checkpoint, dataset or split.
+      InputError: if there is no such checkpoint, dataset or split, or if another
+        option is overridden.
     """
     checkpoints = Checkpoints(workdir, read_only=True)
     restored = _restore(checkpoints, workdir, checkpoint)
-    config = merge_config(restored.run["config"], config)
+    config = merge_config(restored.run["config"], overrides or {})
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
     vocabulary = Vocabulary.from_json(json.dumps(restored.run["vocabulary"]))
     experiment = create_experiment(config, vocabulary)
@@ -179,20 +195,25 @@ def evaluate(
     evaluation = Evaluator(experiment).evaluate(
         parallel.replicate(restored.variables), split
     )
-    report(experiment, evaluation, workdir, restored.step)
+    with reporting_writes(workdir):
+        report(experiment, evaluation, workdir, restored.step)
     return evaluation.metrics
 
 
-def merge_config(
-    saved: dict, given: ml_collections.ConfigDict | None
-) -> ml_collections.ConfigDict:
-    """The checkpoint's configuration, with the user's options of where and how."""
+def merge_config(saved: dict, overrides: dict) -> ml_collections.ConfigDict:
+    """The checkpoint's configuration, with the options that are set anew.
+
+    Raises:
+      InputError: if an option is not one of `EVALUATION_OPTIONS`.
+    """
+    fixed = sorted(overrides.keys() - set(EVALUATION_OPTIONS))
+    if fixed:
+        raise InputError(
+            f"config.{fixed[0]} is the checkpoint's and cannot be set for an "
+            f"evaluation; those that can are {', '.join(EVALUATION_OPTIONS)}"
+        )
     config = config_from_json(saved)
-    if given is not None:
-        for option in OWN_OPTIONS:
-            config[option] = given[option]
-        for option in OWN_DATA_OPTIONS:
-            config.data[option] = given.data[option]
+    config.update_from_flattened_dict(overrides)
     return config
 
 
@@ -286,7 +307,7 @@ def _restore(checkpoints: Checkpoints, workdir: str, checkpoint: str) -> Restore
             f"{workdir} has no checkpoint to evaluate; train first, or name another "
             "--workdir"
         )
-    if checkpoint.isdigit():
+    if checkpoint.isdecimal():
         if int(checkpoint) not in steps:
             raise InputError(
                 f"{workdir} has no checkpoint of step {checkpoint}; "
@@ -297,10 +318,9 @@ def _restore(checkpoints: Checkpoints, workdir: str, checkpoint: str) -> Restore
         raise InputError(
             f"--checkpoint is {checkpoint!r}, expected best, latest or a step"
         )
-    best = checkpoints.best_step()
-    if checkpoint != "latest" and best is not None:
-        steps = [best, *(step for step in steps if step != best)]
-    return checkpoints.restore(steps)
+    return checkpoints.restore(
+        steps if checkpoint == "latest" else checkpoints.best_first()
+    )
 
 
 def _check_dimensions(experiment: Experiment, restored: Restored) -> None:

@@ -1,9 +1,9 @@
 """What training and evaluation share: the dataset, its vocabulary and the model."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
-import jax
 import ml_collections
 import tensorflow_datasets as tfds
 
@@ -51,7 +51,7 @@ class Experiment:
             self.config,
             start_step=start_step,
             num_steps=num_steps,
-            **this_host(),
+            **parallel.this_host(),
         )
 
 
@@ -69,7 +69,12 @@ def create_experiment(
         not that of the dataset and `config.data.vocabulary` does not allow it.
     """
     check_options(config)
+    # One host prepares the data; the others find it prepared.
+    if not parallel.is_primary_host():
+        parallel.wait_for_hosts("prepared the dataset")
     builder = datasets.prepare(config.data)
+    if parallel.is_primary_host():
+        parallel.wait_for_hosts("prepared the dataset")
     check_content(config, builder)
     if vocabulary is None:
         return Experiment(config, builder, _of_dataset(config, builder))
@@ -102,6 +107,10 @@ def check_options(config: ml_collections.ConfigDict) -> None:
                 f"config.{option} is {value!r}, expected one of "
                 f"{', '.join(map(repr, allowed))}"
             )
+    for option in ("data.token_lengths", "data.scene_counts", "optimizer.decay_epochs"):
+        numbers = _value_of(config, option)
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise InputError(f"config.{option} is {numbers!r}, expected numbers")
     for option in (
         "batch_size",
         "evaluation_batch_size",
@@ -141,24 +150,20 @@ def check_vocabulary(of_checkpoint: Vocabulary, of_dataset: Vocabulary) -> None:
     """Refuses a checkpoint whose vocabulary is not that of the dataset.
 
     Raises:
-      InputError: with the sizes of both.
+      InputError: with the first word that differs.
     """
     if of_checkpoint == of_dataset:
         return
-    raise InputError(
-        f"the checkpoint's vocabulary has {len(of_checkpoint)} words and that of the "
-        f"dataset's training captions {len(of_dataset)}, or they differ in order; set "
-        "config.data.root to the dataset it was trained on, or "
-        "config.data.vocabulary=checkpoint to evaluate on another one"
+    pairs = itertools.zip_longest(of_checkpoint.words, of_dataset.words)
+    number, (saved, found) = next(
+        (i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1]
     )
-
-
-def this_host() -> dict[str, int]:
-    """Which host this is, and of how many, as arguments of the input pipeline."""
-    return {
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
+    raise InputError(
+        f"the checkpoint's vocabulary ({len(of_checkpoint)} words) is not that of the "
+        f"dataset's training captions ({len(of_dataset)} words): word {number} is "
+        f"{saved!r} there and {found!r} here; set config.data.root to the dataset it "
+        "was trained on, or config.data.vocabulary=checkpoint to evaluate on another"
+    )
 
 
 def _of_dataset(config, builder):

@@ -16,7 +16,7 @@ import tensorflow as tf
 from etils import epath
 from jax.experimental import multihost_utils
 
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, one_line
 
 AXIS = "devices"
 
@@ -36,8 +36,18 @@ def set_up(config: ml_collections.ConfigDict, workdir: str) -> None:
     )
     jax.config.update("jax_compilation_cache_dir", str(epath.Path(cache).expanduser()))
     if config.distributed:
-        jax.distributed.initialize()
+        _connect_hosts()
     select_platform(config.platform)
+
+
+def _connect_hosts():
+    try:
+        jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"config.distributed is set, but the hosts of a pod cannot be connected "
+            f"({one_line(error)}); leave it unset on a single host"
+        ) from error
 
 
 def select_platform(platform: str) -> None:
@@ -53,16 +63,17 @@ def select_platform(platform: str) -> None:
         raise InputError(
             f"config.platform is {platform!r}, expected cpu, gpu, tpu or nothing"
         )
-    if platform:
-        jax.config.update("jax_platforms", {"gpu": "cuda,rocm"}.get(platform, platform))
+    if platform in ("cpu", "tpu"):  # a GPU may be of several platforms of JAX
+        jax.config.update("jax_platforms", platform)
     try:
-        jax.devices()
+        found = jax.default_backend()
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        found = one_line(error)
+    if platform and platform != found:
         raise InputError(
             f"config.platform is {platform!r}, but JAX finds no such device "
-            f"({reason}); install JAX for it, or leave config.platform empty"
-        ) from error
+            f"({found}); install JAX for it, or leave config.platform empty"
+        )
 
 
 def check_batch_size(batch_size: int, name: str) -> None:
@@ -104,9 +115,8 @@ def position_in_global_batch(batch_size: int) -> jax.Array:
 
 def replicate(tree: Any) -> Any:
     """Puts one copy of a pytree of host arrays on each of this host's devices."""
-    copies = jax.local_device_count()
-    stacked = jax.tree.map(lambda x: np.stack([np.asarray(x)] * copies), tree)
-    return jax.pmap(lambda x: x)(stacked)
+    copy = jax.pmap(lambda _, tree: tree, in_axes=(0, None))
+    return copy(np.arange(jax.local_device_count()), tree)
 
 
 def unreplicate(tree: Any) -> Any:
@@ -142,6 +152,25 @@ def agree_to_stop(received: bool, step: int) -> bool:
         return received
     # JAX's own service agrees on a step that no host has passed yet.
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+def is_single_host() -> bool:
+    """Whether there is no other host."""
+    return jax.process_count() == 1
+
+
+def wait_for_hosts(name: str) -> None:
+    """Returns when all hosts have come here; `name` is the same on all of them."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def this_host() -> dict[str, int]:
+    """Which host this is, and of how many, as arguments of the input pipeline."""
+    return {
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
 
 
 def is_primary_host() -> bool:

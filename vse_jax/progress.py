@@ -58,6 +58,8 @@ class Progress:
         self._in_flight.append((step, mining, metrics))
         if self._is_first_step:
             self._end_first_step(metrics)
+        else:
+            self._timed_steps += 1
         while len(self._in_flight) > STEPS_IN_FLIGHT:
             self._fetch(*self._in_flight.pop(0))
 
@@ -106,14 +108,15 @@ class Progress:
     def _fetch(self, step, mining, metrics):
         metrics = parallel.unreplicate(metrics)
         loss = float(metrics["loss"])
-        if not np.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {step}; {self._how_to_resume()}; try a "
-                "smaller config.optimizer.learning_rate or gradient_clip"
-            )
+        for name in ("loss", "gradient_norm"):
+            if not np.isfinite(metrics[name]):
+                raise TrainingError(
+                    f"the {name.replace('_', ' ')} is {metrics[name]} at step {step}; "
+                    f"{self._how_to_resume()}; try a smaller "
+                    "config.optimizer.learning_rate or gradient_clip"
+                )
         self._watch.add(step, mining, loss)
         self._metrics.append(metrics)
-        self._timed_steps += 1
 
     def _line(self, step, means):
         num_steps = self._config.epochs * self._steps_per_epoch
@@ -147,7 +150,7 @@ class CollapseWatch:
         )
         is_there = abs(loss - collapsed) <= COLLAPSE_TOLERANCE * collapsed
         self._steps = self._steps + 1 if is_there else 0
-        if self._steps == self._config.stuck_steps:
+        if is_there and self._steps == self._config.stuck_steps:
             logger.warning(
                 "the loss has been stuck at %.4g for %d steps (to step %d): all "
                 "similarities are equal and the gradient vanishes; try "

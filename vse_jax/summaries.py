@@ -36,7 +36,8 @@ def remove_events_after(path: epath.Path, step: int) -> None:
     kept = [record for record in records if Event.FromString(record).step <= step]
     if complete and len(kept) == len(records):
         return
-    rewritten = path.with_name(f"rewritten.{path.name}")
+    # TensorBoard takes files for events by their names; this may be left by a kill.
+    rewritten = path.with_name("rewritten.unfinished")
     with tf.io.TFRecordWriter(str(rewritten)) as writer:
         for record in kept:
             writer.write(record)

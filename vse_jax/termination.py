@@ -10,11 +10,14 @@ class Termination:
 
     def __enter__(self):
         self._received = False
-        self._handler = signal.signal(signal.SIGTERM, self._note)
+        self._handler = None
+        if parallel.is_single_host():  # else JAX has a handler of its own
+            self._handler = signal.signal(signal.SIGTERM, self._note)
         return self
 
     def __exit__(self, *exception):
-        signal.signal(signal.SIGTERM, self._handler)
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
 
     def _note(self, *unused):
         self._received = True

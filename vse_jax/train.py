@@ -3,14 +3,16 @@
 import json
 import logging
 
+import jax
 import ml_collections
+import numpy as np
 from clu import parameter_overview, periodic_actions
 
 from vse_jax import parallel, pictures
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.data import input_pipeline
 from vse_jax.data.vocabulary import Vocabulary
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, TrainingError, reporting_writes
 from vse_jax.evaluate import (
     Evaluator,
     config_from_json,
@@ -66,18 +68,29 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
     """
     parallel.check_batch_size(config.batch_size, "batch_size")
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
+    experiment = create_experiment(config)
+    # Better now than at the end of the first epoch.
+    input_pipeline.split_index(experiment.builder, config.data.validation_split)
     checkpoints = Checkpoints(workdir)
-    check_same_run(checkpoints.describe(), config, workdir)
-    training = Training(create_experiment(config), checkpoints, workdir)
-    is_primary = parallel.is_primary_host()
-    writer = create_writer(workdir, training.step, primary=is_primary)
     try:
-        finished = training.run(writer)
+        check_same_run(checkpoints.describe(), config, workdir)
+        return _train(experiment, checkpoints, workdir)
     finally:
-        writer.close()
-    checkpoints.close()
-    if finished:
-        training.report_best()
+        checkpoints.close()
+
+
+def _train(experiment, checkpoints, workdir) -> bool:
+    training = Training(experiment, checkpoints, workdir)
+    with reporting_writes(workdir):
+        is_primary = parallel.is_primary_host()
+        writer = create_writer(workdir, training.step, primary=is_primary)
+        try:
+            finished = training.run(writer)
+            checkpoints.wait()
+        finally:
+            writer.close()
+        if finished:
+            training.report_best()
     return finished
 
 
@@ -168,6 +181,7 @@ class Training:
         return periodic_actions.Profile(
             logdir=self._workdir,
             num_profile_steps=5,
+            profile_duration_ms=None,
             first_profile=self._config.profile_at_step or -1,
             every_secs=None,
         )
@@ -188,7 +202,18 @@ class Training:
         # What is in a checkpoint is in the curves too: they must not lag behind.
         writer.flush()
         state = parallel.unreplicate(self._state)
+        self._check_finite(state)
         self._checkpoints.save(state, describe(self._experiment), metrics)
+
+    def _check_finite(self, state: TrainState) -> None:
+        """Refuses parameters that a step with a finite loss has spoilt."""
+        leaves = jax.tree.leaves(state.variables)
+        if not all(np.isfinite(leaf).all() for leaf in leaves):
+            raise TrainingError(
+                f"some parameters are not finite after step {self.step}; "
+                f"{self._how_to_resume()}; try a smaller "
+                "config.optimizer.learning_rate or gradient_clip"
+            )
 
     def _evaluate(self, writer) -> dict[str, float]:
         split = self._config.data.validation_split
@@ -221,6 +246,7 @@ class Training:
         return False
 
     def _how_to_resume(self) -> str:
+        self._checkpoints.wait()  # one that is still being written may yet fail
         steps = self._checkpoints.steps()
         if not steps:
             return "no checkpoint was saved before"
@@ -228,13 +254,12 @@ class Training:
 
     def report_best(self) -> None:
         """Evaluates the best checkpoint on the test split, and tells of it."""
-        best = self._checkpoints.best_step()
-        restored = self._checkpoints.restore([best])
+        restored = self._checkpoints.restore(self._checkpoints.best_first())
         variables = parallel.replicate(restored.variables)
         split = default_split(self._experiment)
         evaluation = self._evaluator.evaluate(variables, split)
-        report(self._experiment, evaluation, self._workdir, best)
-        print(f"checkpoint:  {self._checkpoints.path(best)}")
+        report(self._experiment, evaluation, self._workdir, restored.step)
+        print(f"checkpoint:  {self._checkpoints.path(restored.step)}")
         print(f"TensorBoard: tensorboard --logdir {self._workdir}", flush=True)
 
 

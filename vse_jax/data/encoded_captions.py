@@ -1,12 +1,14 @@
 """All captions of a split as numbers, in memory: a batch of them is a look-up."""
 
 import dataclasses
+import logging
 
 import numpy as np
-from absl import logging
 
 from vse_jax.data.split_index import SplitIndex
 from vse_jax.data.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,7 @@ def encode_captions(
 def _log_cut(token_count: np.ndarray, longest: int, name: str) -> None:
     cut = int((token_count > longest).sum())
     if cut:
-        logging.warning(
+        logger.warning(
             "%s: %d of %d captions are cut to %d tokens (data.token_lengths)",
             *(name, cut, len(token_count), longest),
         )

@@ -4,6 +4,7 @@ import array
 import dataclasses
 import io
 import itertools
+import logging
 import zipfile
 from collections.abc import Sequence
 
@@ -11,12 +12,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
-from absl import logging
 from etils import epath
 
 from vse_jax.data import records
 from vse_jax.data.tokenizer import tokenize
 from vse_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _VERSION = 1  # of the cached file; to be raised when it or the tokenizer changes
 _READ_AT_ONCE = 64  # records, so that features of any size take little memory
@@ -164,7 +166,7 @@ def _save(index: SplitIndex, path: epath.Path) -> None:
         with tfds.core.utils.incomplete_file(path) as unfinished:
             unfinished.write_bytes(buffer.getbuffer())
     except OSError as error:
-        logging.warning(
+        logger.warning(
             "%s: cannot be written, so every start reads anew: %s", path, error
         )
 
@@ -179,7 +181,7 @@ def _load(path: epath.Path, images: int) -> SplitIndex | None:
             return None
         return _index_of(arrays)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        logging.warning("%s: damaged, so it is made anew: %s", path, error)
+        logger.warning("%s: damaged, so it is made anew: %s", path, error)
         return None
 
 

@@ -29,7 +29,7 @@ from vse_jax.models import initializers
 # Sizes that a product's rows are rounded up to: multiples of so many sequences inside
 # the recurrence, and so many parts of all packed rows outside of it.
 ROW_BLOCK = 16
-PACKED_PARTS = 8
+PACKED_PARTS = 16
 
 
 class GRU(nn.Module):
@@ -90,9 +90,7 @@ class BidirectionalGRU(nn.Module):
     def __call__(self, inputs: jax.Array, lengths: jax.Array) -> jax.Array:
         """Maps `[batch, time, dim]`, `[batch]` to `[batch, time, hidden]`."""
         forward = GRU(self.hidden_dim, dtype=self.dtype, name="forward")
-        backward = GRU(
-            self.hidden_dim, reverse=True, dtype=self.dtype, name="backward"
-        )
+        backward = GRU(self.hidden_dim, reverse=True, dtype=self.dtype, name="backward")
         return (forward(inputs, lengths)[0] + backward(inputs, lengths)[0]) / 2
 
 
@@ -145,8 +143,9 @@ def _recurrence_forward(inputs, weights, lengths, reverse, dtype):
     hidden = weights.kernel.shape[0]
     packing = _Packing.create(lengths, time)
     packed_inputs = packing.pack(inputs)
-    projected = _packed_product(packed_inputs, weights.input_kernel, packing, dtype)
-    projected = _with_room(projected + weights.input_bias, batch)
+    projected = _packed_product(
+        packed_inputs, weights.input_kernel, packing, dtype, room=batch
+    )
     kernel = weights.kernel.T.astype(dtype)
 
     def body(i, carry):
@@ -154,10 +153,12 @@ def _recurrence_forward(inputs, weights, lengths, reverse, dtype):
         t = _time_of(i, lengths, reverse)
         is_active = _is_active(packing, t)
         recurrent = _row_product(state, kernel, _continued(packing, t, reverse), dtype)
-        input_r, input_z, input_n = jnp.split(_read(projected, packing, t), 3, axis=-1)
-        r_part, z_part, recurrent_n = jnp.split(recurrent + weights.bias, 3, axis=-1)
-        r = jax.nn.sigmoid(input_r + r_part)
-        z = jax.nn.sigmoid(input_z + z_part)
+        recurrent_r, recurrent_z, recurrent_n = _split(recurrent + weights.bias, 3)
+        input_r, input_z, input_n = _split(
+            _read(projected, packing, t) + weights.input_bias, 3
+        )
+        r = jax.nn.sigmoid(input_r + recurrent_r)
+        z = jax.nn.sigmoid(input_z + recurrent_z)
         n = jnp.tanh(input_n + r * recurrent_n)
         new_state = jnp.where(is_active, (1 - z) * n + z * state, 0)
         gates = jnp.concatenate([r, z, n, recurrent_n], axis=-1)
@@ -185,7 +186,7 @@ def _recurrence_backward(reverse, dtype, residuals, states_gradient):
         t = _time_of(longest - 1 - i, packing.lengths, reverse)
         gradient = state_gradient + _read(states_gradient, packing, t)
         gradient = jnp.where(_is_active(packing, t), gradient, 0)
-        r, z, n, recurrent_n = jnp.split(_read(gates, packing, t), 4, axis=-1)
+        r, z, n, recurrent_n = _split(_read(gates, packing, t), 4)
         previous = _read(previous_states, packing, t)
         to_n = gradient * (1 - z) * (1 - n * n)
         to_z = gradient * (previous - n) * z * (1 - z)
@@ -215,6 +216,10 @@ def _recurrence_backward(reverse, dtype, residuals, states_gradient):
 
 
 _recurrence.defvjp(_recurrence_forward, _recurrence_backward)
+
+
+def _split(array, parts):
+    return jnp.split(array, parts, axis=-1)
 
 
 def _time_of(i, lengths, reverse):
@@ -262,9 +267,7 @@ def _write(buffers, values, packing, t):
 
 
 def _product(a, b, dtype):
-    return jnp.dot(
-        a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32
-    )
+    return jnp.dot(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def _row_product(a, transposed, rows, dtype):
@@ -274,17 +277,18 @@ def _row_product(a, transposed, rows, dtype):
         # The large operand first: with few rows that is up to twice as fast on CPUs.
         return _product(transposed, a.T, dtype).T
 
-    return _on_first_rows(product, (a,), rows, ROW_BLOCK, keep_size=True)
+    return _on_first_rows(product, (a,), rows, ROW_BLOCK, padded_size=len(a))
 
 
-def _packed_product(packed, kernel, packing, dtype):
-    """`packed @ kernel`, zero where there are no packed rows."""
+def _packed_product(packed, kernel, packing, dtype, room=0):
+    """`packed @ kernel` with `room` more rows; zero where there are no packed rows."""
 
     def product(packed):
         return _product(packed, kernel, dtype)
 
+    size = len(packed) + room
     block = _packed_block(packed)
-    return _on_first_rows(product, (packed,), packing.total, block, keep_size=True)
+    return _on_first_rows(product, (packed,), packing.total, block, padded_size=size)
 
 
 def _packed_inner(a, b, packing, dtype):
@@ -300,16 +304,18 @@ def _packed_block(packed):
     return -(-packed.shape[0] // PACKED_PARTS)
 
 
-def _on_first_rows(function, arrays, rows, block, keep_size=False):
+def _on_first_rows(function, arrays, rows, block, padded_size=None):
     """Calls `function` with the first rows of `arrays`: a multiple of `block`.
 
-    `keep_size` pads what it returns with zeros to as many rows as the arrays have.
+    What it returns is padded with zeros to `padded_size` rows, if that is given.
     """
-    size = arrays[0].shape[0]
+    size = len(arrays[0])
 
     def branch(count, *arrays):
         result = function(*(array[:count] for array in arrays))
-        return jnp.pad(result, ((0, size - count), (0, 0))) if keep_size else result
+        if padded_size is None:
+            return result
+        return jnp.pad(result, ((0, padded_size - len(result)), (0, 0)))
 
     counts = [min(count, size) for count in range(0, size + block, block)]
     branches = [functools.partial(branch, count) for count in counts]

@@ -5,11 +5,11 @@ A folder holds for each split `{split}_ims.npy`, `{split}_caps.txt` and, optiona
 """
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator
 
 import numpy as np
-from absl import logging
 from etils import epath
 
 from vse_jax.data.datasets.feature_array import (
@@ -18,6 +18,8 @@ from vse_jax.data.datasets.feature_array import (
     unreadable,
 )
 from vse_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test", "testall")
 _FEATURES, _CAPTIONS, _IDS = "_ims.npy", "_caps.txt", "_ids.txt"
@@ -228,7 +230,7 @@ def _image_ids(path: epath.Path, image_count: int, caption_count: int) -> list[s
         )
     duplicates = image_count - len(set(ids))
     if duplicates:
-        logging.warning("%s: %d images repeat an earlier image's id", path, duplicates)
+        logger.warning("%s: %d images repeat an earlier image's id", path, duplicates)
     return ids
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import io
+import logging
 import os
 import re
 import tempfile
@@ -11,7 +12,6 @@ from typing import Protocol
 
 import ml_collections
 import tensorflow_datasets as tfds
-from absl import logging
 from etils import epath
 from google.protobuf import json_format
 
@@ -19,6 +19,8 @@ from vse_jax.data.datasets.feature_array import unreadable
 from vse_jax.data.datasets.region_features import RegionFeaturesSource
 from vse_jax.data.datasets.shapes import ShapesSource
 from vse_jax.errors import InputError, ReportedError
+
+logger = logging.getLogger(__name__)
 
 _FILE_FORMAT = "array_record"
 
@@ -186,7 +188,7 @@ def _prepare(source: Source, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
         raise
     builder = _open_prepared(source, data_dir)
     counts = (f"{name} {s.num_examples}" for name, s in builder.info.splits.items())
-    logging.info("prepared %s: %s", directory, ", ".join(counts))
+    logger.info("prepared %s: %s", directory, ", ".join(counts))
     return builder
 
 
@@ -212,13 +214,13 @@ def _remove_debris(directory: epath.Path) -> None:
     """Removes what processes left that were killed while they prepared."""
     for name in _names_in(directory.parent):
         if name.startswith("incomplete."):
-            logging.info("removing what an interrupted run left: %s", name)
+            logger.info("removing what an interrupted run left: %s", name)
             (directory.parent / name).rmtree()
 
 
 def _remove_unusable(directory: epath.Path) -> None:
     if directory.exists():
-        logging.info(
+        logger.info(
             "%s: its source files have changed or it is incomplete; preparing it again",
             directory,
         )
@@ -265,7 +267,7 @@ def _lock(descriptor: int, data_dir: epath.Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        logging.info("waiting for another process that prepares data in %s", data_dir)
+        logger.info("waiting for another process that prepares data in %s", data_dir)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:  # some network file systems cannot lock
-        logging.warning("%s cannot be locked: %s", data_dir, error)
+        logger.warning("%s cannot be locked: %s", data_dir, error)

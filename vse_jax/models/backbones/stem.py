@@ -10,7 +10,7 @@ from vse_jax.models.normalization import MaskedBatchNorm
 
 
 class ConvolutionalStem(nn.Module):
-    """Strided 3x3 convolutions; every one halves height and width.
+    """Patches, then 3x3 convolutions of which each halves height and width.
 
     Two channels with each pixel's coordinates are added to the input, since pooling
     forgets where a region was, and captions speak of it.
@@ -19,20 +19,30 @@ class ConvolutionalStem(nn.Module):
       dtype: of the arithmetic.
       train: whether the batch's statistics are used and updated.
       sum_over_devices: adds a pytree up over all devices.
-      features: channels after each convolution.
+      patch: height and width of a patch, in pixels.
+      features: channels of the patches and after each convolution.
     """
 
     dtype: jnp.dtype
     train: bool
     sum_over_devices: Callable
-    features: tuple[int, ...] = (32, 64, 128)
+    patch: int = 4
+    features: tuple[int, ...] = (64, 96, 128)
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        """Maps `[batch, height, width, 3]` uint8 to `[batch, regions, features]`."""
+        """Maps `[batch, height, width, 3]` uint8 to `[batch, regions, features]`.
+
+        Height and width are multiples of the patch's.
+        """
         x = image.astype(jnp.float32) / 127.5 - 1
         x = jnp.concatenate([x, _coordinates(x.shape)], axis=-1)
-        for i, features in enumerate(self.features):
+        x = _patches(x, self.patch)
+        patches = nn.Dense(
+            self.features[0], use_bias=False, dtype=self.dtype, name="patches"
+        )
+        x = self._normalize(patches(x), "norm_0")
+        for i, features in enumerate(self.features[1:], start=1):
             convolution = nn.Conv(
                 features,
                 (3, 3),
@@ -41,10 +51,20 @@ class ConvolutionalStem(nn.Module):
                 dtype=self.dtype,
                 name=f"convolution_{i}",
             )
-            x = convolution(x)
-            norm = MaskedBatchNorm(self.train, self.sum_over_devices, name=f"norm_{i}")
-            x = nn.relu(norm(x, jnp.ones(x.shape[:-1], bool)))
+            x = self._normalize(convolution(x), f"norm_{i}")
         return x.reshape(x.shape[0], -1, x.shape[-1])
+
+    def _normalize(self, x, name):
+        norm = MaskedBatchNorm(self.train, self.sum_over_devices, name=name)
+        return nn.relu(norm(x, jnp.ones(x.shape[:-1], bool)))
+
+
+def _patches(x, size):
+    """`[batch, height, width, channels]` to a grid of flattened patches."""
+    batch, height, width, channels = x.shape
+    rows, columns = height // size, width // size
+    x = x.reshape(batch, rows, size, columns, size, channels)
+    return x.swapaxes(2, 3).reshape(batch, rows, columns, size * size * channels)
 
 
 def _coordinates(shape):

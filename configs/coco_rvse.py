@@ -1,0 +1,21 @@
+"""RVSE++ on region features of COCO, as in its paper.
+
+    python main.py --config configs/coco_rvse.py --config.data.root=FOLDER
+    python main.py --config configs/coco_rvse.py --config.data.root=FOLDER --mode=eval
+
+FOLDER holds `train_ims.npy` `[113287, 36, 2048]` (bottom-up attention) and
+`train_caps.txt`, and the same for `dev` and `testall`: 5,000 images each. The
+evaluation prints both protocols, 5K and the mean of five folds of 1K. On a TPU or GPU
+add `--config.dtype=bfloat16`.
+"""
+
+from configs import common
+
+
+def get_config():
+    """Returns the configuration."""
+    config = common.get_config()
+    config.epochs = 25
+    config.optimizer.decay_epochs = (15,)
+    config.data.test_split = "testall"
+    return config

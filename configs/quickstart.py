@@ -1,0 +1,24 @@
+"""RVSE++ on the generated `shapes` dataset, from pixels, on any laptop.
+
+    python main.py --config configs/quickstart.py
+
+Nothing is downloaded. README.md has the result and the time it takes.
+"""
+
+from configs import common
+
+
+def get_config():
+    """Returns the configuration."""
+    config = common.get_config()
+    config.epochs = 2
+    config.data.builder = "shapes"
+    config.data.token_lengths = (24,)
+    config.model.image_encoder = "pixels"
+    config.model.embed_dim = 192
+    config.model.word_dim = 64
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.decay_epochs = (1.5,)
+    config.log_every_steps = 20
+    config.checkpoint_every_steps = 100
+    return config

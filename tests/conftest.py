@@ -1,0 +1,42 @@
+"""Eight virtual devices for every test, and a small dataset with pictures."""
+
+import os
+
+# Read once, when JAX is imported.
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+from configs import common
+
+
+@pytest.fixture
+def config():
+    """The default configuration, to be changed at will."""
+    return common.get_config()
+
+
+@pytest.fixture(scope="session")
+def shapes_builder(tmp_path_factory):
+    """A prepared dataset of pictures: 24 to train on, 10 each to evaluate."""
+    from vse_jax.data import datasets
+
+    settings = common.get_config().data
+    settings.builder = "shapes"
+    settings.scene_counts = (24, 10, 10)
+    settings.data_dir = str(tmp_path_factory.mktemp("shapes"))
+    return datasets.prepare(settings)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Compiles with few optimizations, for tests of large programs on small arrays."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -1,0 +1,113 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vse_jax.models.image_encoders import ImageEncoder
+from vse_jax.models.pooling import ranked_sum
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+COUNT = np.array([4, 1, 3], np.int32)
+REGIONS = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+EXISTS = np.arange(4) < COUNT[:, None]
+REGION_KINDS = ("region_residual", "region_parallel")
+
+
+@functools.cache
+def encoder(kind, train):
+    model = ImageEncoder(kind, 6, jnp.float32, train, lambda tree: tree)
+    batch = {"regions": REGIONS, "region_count": COUNT}
+    variables = jax.jit(model.init)(jax.random.key(0), batch)
+
+    @jax.jit
+    def run(variables, regions):
+        def total(params):
+            embedded, updated = model.apply(
+                variables | {"params": params},
+                {"regions": regions, "region_count": COUNT},
+                mutable=["batch_stats"],
+            )
+            weights = np.random.default_rng(1).normal(size=embedded.shape)
+            return (embedded * weights).sum(), (embedded, updated)
+
+        return jax.grad(total, has_aux=True)(variables["params"])
+
+    return variables, run
+
+
+def naive_embedding(kind, variables):
+    """In numpy, in evaluation; only the pooling's weights are taken as they are."""
+    params = jax.tree.map(np.asarray, variables["params"]["encoder"])
+    statistics = variables["batch_stats"]["encoder"]["mlp"]["norm"]
+    projection, mlp = params["projection"], params["mlp"]
+    projected = REGIONS @ projection["kernel"] + projection["bias"]
+    hidden = projected if kind == "region_residual" else REGIONS
+    hidden = hidden @ mlp["hidden"]["kernel"] + mlp["hidden_bias"]
+    hidden = (hidden - statistics["mean"]) / np.sqrt(statistics["variance"] + 1e-5)
+    hidden = np.maximum(0, hidden * mlp["norm"]["scale"] + mlp["norm"]["bias"])
+    return projected + hidden @ mlp["out"]["kernel"] + mlp["out"]["bias"]
+
+
+def pooling_weights(variables):
+    from vse_jax.models.pooling import GeneralizedPooling
+
+    pool = GeneralizedPooling()
+    apply = functools.partial(pool.apply, method=pool.rank_weights)
+    params = variables["params"]["encoder"]["pooling"]
+    return jax.jit(apply, static_argnums=1)({"params": params}, 4)
+
+
+@pytest.mark.parametrize("kind", REGION_KINDS)
+def test_regions_are_projected_and_refined_and_pooled(kind):
+    variables, run = encoder(kind, train=False)
+    _, (embedded, _) = run(variables, REGIONS)
+    weights = pooling_weights(variables)[COUNT - 1]
+    expected = ranked_sum(naive_embedding(kind, variables), weights, COUNT)
+    np.testing.assert_allclose(embedded, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_regions_that_do_not_exist_do_not_matter(train):
+    variables, run = encoder("region_residual", train)
+    filled = np.where(EXISTS[..., None], REGIONS, np.float32(50))
+    gradients, (embedded, updated) = run(variables, filled)
+    expected_gradients, (expected, expected_updated) = run(variables, REGIONS)
+    np.testing.assert_allclose(embedded, expected, atol=1e-6)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-5),
+        (gradients, updated),
+        (expected_gradients, expected_updated),
+    )
+
+
+def test_bias_that_the_normalization_takes_out_is_not_trained():
+    variables, run = encoder("region_residual", train=True)
+    gradients, (embedded, updated) = run(variables, REGIONS)
+    assert not np.asarray(gradients["encoder"]["mlp"]["hidden_bias"]).any()
+    assert np.asarray(gradients["encoder"]["mlp"]["hidden"]["kernel"]).any()
+
+    # It does have no effect but on the running mean.
+    moved = jax.tree.map(lambda x: x, variables)
+    moved["params"]["encoder"]["mlp"]["hidden_bias"] += 1.0
+    _, (same, shifted) = run(moved, REGIONS)
+    np.testing.assert_allclose(same, embedded, atol=1e-5)
+    means = [
+        x["batch_stats"]["encoder"]["mlp"]["norm"]["mean"] for x in (shifted, updated)
+    ]
+    np.testing.assert_allclose(means[0], means[1] + 0.1, atol=1e-6)
+
+
+def test_global_features_are_projected():
+    model = ImageEncoder("global", 6, jnp.float32, False, lambda tree: tree)
+    feature = REGIONS[:, 0]
+    variables = model.init(jax.random.key(0), {"feature": feature})
+    projection = variables["params"]["encoder"]["projection"]
+    projection["bias"] = projection["bias"] + 0.5
+    np.testing.assert_allclose(
+        model.apply(variables, {"feature": feature}),
+        feature @ projection["kernel"] + 0.5,
+        atol=1e-6,
+    )

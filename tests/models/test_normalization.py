@@ -1,0 +1,110 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vse_jax import parallel
+from vse_jax.models.normalization import MaskedBatchNorm, l2_normalize
+
+MOMENTUM, EPSILON = 0.1, 1e-5
+
+
+@pytest.fixture
+def problem():
+    """Vectors of 16 samples with very different counts, one sample without any."""
+    rng = np.random.default_rng(0)
+    count = np.array([5, 1, 2, 0, 5, 5, 3, 1, 1, 1, 1, 1, 4, 4, 2, 5])
+    exists = np.arange(5) < count[:, None]
+    vectors = rng.normal(2, 3, (16, 5, 6))
+    vectors *= 1 + np.arange(16)[:, None, None]  # devices' statistics differ much
+    vectors[~exists] = 1e4
+    variables = {
+        "params": {"scale": rng.normal(size=6), "bias": rng.normal(size=6)},
+        "batch_stats": {
+            "mean": rng.normal(size=6),
+            "variance": rng.uniform(1, 2, size=6),
+        },
+    }
+    return vectors.astype(np.float32), exists, jax.tree.map(np.float32, variables)
+
+
+def apply(variables, vectors, exists, *, train, sum_over_devices=lambda tree: tree):
+    norm = MaskedBatchNorm(train, sum_over_devices)
+    return norm.apply(variables, vectors, exists, mutable=["batch_stats"])
+
+
+def on_devices(number, variables, vectors, exists):
+    """The first device's statistics and all outputs, the batch split over devices."""
+
+    def of_device(vectors, exists):
+        return apply(
+            variables,
+            vectors,
+            exists,
+            train=True,
+            sum_over_devices=parallel.sum_over_devices,
+        )
+
+    mapped = jax.pmap(
+        of_device, axis_name=parallel.AXIS, devices=jax.devices()[:number]
+    )
+    parts = [x.reshape(number, -1, *x.shape[1:]) for x in (vectors, exists)]
+    outputs, updated = mapped(*parts)
+    return np.asarray(outputs).reshape(vectors.shape), updated["batch_stats"]
+
+
+def test_normalizes_by_what_exists(problem):
+    vectors, exists, variables = problem
+    outputs, updated = apply(variables, vectors, exists, train=True)
+    some = vectors[exists].astype(np.float64)
+    params, stats = variables["params"], variables["batch_stats"]
+    expected = (some - some.mean(0)) / np.sqrt(some.var(0) + EPSILON)
+    expected = expected * params["scale"] + params["bias"]
+    np.testing.assert_allclose(outputs[exists], expected, atol=1e-5)
+
+    batch = {"mean": some.mean(0), "variance": some.var(0, ddof=1)}
+    for name, value in batch.items():
+        running = (1 - MOMENTUM) * stats[name] + MOMENTUM * value
+        np.testing.assert_allclose(updated["batch_stats"][name], running, rtol=1e-5)
+
+
+def test_evaluation_uses_the_running_statistics(problem):
+    vectors, exists, variables = problem
+    outputs, updated = apply(variables, vectors, exists, train=False)
+    params, stats = variables["params"], variables["batch_stats"]
+    expected = (vectors - stats["mean"]) / np.sqrt(stats["variance"] + EPSILON)
+    expected = expected * params["scale"] + params["bias"]
+    np.testing.assert_allclose(outputs, expected, atol=1e-4, rtol=1e-5)
+    for name, value in stats.items():
+        np.testing.assert_array_equal(updated["batch_stats"][name], value)
+
+
+def test_eight_devices_normalize_like_one(problem):
+    vectors, exists, variables = problem
+    one, one_stats = on_devices(1, variables, vectors, exists)
+    eight, eight_stats = on_devices(8, variables, vectors, exists)
+    np.testing.assert_allclose(eight[exists], one[exists], atol=1e-5)
+    for name in one_stats:
+        for device in range(8):
+            np.testing.assert_allclose(
+                eight_stats[name][device], one_stats[name][0], rtol=1e-5
+            )
+
+
+def test_initialization_leaves_the_statistics_alone():
+    variables = MaskedBatchNorm(True, lambda tree: tree).init(
+        jax.random.key(0), jnp.full((4, 3), 7.0), jnp.ones(4, bool)
+    )
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0)
+    np.testing.assert_array_equal(variables["batch_stats"]["variance"], 1)
+
+
+def test_l2_normalization():
+    vectors = np.array([[3, 4], [0, 0], [-1e-3, 0]], np.float32)
+    np.testing.assert_allclose(
+        l2_normalize(vectors), [[0.6, 0.8], [0, 0], [-1, 0]], rtol=1e-6
+    )
+    slope = jax.grad(lambda x: l2_normalize(x).sum())(vectors)
+    assert np.isfinite(slope).all()
+    half = l2_normalize(jnp.asarray([[3.0, 4.0]], jnp.bfloat16))
+    assert half.dtype == jnp.float32

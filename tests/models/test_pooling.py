@@ -1,0 +1,153 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import parity
+from vse_jax.models import pooling
+from vse_jax.models.pooling import GeneralizedPooling, ranked_sum
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def sorted_sum(vectors, weights, count):
+    """The published form: sort every dimension in descending order, then sum."""
+    exists = (jnp.arange(vectors.shape[1]) < count[:, None])[..., None]
+    descending = -jnp.sort(jnp.where(exists, -vectors, jnp.inf), axis=1)
+    descending = jnp.where(exists, descending, 0)
+    return (descending * weights[..., None]).sum(1)
+
+
+def problem(kind):
+    rng = np.random.default_rng(0)
+    batch, length, dim = {"long": (2, 140, 3), "edge": (2, 127, 2)}.get(kind, (5, 7, 4))
+    vectors = rng.normal(size=(batch, length, dim))
+    count = rng.integers(1, length + 1, batch)
+    if kind == "ties":
+        vectors = rng.integers(-1, 2, vectors.shape)
+    elif kind == "negative":
+        vectors = -1 - np.abs(vectors)
+    elif kind == "single":
+        count[:] = 1
+    elif kind in ("whole", "edge"):
+        count[:] = length
+    elif kind == "long":
+        count[:] = length, 130
+    weights = rng.normal(size=(batch, length))
+    return vectors.astype(np.float32), weights.astype(np.float32), jnp.array(count)
+
+
+KINDS = ("ragged", "ties", "negative", "single", "whole", "edge", "long")
+
+
+@functools.cache
+def jitted(function):
+    return jax.jit(function)
+
+
+@functools.cache
+def gradient_of(function):
+    def total(vectors, weights, count, direction):
+        return (function(vectors, weights, count) * direction).sum()
+
+    return jax.jit(jax.grad(total, argnums=(0, 1)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranked_sum_is_that_of_a_sort(kind):
+    arguments = problem(kind)
+    np.testing.assert_allclose(
+        jitted(ranked_sum)(*arguments), jitted(sorted_sum)(*arguments), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_of_ranked_sum_is_that_of_a_sort(kind):
+    arguments = problem(kind)
+    batch, _, dim = arguments[0].shape
+    direction = np.random.default_rng(1).normal(size=(batch, dim))
+    actual = gradient_of(ranked_sum)(*arguments, direction)
+    expected = gradient_of(sorted_sum)(*arguments, direction)
+    # Of equals, both give the lower rank to the first.
+    np.testing.assert_allclose(actual[0], expected[0], atol=1e-5)
+    # The weights of ranks beyond the count meet zeros.
+    np.testing.assert_allclose(actual[1], expected[1], atol=1e-5)
+
+
+def test_what_does_not_exist_does_not_matter():
+    vectors, weights, count = problem("ragged")
+    exists = np.arange(vectors.shape[1]) < np.asarray(count)[:, None]
+    assert not exists.all()
+    for filling in (1e3, -1e3):
+        other = np.where(exists[..., None], vectors, np.float32(filling))
+        np.testing.assert_array_equal(
+            ranked_sum(other, weights, count), ranked_sum(vectors, weights, count)
+        )
+
+
+def rank_weights(pool):
+    apply = functools.partial(pool.apply, method=pool.rank_weights)
+    return jax.jit(apply, static_argnums=1)
+
+
+def test_weights_sum_to_one_over_the_ranks_that_exist():
+    pool = GeneralizedPooling()
+    init = jax.jit(
+        functools.partial(pool.init, method=pool.rank_weights), static_argnums=1
+    )
+    variables = init(jax.random.key(1), 6)
+    weights = np.asarray(rank_weights(pool)(variables, 6))
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
+    np.testing.assert_array_equal(weights[~np.tri(6, dtype=bool)], 0)
+    assert (weights[np.tri(6, dtype=bool)] > 0).all()
+
+
+def test_equal_weights_pool_the_mean():
+    vectors, _, count = problem("ragged")
+    weights = np.tri(7, dtype=np.float32)[np.asarray(count) - 1]
+    weights /= weights.sum(1, keepdims=True)
+    expected = np.stack(
+        [rows[:n].mean(0) for rows, n in zip(vectors, np.asarray(count), strict=True)]
+    )
+    np.testing.assert_allclose(ranked_sum(vectors, weights, count), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        pooling.mean_pooling(vectors, count), expected, atol=1e-6
+    )
+
+
+def test_weight_on_the_first_rank_pools_the_maximum():
+    vectors, _, count = problem("negative")
+    weights = np.zeros((5, 7), np.float32)
+    weights[:, 0] = 1
+    expected = np.stack(
+        [rows[:n].max(0) for rows, n in zip(vectors, np.asarray(count), strict=True)]
+    )
+    np.testing.assert_array_equal(ranked_sum(vectors, weights, count), expected)
+    np.testing.assert_array_equal(pooling.max_pooling(vectors, count), expected)
+
+
+def test_positions_are_those_of_the_transformer():
+    encoding = pooling.sinusoidal_positions(5, 8)
+    assert encoding.shape == (5, 8)
+    for position in range(5):
+        for i in range(4):
+            angle = position / 10_000 ** (2 * i / 8)
+            pair = encoding[position, 2 * i : 2 * i + 2]
+            np.testing.assert_allclose(pair, [np.sin(angle), np.cos(angle)], atol=1e-6)
+
+
+def test_parity_of_pooling_and_weights():
+    golden = parity.load("gpo")
+    hidden_dim, position_dim = (
+        golden[f"param/gpool.gru.weight_{kind}_l0"].shape[1] for kind in ("hh", "ih")
+    )
+    pool = GeneralizedPooling(position_dim=position_dim, hidden_dim=hidden_dim)
+    params = parity.variables(golden, "param")["params"]["pooling"]
+    vectors, count = golden["in/features"], golden["in/lengths"]
+    pooled = jax.jit(pool.apply)({"params": params}, vectors, count)
+    np.testing.assert_allclose(pooled, golden["out/pooled"], atol=1e-5)
+    weights = rank_weights(pool)({"params": params}, vectors.shape[1])
+    expected = golden["out/weights"][..., 0]
+    np.testing.assert_allclose(weights[count - 1], expected, atol=1e-5)

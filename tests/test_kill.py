@@ -1,0 +1,113 @@
+"""A run that is killed and started again ends as one that nothing interrupted."""
+
+import re
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from tests import programs
+
+STEPS = 2 * programs.STEPS_PER_EPOCH
+ATTEMPTS = 3  # to hit the moment of a save
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return programs.playground(tmp_path_factory.getbasetemp())
+
+
+def test_killed_run_ends_as_an_uninterrupted_one(place):
+    reference, _ = place.trained()
+    workdir = place.workdir("killed")
+
+    def start():
+        return place.start(f"--workdir={workdir}")
+
+    kill_in_training(start())
+    kill_in_evaluation(start(), workdir)
+    kill_in_save(start, workdir)
+    last = programs.finish(start())
+
+    assert last.returncode == 0, last.stderr
+    assert "resuming from the checkpoint of step" in last.stderr
+    assert_same_run(workdir, reference)
+    report = "eval/test.json"
+    assert (workdir / report).read_bytes() == (reference / report).read_bytes()
+
+
+def test_terminated_run_of_two_devices_ends_as_an_uninterrupted_one(place):
+    reference, _ = place.trained(devices=2)
+    workdir = place.workdir("terminated")
+
+    def start():
+        return place.start(f"--workdir={workdir}", devices=2)
+
+    stopped = programs.stop_after(start(), "step 7/", signal.SIGTERM)
+    assert stopped.returncode == 143, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    said = re.search(r"stopped by SIGTERM after step (\d+), which is", stopped.stderr)
+    step = int(said[1])
+    assert 7 <= step < STEPS
+    assert programs.checkpoint_steps(workdir)[0] == step
+
+    last = programs.finish(start())
+    assert last.returncode == 0, last.stderr
+    assert f"resuming from the checkpoint of step {step}\n" in last.stderr
+    assert_same_run(workdir, reference)
+
+
+def kill_in_training(process):
+    killed = programs.stop_after(process, "step 8/", signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
+
+
+def kill_in_evaluation(process, workdir):
+    """The line of an epoch's last step comes just before its evaluation."""
+    step = programs.STEPS_PER_EPOCH
+    killed = programs.stop_after(process, f"step {step}/", signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
+    assert "dev: rSum" not in killed.stderr
+    assert step not in programs.checkpoint_steps(workdir)
+
+
+def kill_in_save(start, workdir):
+    """Kills it when there is an unfinished checkpoint, which then stays behind."""
+    for _ in range(ATTEMPTS):
+        process = start()
+        wait_for_first_step(process)
+        while process.poll() is None and not unfinished_checkpoints(workdir):
+            time.sleep(0.001)
+        process.kill()
+        killed = programs.finish(process)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        if unfinished_checkpoints(workdir):
+            return
+    pytest.fail(f"no save was under way at any of {ATTEMPTS} kills")
+
+
+def wait_for_first_step(process):
+    """Until then unfinished checkpoints may be those of an earlier kill."""
+    assert any("first step after" in line for line in process.stderr)
+
+
+def unfinished_checkpoints(workdir):
+    return [path for path in (workdir / "checkpoints").iterdir() if "tmp" in path.name]
+
+
+def assert_same_run(workdir, reference):
+    """Parameters, statistics, optimizer and curves are equal, bit for bit."""
+    assert programs.checkpoint_steps(workdir)[0] == STEPS
+    ours = programs.restored(workdir, STEPS)
+    theirs = programs.restored(reference, STEPS)
+    assert ours.metrics == theirs.metrics
+    for name in ("variables", "optimizer"):
+        jax.tree.map(
+            np.testing.assert_array_equal, getattr(ours, name), getattr(theirs, name)
+        )
+    curves, expected = programs.curves(workdir), programs.curves(reference)
+    for name in ("pairs_per_second",):
+        assert curves.pop(name).keys() == expected.pop(name).keys()
+    assert curves == expected

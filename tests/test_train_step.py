@@ -1,0 +1,289 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import parity
+from vse_jax import parallel
+from vse_jax.losses import MININGS, AnchorCosts
+from vse_jax.models.vse import VSE
+from vse_jax.optimizer import create_optimizer
+from vse_jax.train_step import (
+    TrainState,
+    anchor_metrics,
+    create_train_state,
+    global_costs,
+    make_train_step,
+)
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+BATCH, TIME, VOCABULARY = 16, 5, 20
+
+# Every mining, and every encoder at least once.
+MODELS = {
+    "all": ("global", "gru"),
+    "mean": ("region_residual", "gru"),
+    "hardest": ("pixels", "gru"),
+    "semi_hard": ("region_parallel", "gru"),
+    "selective": ("region_residual", "bigru_gpo"),
+}
+
+
+def record_gradients():
+    """An optimizer's state that holds the last gradients and changes nothing."""
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params),
+        lambda gradients, state, params=None: (gradients, gradients),
+    )
+
+
+def adamw(learning_rate, *, weight_decay=0.01, clip=2.0):
+    """The optimizer under test, behind the recorder; and its schedule."""
+    settings = parity.ml_collections.ConfigDict(
+        {"name": "adamw", "weight_decay": weight_decay, "gradient_clip": clip}
+    )
+    schedule = optax.constant_schedule(learning_rate)
+    optimizer = optax.chain(record_gradients(), create_optimizer(settings, schedule))
+    return optimizer, schedule
+
+
+def step_on(devices, model, optimizer, schedule, settings, mining):
+    """A step that takes and returns what lies on the host, `devices` working."""
+    model = model.clone(train=True, sum_over_devices=parallel.sum_over_devices)
+    step = jax.pmap(
+        make_train_step(model, optimizer, schedule, settings, mining),
+        axis_name=parallel.AXIS,
+        in_axes=(None, 0),
+        devices=jax.devices()[:devices],
+    )
+
+    def run(state, batch):
+        parts = {
+            name: x.reshape(devices, -1, *x.shape[1:]) for name, x in batch.items()
+        }
+        state, metrics = step(state, parts)
+        for leaf in jax.tree.leaves((state, metrics)):
+            leaf = np.asarray(leaf)
+            np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+        return jax.tree.map(lambda x: np.asarray(x[0]), (state, metrics))
+
+    return run
+
+
+def make_batch():
+    """Ragged region counts, ragged captions, and one image that is there twice."""
+    rng = np.random.default_rng(0)
+    image_id = np.arange(BATCH, dtype=np.int32)
+    image_id[13] = image_id[2]
+    arrays = {
+        "regions": rng.normal(size=(BATCH, 4, 6)).astype(np.float32),
+        "feature": rng.normal(size=(BATCH, 6)).astype(np.float32),
+        "image": rng.integers(0, 256, (BATCH, 16, 16, 3)).astype(np.uint8),
+        "region_count": rng.integers(1, 5, BATCH).astype(np.int32),
+        "tokens": rng.integers(1, VOCABULARY, (BATCH, TIME)).astype(np.int32),
+        "token_count": rng.integers(1, TIME + 1, BATCH).astype(np.int32),
+        "image_id": image_id,
+    }
+    for name in ("regions", "feature", "image"):
+        arrays[name][13] = arrays[name][2]
+    arrays["region_count"][13] = arrays["region_count"][2]
+    return arrays
+
+
+@pytest.mark.parametrize("mining", MININGS)
+def test_eight_devices_make_the_step_of_one(mining):
+    image_encoder, text_encoder = MODELS[mining]
+    model = VSE(image_encoder, text_encoder, VOCABULARY, word_dim=3, embed_dim=8)
+    optimizer, schedule = adamw(5e-4)
+    settings = parity.loss_settings(epsilon=0.05)
+    batch = make_batch()
+    state = create_train_state(model.clone(train=True), optimizer, batch, seed=0)
+    (one, one_metrics), (eight, eight_metrics) = (
+        step_on(devices, model, optimizer, schedule, settings, mining)(state, batch)
+        for devices in (1, 8)
+    )
+    assert one_metrics["loss"] > 0.05
+    assert one_metrics["gradient_norm_image"] > 1e-3
+    assert one_metrics["gradient_norm_text"] > 1e-3
+    if mining == "selective":
+        assert 0 < one_metrics["hard_share"] < 1  # both of its branches are used
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    parity.assert_trees_close(eight_metrics, one_metrics, **close)
+    gradients = [state.opt_state[0] for state in (eight, one)]
+    parity.assert_trees_close(*gradients, **close)
+    parity.assert_trees_close(eight.batch_stats, one.batch_stats, **close)
+    parity.assert_trees_close(eight.params, one.params, **close)
+
+    assert one.step == eight.step == 1
+    norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradients[1])))
+    np.testing.assert_allclose(one_metrics["gradient_norm"], norm, rtol=1e-5)
+    np.testing.assert_allclose(one_metrics["learning_rate"], 5e-4)
+
+
+@pytest.mark.parametrize("mining", MININGS)
+def test_pairs_of_one_image_on_two_devices_are_no_negatives(mining):
+    """All pairs but two are far apart; those two are of one image, and equal."""
+    embeddings = np.eye(8, dtype=np.float32)
+    embeddings[6] = embeddings[1]
+    image_id = np.arange(8, dtype=np.int32)
+    settings = parity.loss_settings()
+
+    def of_device(embeddings, image_id):
+        costs = global_costs(embeddings, embeddings, image_id, settings, mining)
+        return sum(direction.cost.sum() for direction in costs)
+
+    mapped = jax.pmap(of_device, axis_name=parallel.AXIS)
+    counted = np.asarray(mapped(embeddings[:, None], image_id[:, None]))
+    image_id[6] = image_id[1]
+    masked = np.asarray(mapped(embeddings[:, None], image_id[:, None]))
+    np.testing.assert_array_equal(masked, 0)
+    # Were they negatives they would cost the margin, except where those that are
+    # exactly as similar as the positive are left out.
+    expected = np.isin(np.arange(8), [1, 6]) & (mining != "semi_hard")
+    np.testing.assert_array_equal(counted > 0, expected)
+
+
+def test_metrics_are_means_over_anchors_that_have_negatives():
+    costs = AnchorCosts(
+        cost=jnp.array([9.0, 9.0, 9.0]),
+        is_hard=jnp.array([True, True, False]),
+        gap=jnp.array([jnp.inf, 0.2, 0.4]),
+        positive=jnp.array([0.9, 0.5, 0.1]),
+        hardest=jnp.array([-jnp.inf, 0.3, 0.5]),
+    )
+    one_device = jax.vmap(lambda x: anchor_metrics((x, x)), axis_name=parallel.AXIS)
+    metrics = jax.tree.map(
+        lambda x: x[0], one_device(jax.tree.map(lambda x: x[None], costs))
+    )
+    expected = {
+        "hard_share": 0.5,
+        "gap": 0.3,
+        "positive_similarity": 0.3,
+        "hardest_similarity": 0.4,
+    }
+    assert metrics == pytest.approx(expected)
+
+
+def test_parameters_are_drawn_by_the_seed():
+    model = VSE("global", "gru", VOCABULARY, word_dim=3, embed_dim=8, train=True)
+    optimizer, _ = adamw(5e-4)
+    first, second, other = (
+        create_train_state(model, optimizer, make_batch(), seed).params
+        for seed in (3, 3, 4)
+    )
+    parity.assert_trees_close(first, second, atol=0)
+    words = [params["text"]["words"]["embedding"] for params in (first, other)]
+    assert np.abs(words[0] - words[1]).max() > 0.01
+
+
+@functools.cache
+def golden_step(margin, epsilon):
+    """The published training step on one device, compiled once for both files."""
+    golden = parity.load("rvsepp_adamw3")
+    optimizer, schedule = adamw(
+        float(golden["cfg/learning_rate"]),
+        weight_decay=float(golden["cfg/weight_decay"]),
+        clip=float(golden["cfg/grad_clip"]),
+    )
+    model = parity.model(golden, "region_residual", "bigru_gpo")
+    settings = parity.loss_settings(margin=margin, epsilon=epsilon)
+    step = step_on(1, model, optimizer, schedule, settings, "selective")
+    return step, optimizer
+
+
+def golden_start(golden, statistics):
+    """The step and the state that a golden file begins with."""
+    step, optimizer = golden_step(
+        float(golden["cfg/margin"]), float(golden["cfg/epsilon"])
+    )
+    params = parity.variables(golden, "param")["params"]
+    return step, TrainState(
+        step=np.int32(0),
+        params=params,
+        batch_stats=statistics["batch_stats"],
+        opt_state=optimizer.init(params),
+    )
+
+
+def test_parity_of_loss_gradients_and_statistics():
+    golden = parity.load("rvsepp_train")
+    # The file's own running statistics are those after the forward pass.
+    before = parity.variables(parity.load("rvsepp_eval"), "param")
+    step, state = golden_start(golden, before)
+    after, metrics = step(state, parity.batch(golden))
+    np.testing.assert_allclose(metrics["loss"], golden["out/loss_selhn"], atol=1e-5)
+    # The gradient of img.mlp.layers.0.bias is rounding noise there and zero here.
+    gradients = parity.variables(golden, "grad")["params"]
+    parity.assert_trees_close(after.opt_state[0], gradients, rtol=1e-4, atol=1e-5)
+    statistics = parity.variables(golden, "post")["batch_stats"]
+    parity.assert_trees_close(after.batch_stats, statistics, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def three_steps():
+    """Golden arrays, the state before and after the golden steps, and the losses."""
+    golden = parity.load("rvsepp_adamw3")
+    step, state = golden_start(golden, parity.variables(golden, "param"))
+    batch, losses = parity.batch(golden), []
+    before = state
+    for _ in golden["out/losses"]:
+        state, metrics = step(state, batch)
+        losses.append(metrics["loss"])
+    return golden, before, state, losses
+
+
+def test_parity_of_three_adamw_steps(three_steps):
+    golden, before, after, losses = three_steps
+    np.testing.assert_allclose(losses, golden["out/losses"], atol=1e-4)
+    actual = parity.traverse_util.flatten_dict(
+        {"params": after.params, "batch_stats": after.batch_stats}
+    )
+    expected = parity.traverse_util.flatten_dict(parity.variables(golden, "post"))
+    assert actual.keys() == expected.keys()
+
+    # The normalization takes this bias out again, so its gradient is zero. PyTorch's
+    # is rounding noise, which AdamW scales up to steps of the learning rate, whatever
+    # its size; ours is zero, and the bias just decays.
+    bias = parity.our_path("img.mlp.layers.0.bias")
+    mean = parity.our_path("img.mlp.bns.0.running_mean")
+    steps, learning_rate = len(losses), float(golden["cfg/learning_rate"])
+    # The running mean takes a tenth of the bias at each step, those before included.
+    allowed = {
+        bias: steps * learning_rate * 1.01,
+        mean: 0.1 * learning_rate * sum(range(steps)) + 1e-4,
+    }
+    for path, value in expected.items():
+        np.testing.assert_allclose(
+            actual[path],
+            value,
+            rtol=0,
+            atol=allowed.get(path, 1e-4),
+            err_msg=".".join(path),
+        )
+    decay = (1 - learning_rate * float(golden["cfg/weight_decay"])) ** steps
+    original = golden["param/img.mlp.layers.0.bias"]
+    np.testing.assert_allclose(actual[bias], original * decay, rtol=1e-6)
+
+
+def test_parity_of_weight_decay_of_unused_words(three_steps):
+    """It is invisible among the tolerances above: a few millionths of each value."""
+    golden, before, after, losses = three_steps
+    words = np.setdiff1d(
+        np.arange(len(golden["param/txt.embed.weight"])), golden["in/captions"]
+    )
+    if not len(words):
+        pytest.skip("every word of the golden vocabulary is in the golden batch")
+    rate, decay = float(golden["cfg/learning_rate"]), float(golden["cfg/weight_decay"])
+    expected = 1 - (1 - rate * decay) ** len(losses)
+    start = golden["param/txt.embed.weight"][words].astype(np.float64)
+    for end in (
+        golden["post/txt.embed.weight"][words],
+        after.params["text"]["words"]["embedding"][words],
+    ):
+        # A fit over all values, since each is rounded to about a tenth of the decay.
+        lost = (start * (start - end)).sum() / (start**2).sum()
+        assert lost == pytest.approx(expected, rel=0.05)
