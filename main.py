@@ -8,6 +8,7 @@ import os
 
 # Read once, when TensorFlow is imported: only its errors are of interest here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces them
 
 import argparse
 import logging
@@ -55,7 +56,7 @@ def main(argv):
 
     parallel.set_up(common.get_config() if config is None else config, workdir)
     if FLAGS.mode == "eval":
-        overrides = config_flags.get_override_values(FLAGS["config"])
+        overrides = config and config_flags.get_override_values(FLAGS["config"])
         evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
         return 0
     finished = train.train_and_evaluate(config, workdir)

@@ -52,7 +52,11 @@ def variables(golden: dict, prefix: str) -> dict:
             path = our_path(name.removeprefix(f"{prefix}/"))
             if path:
                 flat[path] = value.T if path[-1].endswith("kernel") else value
-    return traverse_util.unflatten_dict(flat)
+    nested = traverse_util.unflatten_dict(flat)
+    text = nested.get("params", {}).get("text", {})
+    if "gru" in text and "backward" not in text["gru"]:
+        text["gru"] = text["gru"]["forward"]  # the GRU of VSE++ has one direction
+    return nested
 
 
 @functools.cache

@@ -259,7 +259,7 @@ def test_data_in_a_process(place, mode, root, tmp_path):
 
 def test_eval_of_an_empty_workdir(place, tmp_path):
     workdir = tmp_path / "empty"
-    message = refused(evaluate.evaluate, None, str(workdir))
+    message = refused(evaluate.evaluate, str(workdir))
     assert f"{workdir} has no checkpoint" in message
     assert not workdir.exists()
 
@@ -275,8 +275,7 @@ def test_eval_of_an_empty_workdir(place, tmp_path):
 def test_eval_of_what_is_not_there(place, split, checkpoint, words):
     workdir, _ = place.trained()
     before = programs.files(workdir)
-    config = place.config()
-    message = refused(evaluate.evaluate, config, str(workdir), split, checkpoint)
+    message = refused(evaluate.evaluate, str(workdir), split, checkpoint)
     for word in words:
         assert word in message
     assert programs.files(workdir) == before
@@ -293,7 +292,16 @@ def test_run_of_another_config(place):
     assert programs.files(workdir) == before
 
 
-@pytest.mark.parametrize("action", [train.train_and_evaluate, evaluate.evaluate])
+def train_with(config, workdir):
+    train.train_and_evaluate(config, workdir)
+
+
+def evaluate_with(config, workdir):
+    folders = {f"data.{name}": config.data[name] for name in ("root", "data_dir")}
+    evaluate.evaluate(workdir, overrides=folders)
+
+
+@pytest.mark.parametrize("action", [train_with, evaluate_with])
 def test_vocabulary_of_other_captions(place, action, root, tmp_path):
     workdir, _ = place.trained()
     before = programs.files(workdir)

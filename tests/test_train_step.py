@@ -9,6 +9,7 @@ import pytest
 from tests import parity
 from vse_jax import parallel
 from vse_jax.losses import MININGS, AnchorCosts
+from vse_jax.models import recurrent
 from vse_jax.models.vse import VSE
 from vse_jax.optimizer import create_optimizer
 from vse_jax.train_step import (
@@ -22,6 +23,15 @@ from vse_jax.train_step import (
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 BATCH, TIME, VOCABULARY = 16, 5, 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_branches():
+    """Compiles each product of packed rows once, not for each of many sizes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recurrent, "PACKED_PARTS", 1)
+        yield
+
 
 # Every mining, and every encoder at least once.
 MODELS = {

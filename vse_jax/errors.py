@@ -3,8 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 
-import tensorflow as tf
-
 
 class ReportedError(Exception):
     """A failure that the user can mend.
@@ -36,6 +34,8 @@ def reporting_writes(directory: str) -> Iterator[None]:
     Raises:
       TrainingError: for a full disk or a missing permission, for instance.
     """
+    import tensorflow as tf  # takes seconds, which a mistyped option need not wait for
+
     try:
         yield
     except (OSError, tf.errors.OpError) as error:

@@ -18,7 +18,7 @@ from vse_jax.data.input_pipeline import SplitIndex
 from vse_jax.data.records import content_of
 from vse_jax.data.vocabulary import Vocabulary
 from vse_jax.errors import InputError, TrainingError, reporting_writes
-from vse_jax.experiment import Experiment, create_experiment
+from vse_jax.experiment import Experiment, create_experiment, value_of
 from vse_jax.train_step import make_embed_steps
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ def evaluate(
 
     Raises:
       InputError: if there is no such checkpoint, dataset or split, or if another
-        option is overridden.
+        option is given another value.
     """
     checkpoints = Checkpoints(workdir, read_only=True)
     restored = _restore(checkpoints, workdir, checkpoint)
@@ -204,16 +204,19 @@ def merge_config(saved: dict, overrides: dict) -> ml_collections.ConfigDict:
     """The checkpoint's configuration, with the options that are set anew.
 
     Raises:
-      InputError: if an option is not one of `EVALUATION_OPTIONS`.
+      InputError: if an option that is not one of `EVALUATION_OPTIONS` is set to
+        another value than the checkpoint's.
     """
-    fixed = sorted(overrides.keys() - set(EVALUATION_OPTIONS))
-    if fixed:
-        raise InputError(
-            f"config.{fixed[0]} is the checkpoint's and cannot be set for an "
-            f"evaluation; those that can are {', '.join(EVALUATION_OPTIONS)}"
-        )
     config = config_from_json(saved)
+    before = config.copy_and_resolve_references()
     config.update_from_flattened_dict(overrides)
+    for option in sorted(overrides.keys() - set(EVALUATION_OPTIONS)):
+        was, now = value_of(before, option), value_of(config, option)
+        if was != now:
+            raise InputError(
+                f"config.{option} is {was!r} in the checkpoint and cannot be {now!r} "
+                f"in its evaluation; what can be set is {', '.join(EVALUATION_OPTIONS)}"
+            )
     return config
 
 

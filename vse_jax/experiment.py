@@ -101,14 +101,14 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         "optimizer.name": OPTIMIZERS,
     }
     for option, allowed in choices.items():
-        value = _value_of(config, option)
+        value = value_of(config, option)
         if value not in allowed:
             raise InputError(
                 f"config.{option} is {value!r}, expected one of "
                 f"{', '.join(map(repr, allowed))}"
             )
     for option in ("data.token_lengths", "data.scene_counts", "optimizer.decay_epochs"):
-        numbers = _value_of(config, option)
+        numbers = value_of(config, option)
         if not all(isinstance(number, int | float) for number in numbers):
             raise InputError(f"config.{option} is {numbers!r}, expected numbers")
     for option in (
@@ -121,9 +121,9 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         "model.embed_dim",
         "model.word_dim",
     ):
-        if _value_of(config, option) < 1:
+        if value_of(config, option) < 1:
             raise InputError(
-                f"config.{option} is {_value_of(config, option)}, expected at least 1"
+                f"config.{option} is {value_of(config, option)}, expected at least 1"
             )
 
 
@@ -170,7 +170,8 @@ def _of_dataset(config, builder):
     return training_vocabulary(builder, config.data.minimum_word_count)
 
 
-def _value_of(config, option):
+def value_of(config: ml_collections.ConfigDict, option: str):
+    """The value of an option that is named with dots, such as `loss.margin`."""
     for name in option.split("."):
         config = config[name]
     return config

@@ -35,6 +35,9 @@ def set_up(config: ml_collections.ConfigDict, workdir: str) -> None:
         config.compilation_cache or epath.Path(workdir).parent / ".compilation_cache"
     )
     jax.config.update("jax_compilation_cache_dir", str(epath.Path(cache).expanduser()))
+    if config.dtype == "float32":
+        # TPUs would multiply in bfloat16 all the same.
+        jax.config.update("jax_default_matmul_precision", "float32")
     if config.distributed:
         _connect_hosts()
     select_platform(config.platform)

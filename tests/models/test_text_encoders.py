@@ -54,11 +54,11 @@ def test_every_token_and_its_place_matter(kind):
     assert (embed(kind, swapped)[1] != embedded[1]).any()
 
 
-def test_gru_embeds_by_the_last_word_too():
+def test_gru_embeds_by_the_state_after_the_last_word():
     """The recurrence is rerun for a caption alone, without any padding."""
     variables, _ = encoder("gru")
     params = jax.tree.map(np.asarray, variables["params"])
-    gru = params["gru"]["forward"] if "forward" in params["gru"] else params["gru"]
+    gru = params["gru"]
     state = np.zeros(4)
     for token in TOKENS[3, : COUNT[3]]:
         word = params["words"]["embedding"][token]

@@ -5,6 +5,8 @@ every dimension's values are sorted in descending order and summed with weights 
 small recurrent network gives to the ranks. Mean and max pooling are special cases.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -85,6 +87,9 @@ def sinusoidal_positions(length: int, dim: int) -> np.ndarray:
     return encoding
 
 
+_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+
+
 @jax.custom_vjp
 def ranked_sum(vectors: jax.Array, weights: jax.Array, count: jax.Array) -> jax.Array:
     """Sums each dimension's values, each weighted by its rank among them.
@@ -108,13 +113,13 @@ def _ranked_sum_forward(vectors, weights, count):
     exists = (jnp.arange(vectors.shape[1]) < count[:, None])[..., None]
     rank = _descending_rank(jnp.where(exists, vectors, -jnp.inf))
     ranked = _put_by_rank(jnp.where(exists, vectors, 0), rank)
-    pooled = jnp.einsum("bnd,bn->bd", ranked, weights)
+    pooled = _einsum("bnd,bn->bd", ranked, weights)
     return pooled, (ranked, weights, rank, exists)
 
 
 def _ranked_sum_backward(residuals, gradient):
     ranked, weights, rank, exists = residuals
-    to_weights = jnp.einsum("bnd,bd->bn", ranked, gradient)
+    to_weights = _einsum("bnd,bd->bn", ranked, gradient)
     to_vectors = gradient[:, None] * _look_up(weights, rank)
     to_vectors = jnp.where(exists, to_vectors, 0)
     # Several products want this gradient, and would each compute it anew.

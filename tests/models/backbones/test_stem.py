@@ -11,7 +11,11 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @pytest.fixture(scope="module")
 def stem():
     model = ConvolutionalStem(
-        jnp.float32, train=False, sum_over_devices=lambda tree: tree, features=(4, 6)
+        jnp.float32,
+        train=False,
+        sum_over_devices=lambda tree: tree,
+        patch=2,
+        features=(4, 6),
     )
     image = np.zeros((2, 16, 12, 3), np.uint8)
     variables = jax.jit(model.init)(jax.random.key(0), image)
@@ -19,7 +23,7 @@ def stem():
     return lambda image: np.asarray(apply(variables, image))
 
 
-def test_each_convolution_halves_height_and_width(stem):
+def test_patches_and_each_convolution_shrink_the_grid(stem):
     regions = stem(np.zeros((2, 16, 12, 3), np.uint8))
     assert regions.shape == (2, 4 * 3, 6)
 

@@ -1,0 +1,239 @@
+import copy
+import logging
+import shutil
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from vse_jax.checkpoint import Checkpoints, digest
+from vse_jax.errors import InputError, TrainingError
+from vse_jax.train_step import TrainState
+
+OPTIMIZER = optax.chain(
+    optax.clip_by_global_norm(2.0), optax.adamw(optax.constant_schedule(1e-3))
+)
+RUN = {"config": {"seed": 3, "lengths": [1, 2]}, "vocabulary": ["a", "ü"]}
+
+
+def make_state(step, *, width=50):
+    """A state whose every value depends on the step."""
+    rng = np.random.default_rng(step)
+    params = {
+        "image": {"kernel": rng.normal(size=(width, 40)).astype(np.float32)},
+        "text": {"bias": rng.normal(size=7).astype(np.float32)},
+    }
+    opt_state = jax.tree.map(
+        lambda x: (x + rng.normal(size=x.shape)).astype(x.dtype), OPTIMIZER.init(params)
+    )
+    opt_state = jax.tree.map(np.asarray, opt_state)
+    statistics = {"image": {"mean": rng.normal(size=40).astype(np.float32)}}
+    return TrainState(np.int32(step), params, statistics, opt_state)
+
+
+def rsum(value):
+    return {"rsum": value, "i2t_r1": value / 6}
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    yield checkpoints
+    checkpoints.close()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A workdir with the checkpoints of steps 1, 2 and 3; step 1 is the best."""
+    checkpoints = Checkpoints(tmp_path)
+    for step, value in ((1, 300.0), (2, 200.0), (3, 100.0)):
+        checkpoints.save(make_state(step), RUN, rsum(value))
+    checkpoints.close()
+    return tmp_path
+
+
+def assert_same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert np.asarray(a).dtype == np.asarray(b).dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_state_comes_back_bit_for_bit(checkpoints):
+    state = make_state(5)
+    checkpoints.save(state, RUN, rsum(12.5))
+    checkpoints.wait()
+    restored = checkpoints.restore([5], with_optimizer=True)
+    assert restored.step == 5
+    assert {name: restored.run[name] for name in RUN} == RUN
+    assert restored.metrics == rsum(12.5)
+    assert_same(restored.train_state(make_state(0)), state)
+
+
+def test_evaluation_needs_no_optimizer(saved):
+    restored = Checkpoints(saved, read_only=True).restore([2])
+    assert restored.optimizer == {}
+    assert_same(restored.variables["params"], make_state(2).params)
+
+
+def test_model_of_other_shapes_is_refused(checkpoints):
+    checkpoints.save(make_state(1), RUN)
+    checkpoints.wait()
+    restored = checkpoints.restore([1], with_optimizer=True)
+    with pytest.raises(InputError, match="do not have the shapes"):
+        restored.train_state(make_state(0, width=51))
+
+
+def test_keeps_the_last_two_and_the_best(checkpoints):
+    values = {1: 10.0, 2: 50.0, 3: None, 4: 20.0, 5: None, 6: 30.0}
+    for step, value in values.items():
+        checkpoints.save(make_state(step), RUN, value and rsum(value))
+    checkpoints.wait()
+    assert checkpoints.steps() == [6, 5, 2]
+    assert checkpoints.best_step() == 2
+    assert checkpoints.best_rsum() == 50
+
+
+def test_without_evaluation_there_is_no_best(checkpoints):
+    assert checkpoints.steps() == []
+    assert checkpoints.best_step() is None
+    checkpoints.save(make_state(1), RUN)
+    checkpoints.wait()
+    assert checkpoints.best_step() is None
+    assert checkpoints.best_rsum() is None
+
+
+def test_description_is_that_of_the_latest(checkpoints):
+    assert checkpoints.describe() is None
+    for step in (1, 2):
+        checkpoints.save(make_state(step), RUN | {"number": step})
+    checkpoints.wait()
+    assert checkpoints.describe()["number"] == 2
+
+
+def test_nothing_to_restore_is_none(checkpoints):
+    assert checkpoints.restore(checkpoints.steps()) is None
+
+
+def data_file(folder):
+    """The largest file with arrays."""
+    files = [path for path in (folder / "variables").rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def truncate(folder):
+    path = data_file(folder)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_byte(folder):
+    path = data_file(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def delete_run(folder):
+    shutil.rmtree(folder / "run")
+
+
+def delete_optimizer(folder):
+    shutil.rmtree(folder / "optimizer")
+
+
+DAMAGES = [truncate, flip_a_byte, delete_run, delete_optimizer]
+
+
+def folder(workdir, step):
+    return workdir / "checkpoints" / str(step)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_latest_falls_back_to_the_one_before(saved, caplog, damage):
+    damage(folder(saved, 3))
+    checkpoints = Checkpoints(saved)
+    with caplog.at_level(logging.ERROR):
+        restored = checkpoints.restore(checkpoints.steps(), with_optimizer=True)
+    assert_same(restored.train_state(make_state(0)), make_state(2))
+    (message,) = [r.getMessage() for r in caplog.records if r.name.startswith("vse_")]
+    assert f"{folder(saved, 3)} is damaged" in message
+    assert "\n" not in message
+
+    # Its step can be saved again, and what it held is still there to look at.
+    assert checkpoints.steps() == [2, 1]
+    assert [path.name for path in (saved / "damaged").iterdir()] == ["3-0"]
+    checkpoints.save(make_state(3), RUN, rsum(1.0))
+    checkpoints.wait()
+    assert_same(checkpoints.restore([3]).variables["params"], make_state(3).params)
+    checkpoints.close()
+
+
+def test_evaluation_moves_nothing(saved):
+    flip_a_byte(folder(saved, 3))
+    before = sorted(saved.rglob("*"))
+    checkpoints = Checkpoints(saved, read_only=True)
+    assert checkpoints.restore(checkpoints.steps()).step == 2
+    assert sorted(saved.rglob("*")) == before
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_nothing_but_damage_is_refused(saved, read_only):
+    for step in (1, 2, 3):
+        truncate(folder(saved, step))
+    checkpoints = Checkpoints(saved, read_only=read_only)
+    with pytest.raises(InputError, match="can be read; choose another") as error:
+        checkpoints.restore(checkpoints.steps())
+    assert "\n" not in str(error.value)
+
+
+def test_description_skips_a_damaged_checkpoint(saved, caplog):
+    delete_run(folder(saved, 3))
+    described = Checkpoints(saved).describe()
+    assert described["config"] == RUN["config"]
+
+
+def test_what_cannot_be_written_is_told_in_one_line(checkpoints, monkeypatch):
+    checkpoints.save(make_state(1), RUN)
+    checkpoints.wait()
+
+    def full(*unused, **options):
+        raise OSError(28, "No space left on device\nand more of it")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(TrainingError) as error:
+        checkpoints.save(make_state(2), RUN)
+    message = str(error.value)
+    assert "\n" not in message
+    assert "cannot save the checkpoint of step 2" in message
+    assert str(checkpoints.directory) in message
+    assert "No space left on device" in message
+    assert "goes on from step 1" in message
+
+
+def test_failure_behind_the_scenes_is_told_when_waiting(checkpoints, monkeypatch):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "wait_until_finished", full)
+        with pytest.raises(TrainingError, match="the run goes on from the beginning"):
+            checkpoints.wait()
+
+
+def test_digest_changes_with_whatever_changes():
+    tree = {"a": {"b": np.zeros((2, 3), np.float32)}, "c": np.int32(1)}
+    other = []
+    for change in (
+        lambda t: t["a"].update(b=np.full((2, 3), -0.0, np.float32)),
+        lambda t: t["a"].update(b=np.zeros((3, 2), np.float32)),
+        lambda t: t["a"].update(b=np.zeros((2, 3), np.int32)),
+        lambda t: t.update(c=np.int32(2)),
+        lambda t: t.update(d=t.pop("c")),
+        lambda t: t.pop("c"),
+    ):
+        changed = copy.deepcopy(tree)
+        change(changed)
+        other.append(digest(changed))
+    assert digest(copy.deepcopy(tree)) == digest(tree)
+    assert len({digest(tree), *other}) == len(other) + 1
