@@ -9,9 +9,9 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import pytest
+import pytest  # noqa: E402
 
-from configs import common
+from configs import common  # noqa: E402
 
 
 @pytest.fixture

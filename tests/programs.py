@@ -121,6 +121,7 @@ def playground(base: pathlib.Path) -> Playground:
 def start(*options, devices: int = 1, **popen) -> subprocess.Popen:
     """Starts main.py on so many virtual devices."""
     environment = os.environ | {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles sooner
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }

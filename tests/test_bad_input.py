@@ -390,7 +390,7 @@ def test_checkpoint_that_cannot_be_written(place):
 def small_disk(place, tmp_path):
     """A workdir on a disk of its own that holds just a checkpoint or two."""
     workdir = place.workdir(tmp_path.name)
-    workdir.mkdir()
+    workdir.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", "size=1400k", "tmpfs", workdir]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:

@@ -156,9 +156,10 @@ def test_damaged_latest_falls_back_to_the_one_before(saved, caplog, damage):
     with caplog.at_level(logging.ERROR):
         restored = checkpoints.restore(checkpoints.steps(), with_optimizer=True)
     assert_same(restored.train_state(make_state(0)), make_state(2))
-    (message,) = [r.getMessage() for r in caplog.records if r.name.startswith("vse_")]
-    assert f"{folder(saved, 3)} is damaged" in message
-    assert "\n" not in message
+    told, moved = [r.getMessage() for r in caplog.records if r.name.startswith("vse_")]
+    assert f"{folder(saved, 3)} is damaged" in told
+    assert "\n" not in told
+    assert moved == f"moved {folder(saved, 3)} to {saved / 'damaged'}"
 
     # Its step can be saved again, and what it held is still there to look at.
     assert checkpoints.steps() == [2, 1]
@@ -178,13 +179,16 @@ def test_evaluation_moves_nothing(saved):
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_nothing_but_damage_is_refused(saved, read_only):
+def test_nothing_but_damage_is_refused_and_left_where_it_is(saved, read_only):
     for step in (1, 2, 3):
         truncate(folder(saved, step))
     checkpoints = Checkpoints(saved, read_only=read_only)
-    with pytest.raises(InputError, match="can be read; choose another") as error:
+    with pytest.raises(InputError, match="no checkpoint could be read") as error:
         checkpoints.restore(checkpoints.steps())
     assert "\n" not in str(error.value)
+    assert str(folder(saved, 3)) in str(error.value)
+    assert checkpoints.steps() == [3, 2, 1]
+    assert not (saved / "damaged").exists()
 
 
 def test_description_skips_a_damaged_checkpoint(saved, caplog):

@@ -76,7 +76,7 @@ def test_clips_the_norm_of_all_gradients_together(settings, problem, name):
 
 def test_unknown_optimizer_is_refused_by_its_name(settings):
     settings.name = "sgd"
-    with pytest.raises(InputError, match="config.optimizer.name is 'sgd'"):
+    with pytest.raises(InputError, match=r"config\.optimizer\.name is 'sgd'"):
         create_optimizer(settings, optax.constant_schedule(1.0))
 
 

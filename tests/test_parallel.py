@@ -33,7 +33,7 @@ def test_batch_that_the_devices_divide_is_taken():
 
 
 def test_platform_that_no_one_knows_is_refused():
-    with pytest.raises(InputError, match="config.platform is 'cuda', expected cpu"):
+    with pytest.raises(InputError, match=r"config\.platform is 'cuda', expected cpu"):
         parallel.select_platform("cuda")
 
 

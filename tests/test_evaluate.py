@@ -1,0 +1,198 @@
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from vse_jax import evaluate, parallel, retrieval
+from vse_jax.data.vocabulary import training_vocabulary
+from vse_jax.errors import InputError, TrainingError
+from vse_jax.evaluate import Evaluation, Evaluator
+from vse_jax.experiment import Experiment
+from vse_jax.models.vse import create_model
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture
+def saved(config):
+    """A configuration as a checkpoint holds it."""
+    config.data.root = "/data/there"
+    config.loss.margin = 0.3
+    return json.loads(config.to_json())
+
+
+def test_checkpoint_rules_but_for_where_and_how(saved):
+    overrides = {
+        "data.root": "/data/here",
+        "evaluation_batch_size": 64,
+        "data.vocabulary": "checkpoint",
+    }
+    merged = evaluate.merge_config(saved, overrides)
+    assert merged.data.root == "/data/here"
+    assert merged.evaluation_batch_size == 64
+    assert merged.data.vocabulary == "checkpoint"
+    assert merged.loss.margin == 0.3
+    assert merged.data.token_lengths == (16, 24, 32, 48, 64)  # JSON has no tuples
+
+
+def test_options_of_the_model_cannot_be_overridden(saved):
+    with pytest.raises(InputError, match=r"config\.loss\.margin is 0\.3") as error:
+        evaluate.merge_config(saved, {"loss.margin": 0.5})
+    assert "data.root" in str(error.value)
+    same = evaluate.merge_config(saved, {"loss.margin": 0.3})
+    assert same.loss.margin == 0.3
+
+
+def evaluation(images=6, folds=False):
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(images, 4)), rng.normal(size=(2 * images, 4))
+    ids = np.arange(images), np.repeat(np.arange(images), 2)
+    metrics = retrieval.recalls(retrieval.rank(*embeddings, *ids))
+    fold_metrics = retrieval.evaluate_folds(*embeddings, *ids) if folds else None
+    return Evaluation("dev", None, *embeddings, metrics, fold_metrics)
+
+
+def test_report_shows_every_metric():
+    result = evaluation()
+    lines = evaluate.format_report(result, 1234).splitlines()
+    assert lines[1] == "dev split, 6 images, 12 captions, checkpoint of step 1,234"
+    metrics = result.metrics
+    for line, direction in zip(lines[3:5], ("i2t", "t2i"), strict=True):
+        names = [f"{direction}_{n}" for n in ("r1", "r5", "r10", "medr", "meanr")]
+        shown = [float(number) for number in line.split()[3:]]
+        assert shown == pytest.approx([metrics[n] for n in names], abs=0.05)
+    assert float(lines[5].split()[1]) == pytest.approx(metrics["rsum"], abs=0.05)
+    assert "folds" not in "".join(lines)
+
+
+def test_report_has_both_protocols_of_coco():
+    text = evaluate.format_report(evaluation(folds=True), 1)
+    five_thousand, one_thousand = text.split("1K, mean of five folds")
+    assert "5K" in five_thousand
+    assert five_thousand.count("R@10") == one_thousand.count("R@10") == 1
+
+
+def test_folds_are_for_splits_of_cocos_size(monkeypatch):
+    result = evaluation(images=10)
+    ids = np.arange(10), np.repeat(np.arange(10), 2)
+    index = types.SimpleNamespace(image_id=ids[0], caption_image_id=ids[1])
+    arguments = ("dev", index, result.images, result.captions, "cosine")
+    assert evaluate._rank(*arguments).fold_metrics is None
+    monkeypatch.setattr(evaluate, "COCO_TEST_IMAGES", 10)
+    ranked = evaluate._rank(*arguments)
+    assert ranked.metrics == result.metrics
+    assert ranked.fold_metrics == retrieval.evaluate_folds(
+        result.images, result.captions, *ids
+    )
+    assert ranked.fold_metrics["i2t_r5"] == 100  # of the four captions of a fold
+
+
+def test_report_file_has_metrics_step_and_configuration(tmp_path, config):
+    result = evaluation(folds=True)
+    path = evaluate.write_report(tmp_path, result, config, 77)
+    assert path == tmp_path / "eval" / "dev.json"
+    content = json.loads(path.read_text())
+    assert content["metrics"] == result.metrics
+    assert content["metrics_1k_five_fold"] == result.fold_metrics
+    assert (content["step"], content["images"], content["captions"]) == (77, 6, 12)
+    assert content["config"]["loss"]["mining"] == config.loss.mining
+    assert [p.name for p in path.parent.iterdir()] == ["dev.json"]
+
+
+def test_report_that_fails_leaves_the_one_before(tmp_path, config, monkeypatch):
+    path = evaluate.write_report(tmp_path, evaluation(), config, 1)
+    before = path.read_text()
+
+    def cut_off(self, text):
+        with self.open("w") as file:
+            file.write(text[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(path), "write_text", cut_off)
+    with pytest.raises(OSError, match="No space left"):
+        evaluate.write_report(tmp_path, evaluation(), config, 2)
+    assert path.read_text() == before
+
+
+@pytest.fixture(scope="module")
+def experiment(shapes_builder):
+    from configs import common
+
+    config = common.get_config()
+    config.evaluation_batch_size = 8  # of 10 images, so the last batch is padded
+    config.data.token_lengths = (24, 40)
+    config.model.update(
+        image_encoder="pixels", text_encoder="gru", embed_dim=8, word_dim=4
+    )
+    vocabulary = training_vocabulary(shapes_builder, 1)
+    return Experiment(config, shapes_builder, vocabulary)
+
+
+@pytest.fixture(scope="module")
+def embedded(experiment):
+    """Variables, what eight devices embed with them, and what one does."""
+    model = create_model(experiment.config, len(experiment.vocabulary), train=False)
+    data = experiment.builder.as_data_source("dev")
+    examples = [data[i] for i in range(len(data))]
+    tokens = [
+        experiment.vocabulary.encode(
+            caption.decode() if isinstance(caption, bytes) else caption
+        )
+        for example in examples
+        for caption in example["captions"]
+    ]
+    padded = np.zeros((len(tokens), max(map(len, tokens))), np.int32)
+    for row, caption in zip(padded, tokens, strict=True):
+        row[: len(caption)] = caption
+    images = {"image": np.stack([example["image"] for example in examples])}
+    captions = {
+        "tokens": padded,
+        "token_count": np.array([len(x) for x in tokens], np.int32),
+    }
+    one_of_both = {name: x[:1] for name, x in (images | captions).items()}
+    variables = jax.jit(model.init)(jax.random.key(0), one_of_both)
+    evaluator = Evaluator(experiment)
+    result = evaluator.evaluate(parallel.replicate(variables), "dev")
+    expected = (
+        jax.jit(lambda v, b: model.apply(v, b, method=model.embed_images))(
+            variables, images
+        ),
+        jax.jit(lambda v, b: model.apply(v, b, method=model.embed_captions))(
+            variables, captions
+        ),
+    )
+    return variables, evaluator, result, expected
+
+
+def test_split_is_embedded_in_its_own_order(embedded):
+    _, _, result, (images, captions) = embedded
+    np.testing.assert_allclose(result.images, images, atol=1e-5)
+    np.testing.assert_allclose(result.captions, captions, atol=1e-5)
+    assert len(result.captions) == 5 * len(result.images)
+    ids = np.arange(10), np.repeat(np.arange(10), 5)
+    ranks = retrieval.rank(result.images, result.captions, *ids)
+    assert result.metrics == retrieval.recalls(ranks)
+
+
+def test_embeddings_that_are_not_finite_are_refused(embedded):
+    variables, evaluator, _, _ = embedded
+    broken = jax.tree.map(lambda x: np.full_like(x, np.nan), variables)
+    with pytest.raises(TrainingError, match="of the dev images are not finite"):
+        evaluator.evaluate(parallel.replicate(broken), "dev")
+
+
+def test_split_that_is_not_there_is_refused(embedded):
+    variables, evaluator, _, _ = embedded
+    with pytest.raises(InputError, match="testall"):
+        evaluator.evaluate(parallel.replicate(variables), "testall")
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"), [(["test", "dev"], "test"), (["dev"], "dev")]
+)
+def test_default_split_is_the_test_split_where_there_is_one(config, splits, expected):
+    info = types.SimpleNamespace(splits=splits)
+    made = Experiment(config, types.SimpleNamespace(info=info), None)
+    assert evaluate.default_split(made) == expected
