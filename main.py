@@ -74,13 +74,24 @@ def _workdir():
 
 def _set_up_logging():
     """Only this program's own messages, on standard error."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    # Orbax logs the stack trace of what it cannot write; one line of it is told later.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    sys.unraisablehook = _print_unraisable
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("vse_jax")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def _print_unraisable(unraisable):
+    """Prints an error of a thread, unless it is TensorStore's after a failed save.
+
+    It reports its results to an event loop that Orbax has closed by then.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _parse_flags(argv):

@@ -360,15 +360,13 @@ def test_loss_that_is_not_finite(place):
 def test_parameters_that_are_not_finite_are_not_saved(place):
     """An infinite learning rate spoils them in a step whose loss is still finite."""
     workdir = place.workdir("infinite")
-    step = programs.STEPS_PER_EPOCH + 1
     finished = place.run(
         f"--workdir={workdir}",
-        "--config.optimizer.decay_epochs=(1,)",
-        "--config.optimizer.decay_factor=1e60",
-        f"--config.checkpoint_every_steps={step}",
+        "--config.optimizer.learning_rate=1e39",
+        "--config.checkpoint_every_steps=1",
     )
-    assert f"step {step}" in programs.refusal(finished)
-    assert programs.checkpoint_steps(workdir) == [programs.STEPS_PER_EPOCH]
+    assert "not finite after step 1;" in programs.refusal(finished)
+    assert programs.checkpoint_steps(workdir) == []
 
 
 def limited_files():
@@ -381,7 +379,9 @@ def test_checkpoint_that_cannot_be_written(place):
     workdir = place.workdir("too_large")
     finished = place.run(f"--workdir={workdir}", preexec_fn=limited_files)
     message = programs.refusal(finished)
-    assert f"cannot save the checkpoint of step 5 in {workdir}" in message
+    assert "cannot save the checkpoint of step" in message
+    assert f"in {workdir}" in message
+    assert "File too large" in message
     assert "the run goes on from the beginning" in message
     assert programs.checkpoint_steps(workdir) == []
 
@@ -400,10 +400,10 @@ def small_disk(place, tmp_path):
 
 
 def test_full_disk(place, small_disk):
+    """Whether a checkpoint or a curve is the first that cannot be written."""
     finished = place.run(f"--workdir={small_disk}")
     message = programs.refusal(finished)
-    assert "cannot save" in message
+    assert "No space left on device" in message
     assert "free some space" in message
     step, *_ = programs.checkpoint_steps(small_disk)
-    assert f"the run goes on from step {step}" in message
     assert programs.restored(small_disk, step).step == step

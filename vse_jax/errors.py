@@ -24,7 +24,9 @@ class TrainingError(ReportedError):
 def one_line(error: BaseException) -> str:
     """The first line of what an error says, or its type if it says nothing."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]
+    # What a long message is about stands at its beginning, the reason at its end.
+    line = lines[0]
+    return line if len(line) <= 300 else f"{line[:140]} ... {line[-150:]}"
 
 
 @contextlib.contextmanager

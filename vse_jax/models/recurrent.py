@@ -30,6 +30,8 @@ from vse_jax.models import initializers
 # the recurrence, and so many parts of all packed rows outside of it.
 ROW_BLOCK = 16
 PACKED_PARTS = 16
+# Smaller states than that are not worth the time to compile a product of each size.
+SMALLEST_HIDDEN = 256
 
 
 class GRU(nn.Module):
@@ -277,7 +279,8 @@ def _row_product(a, transposed, rows, dtype):
         # The large operand first: with few rows that is up to twice as fast on CPUs.
         return _product(transposed, a.T, dtype).T
 
-    return _on_first_rows(product, (a,), rows, ROW_BLOCK, padded_size=len(a))
+    block = len(a) if _is_small(max(transposed.shape)) else ROW_BLOCK
+    return _on_first_rows(product, (a,), rows, block, padded_size=len(a))
 
 
 def _packed_product(packed, kernel, packing, dtype, room=0):
@@ -287,7 +290,7 @@ def _packed_product(packed, kernel, packing, dtype, room=0):
         return _product(packed, kernel, dtype)
 
     size = len(packed) + room
-    block = _packed_block(packed)
+    block = _packed_block(packed, max(kernel.shape))
     return _on_first_rows(product, (packed,), packing.total, block, padded_size=size)
 
 
@@ -297,11 +300,17 @@ def _packed_inner(a, b, packing, dtype):
     def product(a, b):
         return _product(a.T, b, dtype)
 
-    return _on_first_rows(product, (a, b), packing.total, _packed_block(a))
+    block = _packed_block(a, b.shape[1])
+    return _on_first_rows(product, (a, b), packing.total, block)
 
 
-def _packed_block(packed):
-    return -(-packed.shape[0] // PACKED_PARTS)
+def _packed_block(packed, width):
+    return len(packed) if _is_small(width) else -(-len(packed) // PACKED_PARTS)
+
+
+def _is_small(width):
+    """Whether gates of that width are those of a small state."""
+    return width < 3 * SMALLEST_HIDDEN
 
 
 def _on_first_rows(function, arrays, rows, block, padded_size=None):
@@ -317,6 +326,8 @@ def _on_first_rows(function, arrays, rows, block, padded_size=None):
             return result
         return jnp.pad(result, ((0, padded_size - len(result)), (0, 0)))
 
+    if block == size:
+        return branch(size, *arrays)
     counts = [min(count, size) for count in range(0, size + block, block)]
     branches = [functools.partial(branch, count) for count in counts]
     return jax.lax.switch((rows + block - 1) // block, branches, *arrays)
