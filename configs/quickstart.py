@@ -19,7 +19,7 @@ def get_config():
     config.model.embed_dim = 192
     config.model.word_dim = 64
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.decay_epochs = (1.75,)
+    config.optimizer.decay_epochs = (1.5,)
     config.log_every_steps = 20
     config.checkpoint_every_steps = 100
     return config

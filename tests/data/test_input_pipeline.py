@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from absl import logging as absl_logging
 from PIL import Image
 
 from configs import common
-from vse_jax.data import input_pipeline, split_index
+from vse_jax.data import encoded_captions, input_pipeline, split_index
 from vse_jax.data.sampling import Sampler
 from vse_jax.data.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.errors import InputError
@@ -164,7 +163,9 @@ def test_different_seeds_differ(builder):
 def test_long_captions_are_cut_and_counted_once(builder, make_builder, monkeypatch):
     messages = []
     monkeypatch.setattr(
-        absl_logging, "warning", lambda text, *args: messages.append(text % args)
+        encoded_captions.logger,
+        "warning",
+        lambda text, *args: messages.append(text % args),
     )
     batches = _train(builder, _config(lengths=(8, 10)), num_steps=20)
     vocabulary = training_vocabulary(builder, 1)

@@ -282,8 +282,7 @@ def test_make_builder_prepares_nothing(root, data):
 
 # Prepares the data, but tells when it writes and goes on when it gets a line.
 PAUSED_PREPARING = """
-import os, sys
-from absl import logging
+import logging, os, sys
 from configs import common
 from vse_jax.data import datasets
 from vse_jax.data.datasets import numpy_layout
@@ -296,7 +295,7 @@ def paused(*args):
     return convert(*args)
 
 numpy_layout.LayoutSplit._convert = paused
-logging.set_verbosity(logging.INFO)
+logging.basicConfig(level=logging.INFO)
 data = common.get_config().data
 data.root, data.data_dir = sys.argv[1:]
 data.region_dim = 0
