@@ -25,7 +25,7 @@ from vse_jax.train_step import create_train_state, make_train_step
 REGIONS = 36
 MEAN_TOKENS, TOKENS_DEVIATION = 14, 3.5  # start and end included
 MAX_TOKENS = 24
-REPEATS = 15
+REPEATS = 9
 
 
 def random_batch(sizes: pytorch_rvse.Sizes, batch_size: int) -> dict[str, np.ndarray]:
