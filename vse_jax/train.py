@@ -14,6 +14,7 @@ from vse_jax.data import input_pipeline
 from vse_jax.data.vocabulary import Vocabulary
 from vse_jax.errors import InputError, TrainingError, reporting_writes
 from vse_jax.evaluate import (
+    EVALUATION_OPTIONS,
     Evaluator,
     config_from_json,
     default_split,
@@ -30,22 +31,13 @@ logger = logging.getLogger(__name__)
 
 # Options that may change from one start of a run to the next: no step depends on them.
 FREE_OPTIONS = (
+    *EVALUATION_OPTIONS,
     "epochs",
-    "platform",
-    "distributed",
-    "evaluation_batch_size",
     "log_every_steps",
     "checkpoint_every_steps",
     "evaluate_every_epochs",
     "stuck_steps",
     "profile_at_step",
-    "compilation_cache",
-    "data.root",
-    "data.data_dir",
-    "data.name",
-    "data.vocabulary",
-    "data.validation_split",
-    "data.test_split",
 )
 
 
