@@ -5,6 +5,7 @@ on all of them with `jax.pmap`. Arrays that go into a mapped function carry a le
 axis of this host's devices, `[local_devices, ...]`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -98,11 +99,33 @@ def check_batch_size(batch_size: int, name: str) -> None:
 
 def map_over_devices(function: Callable, donate_argnums=()) -> Callable:
     """Runs per-device code on all devices, compiled once per shape of its arguments."""
-    return jax.pmap(function, axis_name=AXIS, donate_argnums=donate_argnums)
+    mapped = jax.pmap(function, axis_name=AXIS, donate_argnums=donate_argnums)
+    compiled = {}
+
+    @functools.wraps(function)
+    def run(*args):
+        leaves, structure = jax.tree.flatten(args)
+        key = structure, tuple(map(jax.typeof, leaves))
+        if key not in compiled:
+            compiled[key] = mapped.lower(*args).compile(_compiler_options())
+        return compiled[key](*args)
+
+    return run
+
+
+def _compiler_options():
+    """What XLA is told beyond its defaults."""
+    if jax.default_backend() != "cpu":
+        return None
+    # YNNPACK for sums alone: Eigen's products of matrices are about a fifth faster, and
+    # up to twice with few rows, as in a recurrence.
+    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 def sum_over_devices(tree: Any) -> Any:
     """Adds a pytree up over all devices; for per-device code."""
+    if jax.lax.axis_size(AXIS) == 1:
+        return tree  # XLA would copy it
     return jax.lax.psum(tree, AXIS)
 
 

@@ -6,6 +6,7 @@ small recurrent network gives to the ranks. Mean and max pooling are special cas
 """
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -120,10 +121,17 @@ def _ranked_sum_forward(vectors, weights, count):
 def _ranked_sum_backward(residuals, gradient):
     ranked, weights, rank, exists = residuals
     to_weights = _einsum("bnd,bd->bn", ranked, gradient)
-    to_vectors = gradient[:, None] * _look_up(weights, rank)
-    to_vectors = jnp.where(exists, to_vectors, 0)
-    # Several products want this gradient, and would each compute it anew.
-    return jax.lax.optimization_barrier(to_vectors), to_weights, None
+
+    def to_vectors():
+        to_vectors = gradient[:, None] * _look_up(weights, rank)
+        return jnp.where(exists, to_vectors, 0)
+
+    def zeros():
+        return jnp.zeros(rank.shape, gradient.dtype)
+
+    # Several products want this gradient. What is behind a condition, if one that
+    # always holds, XLA does not fuse into each of them to be computed anew.
+    return jax.lax.cond(exists.any(), to_vectors, zeros), to_weights, None
 
 
 ranked_sum.defvjp(_ranked_sum_forward, _ranked_sum_backward)
@@ -160,7 +168,13 @@ def _put_by_rank(values, rank):
 
 def _look_up(weights, rank):
     """`weights[b, rank[b, i, d]]` of `[batch, length]`, `[batch, length, dim]`."""
-    result = jnp.zeros(rank.shape, weights.dtype)
-    for i in range(weights.shape[1]):
-        result = jnp.where(rank == i, weights[:, i, None, None], result)
-    return result
+    candidates = [weights[:, i, None, None] for i in range(weights.shape[1])]
+    bits = rank
+    while len(candidates) > 1:  # each bit of the rank halves them
+        is_odd = (bits & 1).astype(bool)
+        pairs = itertools.zip_longest(candidates[::2], candidates[1::2])
+        candidates = [
+            even if odd is None else jnp.where(is_odd, odd, even) for even, odd in pairs
+        ]
+        bits = bits >> 1
+    return jnp.broadcast_to(candidates[0], rank.shape)

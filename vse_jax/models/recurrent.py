@@ -28,7 +28,7 @@ from vse_jax.models import initializers
 
 # Sizes that a product's rows are rounded up to: multiples of so many sequences inside
 # the recurrence, and so many parts of all packed rows outside of it.
-ROW_BLOCK = 16
+ROW_BLOCK = 8
 PACKED_PARTS = 16
 # Smaller states than that are not worth the time to compile a product of each size.
 SMALLEST_HIDDEN = 256
@@ -148,7 +148,7 @@ def _recurrence_forward(inputs, weights, lengths, reverse, dtype):
     projected = _packed_product(
         packed_inputs, weights.input_kernel, packing, dtype, room=batch
     )
-    kernel = weights.kernel.T.astype(dtype)
+    kernel = weights.kernel.astype(dtype)
 
     def body(i, carry):
         state, buffers = carry
@@ -180,7 +180,7 @@ def _recurrence_backward(reverse, dtype, residuals, states_gradient):
     batch, time, _ = states_gradient.shape
     hidden = weights.kernel.shape[0]
     states_gradient = _with_room(packing.pack(states_gradient), batch)
-    kernel = weights.kernel.astype(dtype)
+    transposed_kernel = weights.kernel.T.astype(dtype)
     longest = jnp.max(packing.lengths)
 
     def body(i, carry):
@@ -193,26 +193,34 @@ def _recurrence_backward(reverse, dtype, residuals, states_gradient):
         to_n = gradient * (1 - z) * (1 - n * n)
         to_z = gradient * (previous - n) * z * (1 - z)
         to_r = to_n * recurrent_n * r * (1 - r)
-        to_projected = jnp.concatenate([to_r, to_z, to_n], axis=-1)
-        to_recurrent = jnp.concatenate([to_r, to_z, to_n * r], axis=-1)
+        to_recurrent_n = to_n * r
+        to_recurrent = jnp.concatenate([to_r, to_z, to_recurrent_n], axis=-1)
         to_previous = gradient * z + _row_product(
-            to_recurrent, kernel, _continued(packing, t, reverse), dtype
+            to_recurrent, transposed_kernel, _continued(packing, t, reverse), dtype
         )
-        values = (to_projected, to_recurrent)
+        to_projected = jnp.concatenate([to_r, to_z, to_n], axis=-1)
+        values = (to_projected, to_recurrent_n)
         return to_previous, _write(buffers, values, packing, t)
 
-    buffers = _empty((3 * hidden, 3 * hidden), batch, time)
+    buffers = _empty((3 * hidden, hidden), batch, time)
     start = (jnp.zeros((batch, hidden)), buffers)
-    _, (to_projected, to_recurrent) = jax.lax.fori_loop(0, longest, body, start)
+    _, buffers = jax.lax.fori_loop(0, longest, body, start)
 
     rows = time * batch
-    to_projected, to_recurrent = to_projected[:rows], to_recurrent[:rows]
+    to_projected, to_recurrent_n = (buffer[:rows] for buffer in buffers)
     to_inputs = _packed_product(to_projected, weights.input_kernel.T, packing, dtype)
+    # Inputs and state have the same gradients at r and z; they differ at n.
+    to_rz = to_projected[:, : 2 * hidden]
+    to_input_bias = to_projected.sum(0)
+    to_kernel = (
+        _packed_inner(previous_states[:rows], gradient, packing, dtype)
+        for gradient in (to_rz, to_recurrent_n)
+    )
     weight_gradients = _Weights(
         _packed_inner(packed_inputs, to_projected, packing, dtype),
-        to_projected.sum(0),
-        _packed_inner(previous_states[:rows], to_recurrent, packing, dtype),
-        to_recurrent.sum(0),
+        to_input_bias,
+        jnp.concatenate(list(to_kernel), axis=1),
+        jnp.concatenate([to_input_bias[: 2 * hidden], to_recurrent_n.sum(0)]),
     )
     return packing.unpack(to_inputs), weight_gradients, None
 
@@ -272,14 +280,13 @@ def _product(a, b, dtype):
     return jnp.dot(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
 
 
-def _row_product(a, transposed, rows, dtype):
-    """`a @ transposed.T` for the first `rows` rows, rounded up; the rest is zero."""
+def _row_product(a, kernel, rows, dtype):
+    """`a @ kernel` for the first `rows` rows, rounded up; the rest is zero."""
 
     def product(a):
-        # The large operand first: with few rows that is up to twice as fast on CPUs.
-        return _product(transposed, a.T, dtype).T
+        return _product(a, kernel, dtype)
 
-    block = len(a) if _is_small(max(transposed.shape)) else ROW_BLOCK
+    block = len(a) if _is_small(max(kernel.shape)) else ROW_BLOCK
     return _on_first_rows(product, (a,), rows, block, padded_size=len(a))
 
 
