@@ -30,11 +30,19 @@ flags.DEFINE_string("workdir", "", "Folder of the run; runs/<name of the config>
 flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "prepare"],
-    "train, or go on training; eval: evaluate a checkpoint; prepare: the dataset only.",
+    ["train", "eval", "prepare", "import"],
+    "train, or go on training; eval: evaluate a checkpoint; prepare: the dataset only; "
+    "import: a checkpoint of the PyTorch repositories.",
 )
 flags.DEFINE_string("split", "", "Split to evaluate; the test split if there is one.")
-flags.DEFINE_string("checkpoint", "best", "To evaluate: best, latest, or its step.")
+flags.DEFINE_string(
+    "checkpoint",
+    "best",
+    "To evaluate: best, latest, or its step. To import: a .pth or .pth.tar file.",
+)
+flags.DEFINE_string(
+    "vocabulary", "", "To import: its *_vocab.json or *_vocab.pkl file."
+)
 
 
 def main(argv):
@@ -42,7 +50,7 @@ def main(argv):
     if len(argv) > 1:
         raise InputError(f"unexpected argument {argv[1]!r}; options begin with --")
     config = FLAGS.config
-    if config is None and FLAGS.mode != "eval":
+    if config is None and FLAGS.mode not in ("eval", "import"):
         raise InputError("--config is missing, such as --config configs/quickstart.py")
     workdir = _workdir()
     _set_up_logging()
@@ -54,18 +62,30 @@ def main(argv):
 
     from vse_jax import evaluate, parallel, train
 
-    parallel.set_up(common.get_config() if config is None else config, workdir)
+    parallel.set_up(config or common.get_config(), workdir)
     if FLAGS.mode == "eval":
         overrides = config and config_flags.get_override_values(FLAGS["config"])
         evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
+        return 0
+    if FLAGS.mode == "import":
+        _import(config or common.get_config(), workdir)
         return 0
     finished = train.train_and_evaluate(config, workdir)
     return 0 if finished else SIGTERM_EXIT_CODE
 
 
+def _import(config, workdir):
+    from vse_jax import published
+
+    for flag in ("checkpoint", "vocabulary"):
+        if not FLAGS[flag].present:
+            raise InputError(f"--{flag} is missing, the file to import")
+    published.import_checkpoint(config, workdir, FLAGS.checkpoint, FLAGS.vocabulary)
+
+
 def _workdir():
     if FLAGS.workdir:
-        return FLAGS.workdir
+        return os.path.expanduser(FLAGS.workdir)
     if FLAGS.config is None:
         raise InputError("--workdir is missing, or --config to tell it from")
     path = config_flags.get_config_filename(FLAGS["config"])

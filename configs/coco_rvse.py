@@ -15,7 +15,5 @@ from configs import common
 def get_config():
     """Returns the configuration."""
     config = common.get_config()
-    config.epochs = 25
-    config.optimizer.decay_epochs = (15,)
     config.data.test_split = "testall"
     return config

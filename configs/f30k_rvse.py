@@ -12,7 +12,4 @@ from configs import common
 
 def get_config():
     """Returns the configuration."""
-    config = common.get_config()
-    config.epochs = 25
-    config.optimizer.decay_epochs = (15,)
-    return config
+    return common.get_config()

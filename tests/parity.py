@@ -1,6 +1,5 @@
 """Golden data of the published PyTorch models, and how its names map to ours."""
 
-import functools
 import os
 import pathlib
 
@@ -11,6 +10,7 @@ import pytest
 from flax import traverse_util
 
 from vse_jax import parallel
+from vse_jax.models import pytorch_names
 from vse_jax.models.vse import VSE
 from vse_jax.train_step import global_costs
 
@@ -21,23 +21,20 @@ _PLACES = (
     _REPOSITORY.parent / "shared" / "parity",
 )
 
-_DENSE = {"weight": "kernel", "bias": "bias"}
-_GRU = {
-    "weight_ih": "input_kernel",
-    "weight_hh": "recurrent_kernel",
-    "bias_ih": "input_bias",
-    "bias_hh": "recurrent_bias",
-}
-
 
 def load(name: str) -> dict[str, np.ndarray]:
-    """Reads the arrays of a golden file; skips the test where there is none."""
+    """Reads the arrays of a golden file."""
+    with np.load(path_of(f"{name}.npz")) as arrays:
+        return {key: arrays[key] for key in arrays.files}
+
+
+def path_of(name: str) -> pathlib.Path:
+    """Path of a golden file; skips the test where there is none."""
     for place in filter(None, _PLACES):
-        path = pathlib.Path(place) / f"{name}.npz"
+        path = pathlib.Path(place) / name
         if path.exists():
-            with np.load(path) as arrays:
-                return {key: arrays[key] for key in arrays.files}
-    pytest.skip(f"no golden file {name}.npz; set VSE_PARITY_DIR to its folder")
+            return path
+    pytest.skip(f"no golden file {name}; set VSE_PARITY_DIR to its folder")
 
 
 def variables(golden: dict, prefix: str) -> dict:
@@ -46,52 +43,15 @@ def variables(golden: dict, prefix: str) -> dict:
     Returns:
       Nested dicts under `params` and `batch_stats`.
     """
-    flat = {}
-    for name, value in golden.items():
-        if name.startswith(f"{prefix}/"):
-            path = our_path(name.removeprefix(f"{prefix}/"))
-            if path:
-                flat[path] = value.T if path[-1].endswith("kernel") else value
-    nested = traverse_util.unflatten_dict(flat)
-    text = nested.get("params", {}).get("text", {})
-    if "gru" in text and "backward" not in text["gru"]:
-        text["gru"] = text["gru"]["forward"]  # the GRU of VSE++ has one direction
-    return nested
-
-
-@functools.cache
-def our_path(name: str) -> tuple[str, ...] | None:
-    """Path of PyTorch's `name` in our variables; None for what has no use here."""
-    branch, *scopes, leaf = name.split(".")
-    scopes = ".".join(scopes)
-    root = {"img": ("image", "encoder"), "txt": ("text",)}.get(branch)
-    if root is None:  # a file of the pooling alone
-        root, scopes = (), name.rpartition(".")[0]
-    if "num_batches_tracked" in leaf or scopes == "mlp.bns.1":
-        return None  # the last layer's normalization is made there but never applied
-    if leaf.startswith("running_"):
-        statistic = {"running_mean": "mean", "running_var": "variance"}[leaf]
-        return ("batch_stats", *root, "mlp", "norm", statistic)
-    return ("params", *root, *_parameter_path(branch, scopes, leaf))
-
-
-def _parameter_path(branch, scopes, leaf):
-    if scopes.endswith(("gru", "rnn")):
-        pooling = ("pooling",) if scopes.startswith("gpool") else ()
-        kind, _, direction = leaf.partition("_l0")
-        direction = "backward" if direction else "forward"
-        return (*pooling, "gru", direction, _GRU[kind])
-    return {
-        "fc": lambda: ("projection", _DENSE[leaf]),
-        "mlp.layers.0": lambda: {
-            "weight": ("mlp", "hidden", "kernel"),
-            "bias": ("mlp", "hidden_bias"),
-        }[leaf],
-        "mlp.layers.1": lambda: ("mlp", "out", _DENSE[leaf]),
-        "mlp.bns.0": lambda: ("mlp", "norm", {"weight": "scale", "bias": "bias"}[leaf]),
-        "gpool.linear": lambda: ("pooling", "score", _DENSE[leaf]),
-        "embed": lambda: ("words", "embedding"),
-    }[scopes]()
+    return pytorch_names.variables(
+        {
+            name.removeprefix(f"{prefix}/").replace("gpool", "txt.gpool")
+            if name.startswith(f"{prefix}/gpool")  # in the file of the pooling alone
+            else name.removeprefix(f"{prefix}/"): array
+            for name, array in golden.items()
+            if name.startswith(f"{prefix}/")
+        }
+    )
 
 
 def batch(golden: dict) -> dict[str, np.ndarray]:

@@ -34,6 +34,8 @@ def test_defaults_are_taken(config):
         ("evaluation_batch_size", 0, "at least 1"),
         ("model.embed_dim", 0, "at least 1"),
         ("model.word_dim", 0, "at least 1"),
+        ("optimizer.learning_rate", 0.0, "more than 0"),
+        ("optimizer.decay_factor", -0.1, "more than 0"),
     ],
 )
 def test_option_that_cannot_be_is_refused_by_its_name(config, option, value, expected):
@@ -44,6 +46,14 @@ def test_option_that_cannot_be_is_refused_by_its_name(config, option, value, exp
     assert message.startswith(f"config.{option} is {value!r}, expected ")
     assert expected in message
     assert "\n" not in message
+
+
+def test_warm_up_needs_a_mining(config):
+    config.loss.warmup_epochs = 1
+    with pytest.raises(InputError, match=r"warmup_mining is empty"):
+        experiment.check_options(config)
+    config.loss.warmup_mining = "all"
+    experiment.check_options(config)
 
 
 def builder_of(content):

@@ -109,6 +109,20 @@ def test_one_host_needs_no_agreement():
     assert parallel.is_primary_host()
 
 
+def test_each_shape_is_compiled_once():
+    traced = []
+
+    def double(x):
+        traced.append(x.shape)
+        return 2 * x
+
+    mapped = parallel.map_over_devices(double)
+    for width in (3, 5, 3, 5):
+        array = np.ones((8, width), np.float32)
+        np.testing.assert_array_equal(mapped(array), 2 * array)
+    assert traced == [(3,), (5,)]
+
+
 def test_donated_arguments_are_given_up():
     state = parallel.replicate({"x": np.zeros(4)})
     step = parallel.map_over_devices(

@@ -9,7 +9,7 @@ import pytest
 from tests import parity
 from vse_jax import parallel
 from vse_jax.losses import MININGS, AnchorCosts
-from vse_jax.models import recurrent
+from vse_jax.models import pytorch_names, recurrent
 from vse_jax.models.vse import VSE
 from vse_jax.optimizer import create_optimizer
 from vse_jax.train_step import (
@@ -257,8 +257,8 @@ def test_parity_of_three_adamw_steps(three_steps):
     # The normalization takes this bias out again, so its gradient is zero. PyTorch's
     # is rounding noise, which AdamW scales up to steps of the learning rate, whatever
     # its size; ours is zero, and the bias just decays.
-    bias = parity.our_path("img.mlp.layers.0.bias")
-    mean = parity.our_path("img.mlp.bns.0.running_mean")
+    bias = pytorch_names.our_path("img.mlp.layers.0.bias")
+    mean = pytorch_names.our_path("img.mlp.bns.0.running_mean")
     steps, learning_rate = len(losses), float(golden["cfg/learning_rate"])
     # The running mean takes a tenth of the bias at each step, those before included.
     allowed = {

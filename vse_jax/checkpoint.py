@@ -45,7 +45,11 @@ class Restored(NamedTuple):
     metrics: dict | None
 
     def train_state(self, template: TrainState) -> TrainState:
-        """Returns the state of training, in the form of `template`."""
+        """Returns the state of training.
+
+        Args:
+          template: a state, or its shapes as of `jax.eval_shape`.
+        """
         return TrainState(
             step=np.int32(self.step),
             params=_in_form_of(template.params, self.variables["params"]),
@@ -149,11 +153,13 @@ class Checkpoints:
         optimizer = flax.serialization.to_state_dict(state.opt_state)
         digests = {"variables": digest(variables), "optimizer": digest(optimizer)}
         step = int(state.step)
-        args = ocp.args.Composite(
-            variables=ocp.args.StandardSave(variables),
-            optimizer=ocp.args.StandardSave(_without_empty(optimizer)),
-            run=ocp.args.JsonSave({**run, "digests": digests}),
-        )
+        items = {
+            "variables": ocp.args.StandardSave(variables),
+            "run": ocp.args.JsonSave({**run, "digests": digests}),
+        }
+        if optimizer:  # an imported model has none
+            items["optimizer"] = ocp.args.StandardSave(_without_empty(optimizer))
+        args = ocp.args.Composite(**items)
 
         def save():
             if not self._manager.save(step, args=args, metrics=metrics):
@@ -294,14 +300,17 @@ def _in_form_of(template, saved):
     """Puts saved arrays into the form of `template`, whose shapes they must have."""
     expected = flax.serialization.to_state_dict(template)
     filled = _with_empty(expected, saved)
-    shapes = jax.tree.map(np.shape, filled)
-    if jax.tree.map(np.shape, expected) != shapes:
+    if _shapes(expected) != _shapes(filled):
         raise InputError(
             "the checkpoint's arrays do not have the shapes of this configuration's "
             "model; choose the configuration that it was trained with, or another "
             "--workdir"
         )
     return flax.serialization.from_state_dict(template, filled)
+
+
+def _shapes(tree):
+    return jax.tree.map(lambda leaf: leaf.shape, tree)
 
 
 def _without_empty(tree):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterable
 
@@ -20,8 +19,6 @@ from vse_jax.data.vocabulary import Vocabulary
 from vse_jax.errors import InputError, TrainingError, reporting_writes
 from vse_jax.experiment import Experiment, create_experiment, value_of
 from vse_jax.train_step import make_embed_steps
-
-logger = logging.getLogger(__name__)
 
 COCO_TEST_IMAGES = 5_000
 # Options that may be set anew for an evaluation; all others are the checkpoint's.

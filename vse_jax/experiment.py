@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterator
 
 import ml_collections
@@ -24,6 +25,9 @@ CONTENT_OF_ENCODER = {
     "global": "feature",
     "pixels": "image",
 }
+
+
+IMPORTED_FROM = "imported_from"  # stands in the description of an imported checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +87,14 @@ def create_experiment(
     return Experiment(config, builder, vocabulary)
 
 
+def describe(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> dict:
+    """What a checkpoint says of its run, as JSON."""
+    return {
+        "config": json.loads(config.to_json()),
+        "vocabulary": json.loads(vocabulary.to_json()),
+    }
+
+
 def check_options(config: ml_collections.ConfigDict) -> None:
     """Refuses options that name something that does not exist.
 
@@ -111,6 +123,17 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         numbers = value_of(config, option)
         if not all(isinstance(number, int | float) for number in numbers):
             raise InputError(f"config.{option} is {numbers!r}, expected numbers")
+    for option in ("optimizer.learning_rate", "optimizer.decay_factor"):
+        if value_of(config, option) <= 0:
+            raise InputError(
+                f"config.{option} is {value_of(config, option)}, expected more than 0"
+            )
+    if config.loss.warmup_epochs and not config.loss.warmup_mining:
+        raise InputError(
+            f"config.loss.warmup_epochs is {config.loss.warmup_epochs}, but "
+            "config.loss.warmup_mining is empty; set it to one of "
+            f"{', '.join(map(repr, MININGS))}"
+        )
     for option in (
         "batch_size",
         "evaluation_batch_size",

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import functools
 import json
 import logging
 
@@ -20,7 +21,13 @@ from vse_jax.evaluate import (
     default_split,
     report,
 )
-from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
+from vse_jax.experiment import (
+    IMPORTED_FROM,
+    Experiment,
+    check_vocabulary,
+    create_experiment,
+    describe,
+)
 from vse_jax.optimizer import create_optimizer, create_schedule
 from vse_jax.progress import Progress
 from vse_jax.summaries import create_writer
@@ -116,11 +123,14 @@ class Training:
 
     def _restore_or_create(self, model, optimizer) -> TrainState:
         batch = next(self._experiment.train_batches(0, 1))
-        state = create_train_state(model, optimizer, batch, self._config.seed)
+        create = functools.partial(
+            create_train_state, model, optimizer, batch, self._config.seed
+        )
         restored = self._checkpoints.restore(
             self._checkpoints.steps(), with_optimizer=True
         )
         if restored is None:
+            state = create()
             table = parameter_overview.get_parameter_overview(
                 state.params, include_stats=False
             )
@@ -129,7 +139,7 @@ class Training:
         vocabulary = Vocabulary.from_json(json.dumps(restored.run["vocabulary"]))
         check_vocabulary(vocabulary, self._experiment.vocabulary)
         logger.info("resuming from the checkpoint of step %d", restored.step)
-        return restored.train_state(state)
+        return restored.train_state(jax.eval_shape(create))
 
     def run(self, writer) -> bool:
         """Makes the remaining steps; returns False if SIGTERM ended them early."""
@@ -195,7 +205,8 @@ class Training:
         writer.flush()
         state = parallel.unreplicate(self._state)
         self._check_finite(state)
-        self._checkpoints.save(state, describe(self._experiment), metrics)
+        run = describe(self._config, self._experiment.vocabulary)
+        self._checkpoints.save(state, run, metrics)
 
     def _check_finite(self, state: TrainState) -> None:
         """Refuses parameters that a step with a finite loss has spoilt."""
@@ -255,14 +266,6 @@ class Training:
         print(f"TensorBoard: tensorboard --logdir {self._workdir}", flush=True)
 
 
-def describe(experiment: Experiment) -> dict:
-    """What a checkpoint says of its run, as JSON."""
-    return {
-        "config": json.loads(experiment.config.to_json()),
-        "vocabulary": json.loads(experiment.vocabulary.to_json()),
-    }
-
-
 def check_same_run(
     saved: dict | None, config: ml_collections.ConfigDict, workdir: str
 ) -> None:
@@ -278,6 +281,11 @@ def check_same_run(
     """
     if saved is None:
         return
+    if IMPORTED_FROM in saved:
+        raise InputError(
+            f"{workdir} holds a model imported from {saved[IMPORTED_FROM]}, which can "
+            "be evaluated only; choose another --workdir to train"
+        )
     before, now = flatten(config_from_json(saved["config"])), flatten(config)
     differing = [
         f"{option} was {before.get(option)!r} and is now {now.get(option)!r}"

@@ -144,7 +144,7 @@ def test_parity_of_pooling_and_weights():
         golden[f"param/gpool.gru.weight_{kind}_l0"].shape[1] for kind in ("hh", "ih")
     )
     pool = GeneralizedPooling(position_dim=position_dim, hidden_dim=hidden_dim)
-    params = parity.variables(golden, "param")["params"]["pooling"]
+    params = parity.variables(golden, "param")["params"]["text"]["pooling"]
     vectors, count = golden["in/features"], golden["in/lengths"]
     pooled = jax.jit(pool.apply)({"params": params}, vectors, count)
     np.testing.assert_allclose(pooled, golden["out/pooled"], atol=1e-5)

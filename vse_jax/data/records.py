@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, one_line
 
 CONTENTS = ("regions", "image", "feature")
 
@@ -120,10 +120,9 @@ def unreadable(
     builder: tfds.core.DatasetBuilder, split: str, error: Exception
 ) -> InputError:
     """Returns the one line to raise when a record of a split cannot be read."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     return InputError(
-        f"{builder.data_dir}: the split {split!r} cannot be read ({lines[0]}); delete "
-        "the folder and prepare the data anew"
+        f"{builder.data_dir}: the split {split!r} cannot be read ({one_line(error)}); "
+        "delete the folder and prepare the data anew"
     )
 
 

@@ -233,6 +233,15 @@ def test_refuses_counts_that_cannot_be_drawn(tmp_path, counts):
     assert not list(tmp_path.iterdir())
 
 
+def test_name_of_other_counts_is_refused(tmp_path):
+    data = make_data(tmp_path, (6, 2, 2))
+    data.name = "mine"
+    datasets.prepare(data)
+    data.scene_counts = (7, 2, 2)
+    with pytest.raises(InputError, match=r"for data\.scene_counts \(6, 2, 2\)"):
+        datasets.prepare(data)
+
+
 def test_all_combinations_are_used_evenly():
     scenes = shapes.sample_scenes((3000, 1, 1), seed=0)["train"]
     for field in range(3):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from etils import epath
 
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, one_line
 
 _CHUNK_BYTES = 16 * 2**20
 _HEADER_READERS = {
@@ -100,7 +100,7 @@ def open_feature_array(path: epath.Path) -> FeatureArray:
 
 def unreadable(path: epath.Path, error: OSError) -> InputError:
     """Returns the error that says why the system does not let us read `path`."""
-    reason = error.strerror or str(error).splitlines()[0]
+    reason = error.strerror or one_line(error)
     return InputError(f"{path}: cannot be read: {reason}")
 
 

@@ -18,7 +18,7 @@ from google.protobuf import json_format
 from vse_jax.data.datasets.feature_array import unreadable
 from vse_jax.data.datasets.region_features import RegionFeaturesSource
 from vse_jax.data.datasets.shapes import ShapesSource
-from vse_jax.errors import InputError, ReportedError
+from vse_jax.errors import InputError, ReportedError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +241,7 @@ def _reporting(data_dir: epath.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
+        reason = error.strerror or one_line(error)
         raise ReportedError(
             f"{data_dir}: the dataset cannot be written there: {reason}; make room or "
             "set data.data_dir"

@@ -359,4 +359,10 @@ class ShapesSource:
             )
 
     def check_prepared(self, builder: tfds.core.DatasetBuilder) -> None:
-        """Accepts any prepared scenes."""
+        """Raises InputError if other numbers of scenes were prepared under the name."""
+        prepared = tuple(builder.info.splits[name].num_examples for name in SPLITS)
+        if prepared != self._counts:
+            raise InputError(
+                f"{builder.data_dir}: was prepared for data.scene_counts {prepared}, "
+                f"which is {self._counts} now; choose another data.name"
+            )
