@@ -27,7 +27,7 @@ class RegionMLP(nn.Module):
 
     @nn.compact
     def __call__(self, regions: jax.Array, exists: jax.Array) -> jax.Array:
-        """Maps `[batch, regions, dim]`, `[batch, regions]` to embeddings of regions."""
+        """Maps `[regions, dim]`, bool `[regions]` to `[regions, embed]`."""
         inputs, hidden_dim = regions.shape[-1], self.embed_dim // 2
         hidden = initializers.torch_dense(
             hidden_dim, inputs, use_bias=False, dtype=self.dtype, name="hidden"
@@ -68,7 +68,11 @@ class RegionEncoder(nn.Module):
     @nn.compact
     def __call__(self, regions: jax.Array, region_count: jax.Array) -> jax.Array:
         """Maps `[batch, regions, dim]`, `[batch]` int32 to `[batch, embed]`."""
-        exists = jnp.arange(regions.shape[1]) < region_count[:, None]
+        batch, count, dim = regions.shape
+        exists = (jnp.arange(count) < region_count[:, None]).reshape(-1)
+        # One axis of all regions: the gradient of a dense layer over two axes would
+        # take a transposed copy of its inputs.
+        regions = regions.reshape(-1, dim)
         projected = initializers.xavier_dense(
             self.embed_dim, dtype=self.dtype, name="projection"
         )(regions)
@@ -76,8 +80,8 @@ class RegionEncoder(nn.Module):
             self.embed_dim, self.dtype, self.train, self.sum_over_devices, name="mlp"
         )
         embedded = projected + mlp(projected if self.residual else regions, exists)
-        pool = GeneralizedPooling(name="pooling")
-        return pool(embedded.astype(jnp.float32), region_count)
+        embedded = embedded.astype(jnp.float32).reshape(batch, count, -1)
+        return GeneralizedPooling(name="pooling")(embedded, region_count)
 
 
 class GlobalEncoder(nn.Module):

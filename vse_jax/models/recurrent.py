@@ -29,7 +29,7 @@ from vse_jax.models import initializers
 # Sizes that a product's rows are rounded up to: multiples of so many sequences inside
 # the recurrence, and so many parts of all packed rows outside of it.
 ROW_BLOCK = 8
-PACKED_PARTS = 16
+PACKED_PARTS = 8
 # Smaller states than that are not worth the time to compile a product of each size.
 SMALLEST_HIDDEN = 256
 
