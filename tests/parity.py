@@ -24,7 +24,12 @@ _PLACES = (
 
 def load(name: str) -> dict[str, np.ndarray]:
     """Reads the arrays of a golden file."""
-    with np.load(path_of(f"{name}.npz")) as arrays:
+    return read(path_of(f"{name}.npz"))
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of a file."""
+    with np.load(path) as arrays:
         return {key: arrays[key] for key in arrays.files}
 
 

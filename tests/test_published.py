@@ -44,12 +44,12 @@ def content_of(name):
 @pytest.mark.parametrize("name", FILES)
 def test_parity_of_imported_embeddings(name, config, tmp_path):
     golden_name, image_encoder, text_encoder = FILES[name]
-    golden = parity.load(golden_name)
+    path = parity.path_of(name)
+    golden = parity.read(path.with_name(f"{golden_name}.npz"))
     size = len(golden["param/txt.embed.weight"])
     vocabulary = write_vocabulary(tmp_path / "vocab.json", size)
     workdir = str(tmp_path / "run")
-    path = str(parity.path_of(name))
-    published.import_checkpoint(config, workdir, path, str(vocabulary))
+    published.import_checkpoint(config, workdir, str(path), str(vocabulary))
 
     checkpoints = Checkpoints(workdir, read_only=True)
     restored = checkpoints.restore(checkpoints.steps())
