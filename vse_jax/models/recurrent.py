@@ -146,7 +146,7 @@ def _recurrence_forward(inputs, weights, lengths, reverse, dtype):
     packing = _Packing.create(lengths, time)
     packed_inputs = packing.pack(inputs)
     projected = _packed_product(
-        packed_inputs, weights.input_kernel, packing, dtype, room=batch
+        packed_inputs, weights.input_kernel, packing, dtype, hidden, room=batch
     )
     kernel = weights.kernel.astype(dtype)
 
@@ -208,16 +208,18 @@ def _recurrence_backward(reverse, dtype, residuals, states_gradient):
 
     rows = time * batch
     to_projected, to_recurrent_n = (buffer[:rows] for buffer in buffers)
-    to_inputs = _packed_product(to_projected, weights.input_kernel.T, packing, dtype)
+    to_inputs = _packed_product(
+        to_projected, weights.input_kernel.T, packing, dtype, hidden
+    )
     # Inputs and state have the same gradients at r and z; they differ at n.
     to_rz = to_projected[:, : 2 * hidden]
     to_input_bias = to_projected.sum(0)
     to_kernel = (
-        _packed_inner(previous_states[:rows], gradient, packing, dtype)
+        _packed_inner(previous_states[:rows], gradient, packing, dtype, hidden)
         for gradient in (to_rz, to_recurrent_n)
     )
     weight_gradients = _Weights(
-        _packed_inner(packed_inputs, to_projected, packing, dtype),
+        _packed_inner(packed_inputs, to_projected, packing, dtype, hidden),
         to_input_bias,
         jnp.concatenate(list(to_kernel), axis=1),
         jnp.concatenate([to_input_bias[: 2 * hidden], to_recurrent_n.sum(0)]),
@@ -286,38 +288,34 @@ def _row_product(a, kernel, rows, dtype):
     def product(a):
         return _product(a, kernel, dtype)
 
-    block = len(a) if _is_small(max(kernel.shape)) else ROW_BLOCK
+    block = len(a) if min(kernel.shape) < SMALLEST_HIDDEN else ROW_BLOCK
     return _on_first_rows(product, (a,), rows, block, padded_size=len(a))
 
 
-def _packed_product(packed, kernel, packing, dtype, room=0):
+def _packed_product(packed, kernel, packing, dtype, hidden, room=0):
     """`packed @ kernel` with `room` more rows; zero where there are no packed rows."""
 
     def product(packed):
         return _product(packed, kernel, dtype)
 
     size = len(packed) + room
-    block = _packed_block(packed, max(kernel.shape))
+    block = _packed_block(packed, hidden)
     return _on_first_rows(product, (packed,), packing.total, block, padded_size=size)
 
 
-def _packed_inner(a, b, packing, dtype):
+def _packed_inner(a, b, packing, dtype, hidden):
     """`a.T @ b` over the packed rows that exist."""
 
     def product(a, b):
         return _product(a.T, b, dtype)
 
-    block = _packed_block(a, b.shape[1])
+    block = _packed_block(a, hidden)
     return _on_first_rows(product, (a, b), packing.total, block)
 
 
-def _packed_block(packed, width):
-    return len(packed) if _is_small(width) else -(-len(packed) // PACKED_PARTS)
-
-
-def _is_small(width):
-    """Whether gates of that width are those of a small state."""
-    return width < 3 * SMALLEST_HIDDEN
+def _packed_block(packed, hidden):
+    size = len(packed)
+    return size if hidden < SMALLEST_HIDDEN else -(-size // PACKED_PARTS)
 
 
 def _on_first_rows(function, arrays, rows, block, padded_size=None):
