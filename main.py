@@ -62,13 +62,14 @@ def main(argv):
 
     from vse_jax import evaluate, parallel, train
 
-    parallel.set_up(config or common.get_config(), workdir)
+    config_or_defaults = config or common.get_config()
+    parallel.set_up(config_or_defaults, workdir)
     if FLAGS.mode == "eval":
         overrides = config and config_flags.get_override_values(FLAGS["config"])
         evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
         return 0
     if FLAGS.mode == "import":
-        _import(config or common.get_config(), workdir)
+        _import(config_or_defaults, workdir)
         return 0
     finished = train.train_and_evaluate(config, workdir)
     return 0 if finished else SIGTERM_EXIT_CODE

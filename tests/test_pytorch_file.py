@@ -8,18 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.malicious import Malicious
 from vse_jax import pytorch_file
 from vse_jax.errors import InputError
-
-
-class Malicious:
-    """Unpickling it makes a folder."""
-
-    def __init__(self, folder):
-        self._folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self._folder,)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -1,6 +1,7 @@
 """Errors that are told to the user in one line instead of a stack trace."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 
@@ -27,6 +28,11 @@ def one_line(error: BaseException) -> str:
     # What a long message is about stands at its beginning, the reason at its end.
     line = lines[0]
     return line if len(line) <= 300 else f"{line[:140]} ... {line[-150:]}"
+
+
+def unreadable(path: str | os.PathLike, error: OSError) -> InputError:
+    """Returns the error that says why the system does not let us read `path`."""
+    return InputError(f"{path}: cannot be read: {error.strerror or one_line(error)}")
 
 
 @contextlib.contextmanager

@@ -175,15 +175,10 @@ def _refuse_unknown(arrays, path):
     unknown = [name for name in arrays if not _is_known(name)]
     needed = {"img.fc.weight", "txt.embed.weight", "txt.rnn.weight_ih_l0"}
     missing = sorted(needed - arrays.keys())
-    if unknown or missing:
-        raise InputError(
-            f"{path}: not a model that can be imported; "
-            + "; ".join(
-                f"{kind} parameters: {_listing(names)}"
-                for kind, names in (("unexpected", unknown), ("missing", missing))
-                if names
-            )
-        )
+    _refuse(
+        f"{path}: not a model that can be imported",
+        {"unexpected parameters": unknown, "missing parameters": missing},
+    )
 
 
 def _is_known(name):
@@ -243,15 +238,17 @@ def _check_shapes(variables, expected, path):
             if found[name] != expected[name]
         ],
     }
-    if any(problems.values()):
-        raise InputError(
-            f"{path}: its parameters are not those of the model that its options tell; "
-            + "; ".join(
-                f"{kind}: {_listing(names)}"
-                for kind, names in problems.items()
-                if names
-            )
-        )
+    _refuse(
+        f"{path}: its parameters are not those of the model that its options tell",
+        problems,
+    )
+
+
+def _refuse(reason, problems):
+    """Raises InputError with the names of each kind of problem, if there are any."""
+    listed = [f"{kind}: {_listing(names)}" for kind, names in problems.items() if names]
+    if listed:
+        raise InputError("; ".join([reason, *listed]))
 
 
 def _flatten(tree):

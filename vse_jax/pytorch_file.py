@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from vse_jax.errors import InputError, one_line
+from vse_jax.errors import InputError, one_line, unreadable
 
 
 def read(path: str) -> Any:
@@ -40,8 +40,7 @@ def read(path: str) -> Any:
         ):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+        raise unreadable(path, error) from None
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused, as it is damaged or holds more than tensors and options "

@@ -1,11 +1,11 @@
 import json
-import os
 import pickle
 import sys
 import types
 
 import pytest
 
+from tests.malicious import Malicious
 from vse_jax.data import published_vocabulary
 from vse_jax.errors import InputError
 
@@ -52,14 +52,6 @@ def test_mask_that_is_there_is_kept(tmp_path):
     vocabulary, count = published_vocabulary.read(str(path))
     assert vocabulary.words == (*WORDS, "<mask>")
     assert count == len(vocabulary)
-
-
-class Malicious:
-    def __init__(self, folder):
-        self._folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self._folder,)
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -7,7 +7,7 @@ import pickle
 from etils import epath
 
 from vse_jax.data.vocabulary import MASK, Vocabulary
-from vse_jax.errors import InputError, one_line
+from vse_jax.errors import InputError, one_line, unreadable
 
 # vsepp's `vocab.py`, which is the main program when it writes the file.
 _PICKLED_CLASSES = (("vocab", "Vocabulary"), ("__main__", "Vocabulary"))
@@ -43,8 +43,7 @@ def read(path: str) -> tuple[Vocabulary, int]:
     try:
         content = epath.Path(path).expanduser().read_bytes()
     except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+        raise unreadable(path, error) from None
     words = _in_order(path, _numbers(path, content))
     complete = words if words[-1] == MASK else [*words, MASK]
     vocabulary = Vocabulary.from_json(json.dumps({"words": complete}), name=str(path))

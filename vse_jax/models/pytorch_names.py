@@ -12,7 +12,6 @@ from flax import traverse_util
 Path = tuple[str, ...]
 
 _BRANCHES = {"img": ("image", "encoder"), "txt": ("text",)}
-_DENSE = {"weight": "kernel", "bias": "bias"}
 _GRU = {
     "weight_ih": "input_kernel",
     "weight_hh": "recurrent_kernel",

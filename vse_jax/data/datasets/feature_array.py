@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from etils import epath
 
-from vse_jax.errors import InputError, one_line
+from vse_jax.errors import InputError, unreadable
 
 _CHUNK_BYTES = 16 * 2**20
 _HEADER_READERS = {
@@ -96,12 +96,6 @@ def open_feature_array(path: epath.Path) -> FeatureArray:
     except OSError as error:
         raise unreadable(path, error) from None
     return array
-
-
-def unreadable(path: epath.Path, error: OSError) -> InputError:
-    """Returns the error that says why the system does not let us read `path`."""
-    reason = error.strerror or one_line(error)
-    return InputError(f"{path}: cannot be read: {reason}")
 
 
 def _read_header(path: epath.Path, file) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -15,9 +15,8 @@ from etils import epath
 from vse_jax.data.datasets.feature_array import (
     FeatureArray,
     open_feature_array,
-    unreadable,
 )
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, unreadable
 
 logger = logging.getLogger(__name__)
 

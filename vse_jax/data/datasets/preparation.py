@@ -15,10 +15,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
 
-from vse_jax.data.datasets.feature_array import unreadable
 from vse_jax.data.datasets.region_features import RegionFeaturesSource
 from vse_jax.data.datasets.shapes import ShapesSource
-from vse_jax.errors import InputError, ReportedError, one_line
+from vse_jax.errors import InputError, ReportedError, one_line, unreadable
 
 logger = logging.getLogger(__name__)
 
