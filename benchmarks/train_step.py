@@ -13,13 +13,14 @@ import os
 
 import jax
 import numpy as np
+import optax
 import torch
 
 from benchmarks import pytorch_rvse, timing
 from configs import common
 from vse_jax import parallel
 from vse_jax.models.vse import create_model
-from vse_jax.optimizer import create_optimizer, create_schedule
+from vse_jax.optimizer import create_optimizer
 from vse_jax.train_step import create_train_state, make_train_step
 
 REGIONS = 36
@@ -53,7 +54,7 @@ def jax_step(sizes: pytorch_rvse.Sizes, batch: dict[str, np.ndarray]):
         train=True,
         sum_over_devices=parallel.sum_over_devices,
     )
-    schedule = create_schedule(config.optimizer, steps_per_epoch=1_000_000)
+    schedule = optax.constant_schedule(config.optimizer.learning_rate)
     optimizer = create_optimizer(config.optimizer, schedule)
     state = parallel.replicate(create_train_state(model, optimizer, batch, seed=0))
     step = parallel.map_over_devices(

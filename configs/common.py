@@ -34,7 +34,12 @@ def get_config() -> ml_collections.ConfigDict:
     data.test_split = "test"
 
     config.model = model = ml_collections.ConfigDict()
-    model.image_encoder = "region_residual"  # region_parallel, global, pixels
+    model.image_encoder = "region_residual"  # region_parallel, global
+    model.backbone = backbone = ml_collections.ConfigDict()  # of datasets with photos
+    backbone.name = ""  # one of `vse_jax.models.backbones.BACKBONES`
+    backbone.weights = ""  # .pth or .safetensors file, or the package that has it
+    backbone.trainable = True  # False keeps it as it is; see also fine_tuning
+    backbone.batch_norm = "trained"  # or frozen: with the statistics of its weights
     model.text_encoder = "bigru_gpo"  # or gru
     model.embed_dim = 1024
     model.word_dim = 300
@@ -58,6 +63,9 @@ def get_config() -> ml_collections.ConfigDict:
     optimizer.weight_decay = 0.01  # decoupled, of every parameter; adamw only
     optimizer.gradient_clip = 2.0  # global norm; 0 for none
 
+    # What comes after `epochs` of the above: a tuple of `fine_tuning_stage`.
+    config.fine_tuning = ()
+
     config.log_every_steps = 50
     config.checkpoint_every_steps = 500  # beside those after every evaluation
     config.evaluate_every_epochs = 1
@@ -65,3 +73,29 @@ def get_config() -> ml_collections.ConfigDict:
     config.profile_at_step = 0  # profile five steps from there; 0 for none
     config.compilation_cache = ""  # folder; "" puts it beside the workdir
     return config
+
+
+def fine_tuning_stage(
+    *,
+    epochs: int,
+    learning_rate: float,
+    decay_epochs: tuple[float, ...] = (),
+    train_backbone: bool = True,
+) -> ml_collections.ConfigDict:
+    """Returns a stage that goes on from the best checkpoint before it.
+
+    Args:
+      epochs: of as many pairs as there are training captions.
+      learning_rate: at its beginning.
+      decay_epochs: of this stage; the learning rate is multiplied by
+        `optimizer.decay_factor` after each of them.
+      train_backbone: whether the backbone is trained too.
+    """
+    return ml_collections.ConfigDict(
+        {
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "decay_epochs": decay_epochs,
+            "train_backbone": train_backbone,
+        }
+    )

@@ -15,7 +15,7 @@ def get_config():
     config.data.builder = "shapes"
     config.data.token_lengths = (24,)
     config.data.augment = False  # without a word, a caption fits other scenes too
-    config.model.image_encoder = "pixels"
+    config.model.backbone.name = "stem"
     config.model.embed_dim = 192
     config.model.word_dim = 64
     config.optimizer.learning_rate = 1e-3

@@ -123,9 +123,8 @@ def experiment(shapes_builder):
     config = common.get_config()
     config.evaluation_batch_size = 8  # of 10 images, so the last batch is padded
     config.data.token_lengths = (24, 40)
-    config.model.update(
-        image_encoder="pixels", text_encoder="gru", embed_dim=8, word_dim=4
-    )
+    config.model.update(text_encoder="gru", embed_dim=8, word_dim=4)
+    config.model.backbone.name = "stem"
     vocabulary = training_vocabulary(shapes_builder, 1)
     return Experiment(config, shapes_builder, vocabulary)
 

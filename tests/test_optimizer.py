@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -5,6 +6,7 @@ import pytest
 
 from vse_jax.errors import InputError
 from vse_jax.optimizer import create_optimizer, create_schedule
+from vse_jax.stages import Stage
 
 LEARNING_RATE, DECAY = 0.1, 0.3
 
@@ -80,15 +82,34 @@ def test_unknown_optimizer_is_refused_by_its_name(settings):
         create_optimizer(settings, optax.constant_schedule(1.0))
 
 
-def test_schedule_decays_after_each_of_the_epochs(settings):
-    settings.decay_epochs, settings.decay_factor = (2, 3), 0.5
-    schedule = create_schedule(settings, steps_per_epoch=10)
+def stage(*decay_epochs):
+    return Stage(0, 0, 99, LEARNING_RATE, decay_epochs, train_backbone=True)
+
+
+def test_schedule_decays_after_each_of_the_epochs():
+    schedule = create_schedule(stage(2, 3), 0.5, steps_per_epoch=10)
     # The update of step n is made with the rate of n updates before it.
     for step, factor in ((0, 1), (19, 1), (20, 0.5), (29, 0.5), (30, 0.25), (99, 0.25)):
         assert schedule(step) == pytest.approx(LEARNING_RATE * factor), step
 
 
-def test_schedule_without_decay_is_constant(settings):
-    settings.decay_epochs = ()
-    schedule = create_schedule(settings, steps_per_epoch=10)
+def test_schedule_without_decay_is_constant():
+    schedule = create_schedule(stage(), 0.5, steps_per_epoch=10)
     assert schedule(0) == schedule(1000) == pytest.approx(LEARNING_RATE)
+
+
+def test_frozen_backbone_neither_moves_nor_decays_nor_counts(settings):
+    """The rest is updated as if there were no backbone, the clipping included."""
+    rest = {"encoder": jnp.ones(3)}
+    params = {"image": {"backbone": {"kernel": jnp.ones(4)}, **rest}}
+    schedule = optax.constant_schedule(LEARNING_RATE)
+    updates = []
+    for tree, train_backbone in ((params, False), ({"image": rest}, True)):
+        optimizer = create_optimizer(settings, schedule, train_backbone)
+        state = optimizer.init(tree)
+        gradients = jax.tree.map(lambda x: 9 * jnp.ones_like(x), tree)
+        updates.append(optimizer.update(gradients, state, tree)[0]["image"])
+    frozen, alone = updates
+    np.testing.assert_array_equal(frozen["backbone"]["kernel"], 0)
+    np.testing.assert_array_equal(frozen["encoder"], alone["encoder"])
+    assert np.abs(frozen["encoder"]).min() > 0

@@ -38,9 +38,9 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def run(config, clock):
-    config.batch_size, config.epochs = 10, 4
+    config.batch_size = 10
     writer = Writer()
-    return Progress(config, 5, writer, lambda: "go back to step 7"), writer
+    return Progress(config, 5, 20, writer, lambda: "go back to step 7"), writer
 
 
 def lines(caplog):

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 import tqdm
 from etils import epath
+from ml_collections.config_flags import config_path
 
 from vse_jax import parallel, pictures, retrieval
 from vse_jax.checkpoint import Checkpoints, Restored
@@ -17,7 +18,8 @@ from vse_jax.data.input_pipeline import SplitIndex
 from vse_jax.data.records import content_of
 from vse_jax.data.vocabulary import Vocabulary
 from vse_jax.errors import InputError, TrainingError, reporting_writes
-from vse_jax.experiment import Experiment, create_experiment, value_of
+from vse_jax.experiment import Experiment, create_experiment
+from vse_jax.options import value_of
 from vse_jax.train_step import make_embed_steps
 
 COCO_TEST_IMAGES = 5_000
@@ -206,7 +208,8 @@ def merge_config(saved: dict, overrides: dict) -> ml_collections.ConfigDict:
     """
     config = config_from_json(saved)
     before = config.copy_and_resolve_references()
-    config.update_from_flattened_dict(overrides)
+    for option, value in overrides.items():
+        _override(config, option, value)
     for option in sorted(overrides.keys() - set(EVALUATION_OPTIONS)):
         was, now = value_of(before, option), value_of(config, option)
         if was != now:
@@ -215,6 +218,16 @@ def merge_config(saved: dict, overrides: dict) -> ml_collections.ConfigDict:
                 f"in its evaluation; what can be set is {', '.join(EVALUATION_OPTIONS)}"
             )
     return config
+
+
+def _override(config, option, value):
+    try:
+        config_path.set_value(option, config, value)
+    except (IndexError, KeyError):
+        raise InputError(
+            f"config.{option} is {value!r}, but the checkpoint was trained without such"
+            " an option; leave it out"
+        ) from None
 
 
 def config_from_json(saved: dict) -> ml_collections.ConfigDict:
@@ -338,4 +351,11 @@ def _check_dimensions(experiment: Experiment, restored: Restored) -> None:
 def _lists_to_tuples(value):
     if isinstance(value, dict):
         return {key: _lists_to_tuples(item) for key, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(map(_in_tuple, value))
+    return value
+
+
+def _in_tuple(value):
+    is_group = isinstance(value, dict)
+    return ml_collections.ConfigDict(_lists_to_tuples(value)) if is_group else value

@@ -13,19 +13,10 @@ from vse_jax.data import datasets, input_pipeline
 from vse_jax.data.records import content_of
 from vse_jax.data.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.errors import InputError
-from vse_jax.losses import MININGS
-from vse_jax.models import image_encoders, text_encoders
+from vse_jax.models.backbones import BACKBONES
+from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.vse import VSE, create_model
-from vse_jax.optimizer import OPTIMIZERS
-from vse_jax.similarity import SIMILARITIES
-
-CONTENT_OF_ENCODER = {
-    "region_residual": "regions",
-    "region_parallel": "regions",
-    "global": "feature",
-    "pixels": "image",
-}
-
+from vse_jax.options import check_options
 
 IMPORTED_FROM = "imported_from"  # stands in the description of an imported checkpoint
 
@@ -38,12 +29,13 @@ class Experiment:
     builder: tfds.core.DatasetBuilder
     vocabulary: Vocabulary
 
-    def create_model(self, *, train: bool) -> VSE:
+    def create_model(self, *, train: bool, train_backbone: bool = True) -> VSE:
         """Returns the model, as code for one device of many."""
         return create_model(
             self.config,
             len(self.vocabulary),
             train=train,
+            train_backbone=train_backbone,
             sum_over_devices=parallel.sum_over_devices,
         )
 
@@ -95,78 +87,29 @@ def describe(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> dict:
     }
 
 
-def check_options(config: ml_collections.ConfigDict) -> None:
-    """Refuses options that name something that does not exist.
-
-    Raises:
-      InputError: naming the option and what it may be.
-    """
-    choices = {
-        "dtype": ("float32", "bfloat16"),
-        "data.vocabulary": ("dataset", "checkpoint"),
-        "model.image_encoder": image_encoders.ENCODERS,
-        "model.text_encoder": text_encoders.ENCODERS,
-        "loss.mining": MININGS,
-        "loss.warmup_mining": ("", *MININGS),
-        "loss.reduction": ("mean", "sum"),
-        "loss.similarity": tuple(SIMILARITIES),
-        "optimizer.name": OPTIMIZERS,
-    }
-    for option, allowed in choices.items():
-        value = value_of(config, option)
-        if value not in allowed:
-            raise InputError(
-                f"config.{option} is {value!r}, expected one of "
-                f"{', '.join(map(repr, allowed))}"
-            )
-    for option in ("data.token_lengths", "data.scene_counts", "optimizer.decay_epochs"):
-        numbers = value_of(config, option)
-        if not all(isinstance(number, int | float) for number in numbers):
-            raise InputError(f"config.{option} is {numbers!r}, expected numbers")
-    for option in ("optimizer.learning_rate", "optimizer.decay_factor"):
-        if value_of(config, option) <= 0:
-            raise InputError(
-                f"config.{option} is {value_of(config, option)}, expected more than 0"
-            )
-    if config.loss.warmup_epochs and not config.loss.warmup_mining:
-        raise InputError(
-            f"config.loss.warmup_epochs is {config.loss.warmup_epochs}, but "
-            "config.loss.warmup_mining is empty; set it to one of "
-            f"{', '.join(map(repr, MININGS))}"
-        )
-    for option in (
-        "batch_size",
-        "evaluation_batch_size",
-        "epochs",
-        "log_every_steps",
-        "checkpoint_every_steps",
-        "evaluate_every_epochs",
-        "model.embed_dim",
-        "model.word_dim",
-    ):
-        if value_of(config, option) < 1:
-            raise InputError(
-                f"config.{option} is {value_of(config, option)}, expected at least 1"
-            )
-
-
 def check_content(
     config: ml_collections.ConfigDict, builder: tfds.core.DatasetBuilder
 ) -> None:
     """Refuses an image encoder that the dataset has no input for.
 
     Raises:
-      InputError: naming the encoder and the encoders that would do.
+      InputError: naming the option and the values that would do.
     """
-    encoder = config.model.image_encoder
     content = content_of(builder).key
-    if CONTENT_OF_ENCODER[encoder] != content:
-        fitting = [e for e, c in CONTENT_OF_ENCODER.items() if c == content]
-        raise InputError(
-            f"config.model.image_encoder is {encoder!r}, but the images of "
-            f"{builder.data_dir} are given as {content!r}; set it to "
-            f"{' or '.join(map(repr, fitting))}"
-        )
+    backbone, encoder = config.model.backbone.name, config.model.image_encoder
+    if bool(backbone) != (content == "image"):
+        fitting = BACKBONES if content == "image" else ("",)
+        raise _unfit("backbone.name", backbone, builder, content, fitting)
+    if content != "image" and (encoder == "global") != (content == "feature"):
+        fitting = [e for e in ENCODERS if (e == "global") == (content == "feature")]
+        raise _unfit("image_encoder", encoder, builder, content, fitting)
+
+
+def _unfit(option, value, builder, content, fitting):
+    return InputError(
+        f"config.model.{option} is {value!r}, but the images of {builder.data_dir} are "
+        f"given as {content!r}; set it to {' or '.join(map(repr, fitting))}"
+    )
 
 
 def check_vocabulary(of_checkpoint: Vocabulary, of_dataset: Vocabulary) -> None:
@@ -191,10 +134,3 @@ def check_vocabulary(of_checkpoint: Vocabulary, of_dataset: Vocabulary) -> None:
 
 def _of_dataset(config, builder):
     return training_vocabulary(builder, config.data.minimum_word_count)
-
-
-def value_of(config: ml_collections.ConfigDict, option: str):
-    """The value of an option that is named with dots, such as `loss.margin`."""
-    for name in option.split("."):
-        config = config[name]
-    return config

@@ -27,6 +27,7 @@ class Progress:
         self,
         config: ml_collections.ConfigDict,
         steps_per_epoch: int,
+        num_steps: int,
         writer,
         how_to_resume: Callable[[], str],
     ):
@@ -35,11 +36,13 @@ class Progress:
         Args:
           config: of the run.
           steps_per_epoch: to tell epochs from steps.
+          num_steps: of the whole training.
           writer: a `clu.metric_writers.MetricWriter`.
           how_to_resume: says which checkpoint there is to go on from.
         """
         self._config = config
         self._steps_per_epoch = steps_per_epoch
+        self._num_steps = num_steps
         self._writer = writer
         self._how_to_resume = how_to_resume
         self._watch = CollapseWatch(config)
@@ -119,14 +122,14 @@ class Progress:
         self._metrics.append(metrics)
 
     def _line(self, step, means):
-        num_steps = self._config.epochs * self._steps_per_epoch
         left = "-"
         if self._pairs_per_second:
-            pairs = (num_steps - step) * self._config.batch_size
+            pairs = (self._num_steps - step) * self._config.batch_size
             seconds = round(pairs / self._pairs_per_second)
             left = str(datetime.timedelta(seconds=seconds))
         return (
-            f"step {step:,}/{num_steps:,}  epoch {step / self._steps_per_epoch:.2f}  "
+            f"step {step:,}/{self._num_steps:,}  "
+            f"epoch {step / self._steps_per_epoch:.2f}  "
             f"loss {means['loss']:.4f}  hard-mined {means['hard_share']:.0%}  "
             f"{means['pairs_per_second']:.0f} pairs/s  {left} left"
         )

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview, periodic_actions
 
-from vse_jax import parallel, pictures
+from vse_jax import parallel, pictures, pretrained
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.data import input_pipeline
 from vse_jax.data.vocabulary import Vocabulary
@@ -30,16 +30,21 @@ from vse_jax.experiment import (
 )
 from vse_jax.optimizer import create_optimizer, create_schedule
 from vse_jax.progress import Progress
+from vse_jax.stages import Stage, plan_stages, stage_of
 from vse_jax.summaries import create_writer
 from vse_jax.termination import Termination
-from vse_jax.train_step import TrainState, create_train_state, make_train_step
+from vse_jax.train_step import (
+    TrainState,
+    create_train_state,
+    make_train_step,
+    start_training,
+)
 
 logger = logging.getLogger(__name__)
 
 # Options that may change from one start of a run to the next: no step depends on them.
 FREE_OPTIONS = (
     *EVALUATION_OPTIONS,
-    "epochs",
     "log_every_steps",
     "checkpoint_every_steps",
     "evaluate_every_epochs",
@@ -105,32 +110,19 @@ class Training:
         self._steps_per_epoch = input_pipeline.steps_per_epoch(
             experiment.builder, config
         )
-        self._num_steps = config.epochs * self._steps_per_epoch
-
-        schedule = create_schedule(config.optimizer, self._steps_per_epoch)
-        optimizer = create_optimizer(config.optimizer, schedule)
-        model = experiment.create_model(train=True)
-        state = self._restore_or_create(model, optimizer)
+        self._stages = plan_stages(config, self._steps_per_epoch)
+        self._num_steps = self._stages[-1].stop
+        state = self._restore_or_create()
         self.step = int(state.step)
         self._state = parallel.replicate(state)
-        self._train_steps = {
-            mining: parallel.map_over_devices(
-                make_train_step(model, optimizer, schedule, config.loss, mining),
-                donate_argnums=0,
-            )
-            for mining in {config.loss.mining, config.loss.warmup_mining} - {""}
-        }
 
-    def _restore_or_create(self, model, optimizer) -> TrainState:
-        batch = next(self._experiment.train_batches(0, 1))
-        create = functools.partial(
-            create_train_state, model, optimizer, batch, self._config.seed
-        )
+    def _restore_or_create(self) -> TrainState:
         restored = self._checkpoints.restore(
             self._checkpoints.steps(), with_optimizer=True
         )
         if restored is None:
-            state = create()
+            self._set_stage(self._stages[0])
+            state = self._load_backbone(self._create_state())
             table = parameter_overview.get_parameter_overview(
                 state.params, include_stats=False
             )
@@ -139,19 +131,85 @@ class Training:
         vocabulary = Vocabulary.from_json(json.dumps(restored.run["vocabulary"]))
         check_vocabulary(vocabulary, self._experiment.vocabulary)
         logger.info("resuming from the checkpoint of step %d", restored.step)
-        return restored.train_state(jax.eval_shape(create))
+        # The state after the last step of a stage is still that stage's.
+        self._set_stage(stage_of(self._stages, max(0, restored.step - 1)))
+        return restored.train_state(jax.eval_shape(self._create_state))
+
+    def _set_stage(self, stage: Stage) -> None:
+        """Makes the model, the optimizer and the steps of a stage."""
+        self._stage = stage
+        config = self._config
+        schedule = create_schedule(
+            stage, config.optimizer.decay_factor, self._steps_per_epoch
+        )
+        model = self._experiment.create_model(
+            train=True, train_backbone=stage.train_backbone
+        )
+        self._optimizer = optimizer = create_optimizer(
+            config.optimizer, schedule, stage.train_backbone
+        )
+        self._create_state = functools.partial(
+            create_train_state, model, optimizer, self._example, config.seed
+        )
+        self._train_steps = {
+            mining: parallel.map_over_devices(
+                make_train_step(
+                    model,
+                    optimizer,
+                    lambda step: schedule(step - stage.start),
+                    config.loss,
+                    mining,
+                ),
+                donate_argnums=0,
+            )
+            for mining in {config.loss.mining, config.loss.warmup_mining} - {""}
+        }
+
+    @functools.cached_property
+    def _example(self) -> dict:
+        """A batch, for its shapes."""
+        return next(self._experiment.train_batches(0, 1))
+
+    def _load_backbone(self, state: TrainState) -> TrainState:
+        """Puts pretrained weights into the backbone, if there are any."""
+        options = self._config.model.backbone
+        if not options.weights:
+            return state
+        loaded = pretrained.load(options.name, options.weights)
+        return state.replace(
+            **{
+                collection: _with_backbone(state.variables[collection], backbone)
+                for collection, backbone in loaded.items()
+            }
+        )
+
+    def _begin_stage(self, stage: Stage) -> None:
+        """Goes on from the best checkpoint so far, with an optimizer that is new."""
+        self._checkpoints.wait()
+        best = self._checkpoints.restore(self._checkpoints.best_first())
+        logger.info("fine-tuning the best checkpoint, that of step %d", best.step)
+        self._set_stage(stage)
+        state = start_training(self._optimizer, best.variables, self.step)
+        self._state = parallel.replicate(state)
 
     def run(self, writer) -> bool:
         """Makes the remaining steps; returns False if SIGTERM ended them early."""
         if self.step == 0:
             writer.write_hparams(flatten(self._config))
         progress = Progress(
-            self._config, self._steps_per_epoch, writer, self._how_to_resume
+            self._config,
+            self._steps_per_epoch,
+            self._num_steps,
+            writer,
+            self._how_to_resume,
         )
         profile = self._profile()
         batches = self._experiment.train_batches(self.step, self._num_steps - self.step)
         with Termination() as termination:
             for batch in batches:
+                stage = stage_of(self._stages, self.step)
+                if stage != self._stage:
+                    self._begin_stage(stage)
                 self._train(batch, progress)
                 profile(self.step)
                 stopping = termination.is_due(self.step)
@@ -193,7 +251,7 @@ class Training:
 
     def _must_evaluate(self) -> bool:
         every = self._config.evaluate_every_epochs * self._steps_per_epoch
-        return self._is_multiple_of(every) or self.step == self._num_steps
+        return self._is_multiple_of(every) or self.step == self._stage.stop
 
     def _must_save(self) -> bool:
         every = self._config.checkpoint_every_steps
@@ -266,6 +324,10 @@ class Training:
         print(f"TensorBoard: tensorboard --logdir {self._workdir}", flush=True)
 
 
+def _with_backbone(tree, backbone):
+    return {**tree, "image": {**tree["image"], "backbone": backbone}}
+
+
 def check_same_run(
     saved: dict | None, config: ml_collections.ConfigDict, workdir: str
 ) -> None:
@@ -287,10 +349,12 @@ def check_same_run(
             "be evaluated only; choose another --workdir to train"
         )
     before, now = flatten(config_from_json(saved["config"])), flatten(config)
+    # Where nothing follows, a training can be prolonged.
+    free = FREE_OPTIONS if config.fine_tuning else (*FREE_OPTIONS, "epochs")
     differing = [
         f"{option} was {before.get(option)!r} and is now {now.get(option)!r}"
         for option in sorted(before.keys() | now.keys())
-        if option not in FREE_OPTIONS and before.get(option) != now.get(option)
+        if option not in free and before.get(option) != now.get(option)
     ]
     if differing:
         raise InputError(
@@ -301,11 +365,19 @@ def check_same_run(
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict:
-    """Nested options as one dict, named with dots; tuples become text."""
+    """Nested options as one dict, named with dots; tuples of values become text."""
     flat = {}
     for name, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
             flat |= {f"{name}.{key}": item for key, item in flatten(value).items()}
+        elif isinstance(value, tuple) and value and not _are_values(value):
+            for number, group in enumerate(value):
+                for key, item in flatten(group).items():
+                    flat[f"{name}[{number}].{key}"] = item
         else:
             flat[name] = str(value) if isinstance(value, tuple) else value
     return flat
+
+
+def _are_values(items):
+    return not isinstance(items[0], ml_collections.ConfigDict)

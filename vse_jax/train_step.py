@@ -44,9 +44,16 @@ def create_train_state(
     single = model.clone(sum_over_devices=lambda tree: tree)
     one_pair = jax.tree.map(lambda x: jnp.asarray(x[:1]), batch)
     variables = jax.jit(single.init)(jax.random.key(seed), one_pair)
+    return start_training(optimizer, variables)
+
+
+def start_training(
+    optimizer: optax.GradientTransformation, variables: dict, step: int = 0
+) -> TrainState:
+    """The state before the first update of these variables, which is that of `step`."""
     params = variables["params"]
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
+        step=jnp.int32(step),
         params=params,
         batch_stats=variables.get("batch_stats", {}),
         opt_state=jax.jit(optimizer.init)(params),

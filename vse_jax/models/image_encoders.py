@@ -1,20 +1,37 @@
-"""Image encoders: from regions, a global feature or pixels to embeddings.
+"""Image encoders: from regions or a global feature to embeddings.
 
-All of them map a batch (a dict, see `vse_jax.data.input_pipeline`) to `[batch, dim]`.
+Regions and features are the batch's own, or a backbone makes them of its photos. All of
+them map a batch (a dict, see `vse_jax.data.input_pipeline`) to `[batch, dim]`.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vse_jax.models import initializers
-from vse_jax.models.backbones.stem import ConvolutionalStem
-from vse_jax.models.normalization import MaskedBatchNorm
+from vse_jax.models.backbones import create_backbone
+from vse_jax.models.normalization import MaskedBatchNorm, l2_normalize
 from vse_jax.models.pooling import GeneralizedPooling
 
-ENCODERS = ("region_residual", "region_parallel", "global", "pixels")
+ENCODERS = ("region_residual", "region_parallel", "global")
+
+
+class Backbone(NamedTuple):
+    """A network that turns photos into regions or into one feature.
+
+    Attributes:
+      name: one of `backbones.BACKBONES`.
+      trainable: whether gradients reach it.
+      train_norm: whether its batch normalization uses and updates the batch's
+        statistics in training, rather than those that came with its weights.
+    """
+
+    name: str
+    trainable: bool = True
+    train_norm: bool = True
 
 
 class RegionMLP(nn.Module):
@@ -100,9 +117,10 @@ class GlobalEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """The encoder that `kind` names, one of `ENCODERS`.
+    """The encoder that `kind` names, one of `ENCODERS`; behind a backbone, if any.
 
-    `pixels` puts a small convolutional stem before the residual region encoder.
+    Several crops of a photo, `[batch, crops, height, width, 3]`, are embedded each on
+    its own, and averaged.
     """
 
     kind: str
@@ -110,27 +128,48 @@ class ImageEncoder(nn.Module):
     dtype: jnp.dtype
     train: bool
     sum_over_devices: Callable
+    backbone: Backbone | None = None
 
     @nn.compact
     def __call__(self, batch: dict) -> jax.Array:
         """Maps a batch to `[batch, embed]` float32, not normalized."""
+        if self.backbone is None:
+            return self._encode(batch)
+        *crops, height, width, channels = batch["image"].shape
+        image = batch["image"].reshape(-1, height, width, channels)
+        embedded = self._encode(self._see(image))
+        return embedded.reshape(*crops, -1).mean(range(1, len(crops)))
+
+    def _see(self, image):
+        """What the backbone makes of `[batch, height, width, 3]`, as a batch."""
+        pooled = self.kind == "global"
+        backbone = create_backbone(
+            self.backbone.name,
+            pooled=pooled,
+            dtype=self.dtype,
+            train=self.train and self.backbone.trainable and self.backbone.train_norm,
+            sum_over_devices=self.sum_over_devices,
+            name="backbone",
+        )
+        seen = backbone(image)
+        if not self.backbone.trainable:
+            seen = jax.lax.stop_gradient(seen)
+        if pooled:
+            return {"feature": l2_normalize(seen)}  # as VSE++ does
+        region_count = jnp.full(seen.shape[0], seen.shape[1], jnp.int32)
+        return {"regions": seen, "region_count": region_count}
+
+    def _encode(self, batch):
         if self.kind == "global":
             return GlobalEncoder(self.embed_dim, self.dtype, name="encoder")(
                 batch["feature"]
             )
-        if self.kind == "pixels":
-            regions = ConvolutionalStem(
-                self.dtype, self.train, self.sum_over_devices, name="backbone"
-            )(batch["image"])
-            region_count = jnp.full(regions.shape[0], regions.shape[1], jnp.int32)
-        else:
-            regions, region_count = batch["regions"], batch["region_count"]
         encoder = RegionEncoder(
             self.embed_dim,
-            residual=self.kind != "region_parallel",
+            residual=self.kind == "region_residual",
             dtype=self.dtype,
             train=self.train,
             sum_over_devices=self.sum_over_devices,
             name="encoder",
         )
-        return encoder(regions, region_count)
+        return encoder(batch["regions"], batch["region_count"])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from vse_jax.models import image_encoders, text_encoders
+from vse_jax.models.image_encoders import Backbone
 from vse_jax.models.normalization import l2_normalize
 
 
@@ -20,6 +21,7 @@ class VSE(nn.Module):
       vocabulary_size: number of different tokens.
       word_dim: dimensions of a word's embedding.
       embed_dim: dimensions of the space.
+      backbone: what turns photos into regions or a feature, if the batch has photos.
       normalize_image: whether images are scaled to unit length (not in VSE0).
       absolute: take absolute values of both, as Order-embeddings do.
       dtype: of the encoders' arithmetic; embeddings are float32.
@@ -32,6 +34,7 @@ class VSE(nn.Module):
     vocabulary_size: int
     word_dim: int
     embed_dim: int
+    backbone: Backbone | None = None
     normalize_image: bool = True
     absolute: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -45,6 +48,7 @@ class VSE(nn.Module):
             self.dtype,
             self.train,
             self.sum_over_devices,
+            self.backbone,
         )
         self.text = text_encoders.TextEncoder(
             self.text_encoder,
@@ -76,11 +80,25 @@ def create_model(
     vocabulary_size: int,
     *,
     train: bool,
+    train_backbone: bool = True,
     sum_over_devices: Callable = lambda tree: tree,
 ) -> VSE:
-    """Returns the model that `config.model` and `config.dtype` describe."""
+    """Returns the model that `config.model` and `config.dtype` describe.
+
+    Args:
+      config: see `configs/common.py`.
+      vocabulary_size: number of different tokens.
+      train: whether batch normalization uses and updates the batch's statistics.
+      train_backbone: whether gradients reach the backbone.
+      sum_over_devices: adds a pytree up over all devices.
+    """
+    options = dict(config.model)
+    backbone = options.pop("backbone")
+    if backbone.name:
+        train_norm = backbone.batch_norm == "trained"
+        options["backbone"] = Backbone(backbone.name, train_backbone, train_norm)
     return VSE(
-        **config.model,
+        **options,
         vocabulary_size=vocabulary_size,
         dtype=jnp.dtype(config.dtype),
         train=train,

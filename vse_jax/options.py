@@ -1,0 +1,120 @@
+"""Options of a configuration: found by name, and refused where they cannot be."""
+
+from collections.abc import Iterable
+
+import ml_collections
+from ml_collections.config_flags import config_path
+
+from vse_jax.errors import InputError
+from vse_jax.losses import MININGS
+from vse_jax.models import text_encoders
+from vse_jax.models.backbones import BACKBONES
+from vse_jax.models.image_encoders import ENCODERS
+from vse_jax.optimizer import OPTIMIZERS
+from vse_jax.similarity import SIMILARITIES
+
+CHOICES = {
+    "dtype": ("float32", "bfloat16"),
+    "data.vocabulary": ("dataset", "checkpoint"),
+    "model.image_encoder": ENCODERS,
+    "model.backbone.name": ("", *BACKBONES),
+    "model.backbone.batch_norm": ("trained", "frozen"),
+    "model.text_encoder": text_encoders.ENCODERS,
+    "loss.mining": MININGS,
+    "loss.warmup_mining": ("", *MININGS),
+    "loss.reduction": ("mean", "sum"),
+    "loss.similarity": tuple(SIMILARITIES),
+    "optimizer.name": OPTIMIZERS,
+}
+
+
+def value_of(config: ml_collections.ConfigDict, option: str):
+    """The value of an option, such as `loss.margin` or `fine_tuning[0].epochs`."""
+    return config_path.get_value(option, config)
+
+
+def check_options(config: ml_collections.ConfigDict) -> None:
+    """Refuses options that name something that does not exist, or cannot be.
+
+    Raises:
+      InputError: naming the option and what it may be.
+    """
+    stages = [f"fine_tuning[{number}]." for number in range(len(config.fine_tuning))]
+    optimizers = ("optimizer.", *stages)
+    _check_choices(config)
+    _check_numbers(
+        config,
+        "data.token_lengths",
+        "data.scene_counts",
+        *(f"{optimizer}decay_epochs" for optimizer in optimizers),
+    )
+    _check_positive(
+        config,
+        "optimizer.decay_factor",
+        *(f"{optimizer}learning_rate" for optimizer in optimizers),
+    )
+    _check_at_least_one(
+        config,
+        "batch_size",
+        "evaluation_batch_size",
+        "epochs",
+        *(f"{stage}epochs" for stage in stages),
+        "log_every_steps",
+        "checkpoint_every_steps",
+        "evaluate_every_epochs",
+        "model.embed_dim",
+        "model.word_dim",
+    )
+    _check_warmup(config)
+    _check_weights(config)
+
+
+def _check_choices(config):
+    for option, allowed in CHOICES.items():
+        _require(config, option, value_of(config, option) in allowed, _one_of(allowed))
+
+
+def _check_numbers(config, *options):
+    for option in options:
+        numbers = value_of(config, option)
+        are_numbers = all(isinstance(number, int | float) for number in numbers)
+        _require(config, option, are_numbers, "numbers")
+
+
+def _check_positive(config, *options):
+    for option in options:
+        _require(config, option, value_of(config, option) > 0, "more than 0")
+
+
+def _check_at_least_one(config, *options):
+    for option in options:
+        _require(config, option, value_of(config, option) >= 1, "at least 1")
+
+
+def _require(config, option, is_right, expected):
+    if not is_right:
+        value = value_of(config, option)
+        raise InputError(f"config.{option} is {value!r}, expected {expected}")
+
+
+def _check_warmup(config):
+    if config.loss.warmup_epochs and not config.loss.warmup_mining:
+        raise InputError(
+            f"config.loss.warmup_epochs is {config.loss.warmup_epochs}, but "
+            "config.loss.warmup_mining is empty; set it to one of "
+            f"{', '.join(map(repr, MININGS))}"
+        )
+
+
+def _check_weights(config):
+    backbone = config.model.backbone
+    if backbone.weights and not backbone.name:
+        raise InputError(
+            f"config.model.backbone.weights is {backbone.weights!r}, but "
+            "config.model.backbone.name is empty; set it to the architecture that the "
+            f"weights are of, {_one_of(BACKBONES)}"
+        )
+
+
+def _one_of(allowed: Iterable[str]) -> str:
+    return f"one of {', '.join(map(repr, allowed))}"

@@ -1,0 +1,6 @@
+"""Pretrained weights of backbones."""
+
+
+def load(name, weights):
+    """To be written."""
+    raise NotImplementedError
