@@ -11,7 +11,7 @@ BACKBONES = ("stem",)
 
 
 def create_backbone(
-    name: str,
+    architecture: str,
     *,
     pooled: bool,
     dtype: jnp.dtype,
@@ -20,5 +20,5 @@ def create_backbone(
     **kwargs,
 ) -> nn.Module:
     """Returns the backbone."""
-    del name, pooled
+    del architecture, pooled
     return ConvolutionalStem(dtype, train, sum_over_devices, **kwargs)
