@@ -83,7 +83,7 @@ def convolve(
     padding: Sequence[tuple[int, int]],
     groups: int = 1,
 ) -> jax.Array:
-    """Convolves `[batch, height, width, channels]` with a kernel `[rows, columns, ...]`.
+    """Convolves `[batch, height, width, channels]` by `[rows, columns, ...]`.
 
     The form is chosen by what was measured to be fast.
     """
