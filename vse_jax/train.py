@@ -175,7 +175,8 @@ class Training:
         options = self._config.model.backbone
         if not options.weights:
             return state
-        loaded = pretrained.load(options.name, options.weights)
+        pooled = self._config.model.image_encoder == "global"
+        loaded = pretrained.load(options.name, options.weights, pooled=pooled)
         return state.replace(
             **{
                 collection: _with_backbone(state.variables[collection], backbone)
