@@ -206,7 +206,8 @@ class Training:
         )
         profile = self._profile()
         batches = self._experiment.train_batches(self.step, self._num_steps - self.step)
-        with Termination() as termination:
+        fits = parallel.reporting_memory(self._config.batch_size, "batch_size")
+        with Termination() as termination, fits:
             for batch in batches:
                 stage = stage_of(self._stages, self.step)
                 if stage != self._stage:
