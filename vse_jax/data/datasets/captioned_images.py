@@ -20,16 +20,17 @@ class SplitPlan:
     """How to generate one split.
 
     `examples(start, stop)` yields the examples of images `start` to `stop - 1` in their
-    order; `image_bytes` estimates the bytes that one of them takes.
+    order, and None for each that is left out; `image_bytes` estimates the bytes that
+    one of them takes.
     """
 
     image_count: int
     image_bytes: int
-    examples: Callable[[int, int], Iterator[dict[str, Any]]]
+    examples: Callable[[int, int], Iterator[dict[str, Any] | None]]
 
 
 class CaptionedImages(tfds.core.ShardBasedBuilder, abc.ABC, skip_registration=True):
-    """Writes record i of a split from image i of its source, shard by shard.
+    """Writes the records of a split in the order of its source, shard by shard.
 
     It is not a `GeneratorBasedBuilder` because that one sorts a whole split in memory
     when shuffling is disabled.
@@ -65,8 +66,10 @@ def _shards(split: str, plan: SplitPlan) -> list[Callable[[], Iterator]]:
 
 
 def _examples_of_shard(plan: SplitPlan, progress: "_Progress", start: int, stop: int):
-    examples = plan.examples(start, stop)
-    yield from progress.track(enumerate(examples, start))
+    examples = progress.track(plan.examples(start, stop))
+    for image, example in enumerate(examples, start):
+        if example is not None:
+            yield image, example
 
 
 class _Progress:

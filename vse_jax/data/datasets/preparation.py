@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import ml_collections
+import requests
 import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
 
+from vse_jax.data.datasets.coco_captions import CocoCaptionsSource
+from vse_jax.data.datasets.image_folder import ImageFolderSource
+from vse_jax.data.datasets.karpathy_images import KarpathyImagesSource
 from vse_jax.data.datasets.region_features import RegionFeaturesSource
 from vse_jax.data.datasets.shapes import ShapesSource
 from vse_jax.errors import InputError, ReportedError, one_line, unreadable
@@ -30,6 +34,7 @@ class Source(Protocol):
     builder_name: str
     version: tfds.core.Version
     config_name: str | None  # folder of the prepared data; None if there is no source
+    downloads: bool  # whether TFDS downloads the source
 
     def fingerprint(self) -> dict | None:
         """Returns what tells a changed source; None if there is nothing to compare."""
@@ -44,7 +49,18 @@ class Source(Protocol):
         """Raises InputError if prepared data is not what the config expects."""
 
 
-_SOURCES = {"region_features": RegionFeaturesSource, "shapes": ShapesSource}
+_SOURCES = {
+    "region_features": RegionFeaturesSource,
+    "karpathy_images": KarpathyImagesSource,
+    "image_folder": ImageFolderSource,
+    "coco_captions": CocoCaptionsSource,
+    "shapes": ShapesSource,
+}
+_DOWNLOAD_ERRORS = (
+    requests.RequestException,
+    tfds.download.DownloadError,
+    tfds.download.download_manager.NonMatchingChecksumError,
+)
 
 
 def make_builder(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
@@ -80,9 +96,10 @@ def prepare(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
     same time wait for each other; on a remote one, prepare before starting many.
 
     Returns:
-      A builder whose `as_data_source(split)` holds image i of the source at i: a dict
-      of `image_id` (bytes), `captions` (array of bytes) and `regions` float16
-      [regions, dim], `feature` [dim] or `image` uint8 [height, width, 3].
+      A builder whose `as_data_source(split)` holds the images in the order of the
+      source: a dict of `image_id` (bytes), `captions` (array of bytes) and `regions`
+      float16 [regions, dim], `feature` [dim] or `image` uint8 [height, width, 3].
+      What TFDS prepares itself has its own order and names of fields.
 
     Raises:
       InputError: as `make_builder` does, or if a source file holds something wrong.
@@ -181,7 +198,7 @@ def _prepare(source: Source, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
     _remove_debris(directory)
     _remove_unusable(directory)
     try:
-        _write(source.builder(data_dir))
+        _write(source, data_dir)
     except BaseException:
         _remove_empty(directory.parent, data_dir)
         raise
@@ -191,14 +208,34 @@ def _prepare(source: Source, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def _write(builder: tfds.core.DatasetBuilder) -> None:
+def _write(source: Source, data_dir: epath.Path) -> None:
+    builder = source.builder(data_dir)
     try:
-        _download_and_prepare(builder)
+        if source.downloads:
+            _download_and_prepare(builder, data_dir / "downloads")
+        else:
+            _prepare_silently(builder)
     except RuntimeError as error:  # so ArrayRecord's writer tells that the disk is full
         raise OSError(str(error).split(";")[0]) from error
 
 
-def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:
+def _download_and_prepare(
+    builder: tfds.core.DatasetBuilder, download_dir: epath.Path
+) -> None:
+    """Lets TFDS download; a file that is complete is not downloaded again."""
+    try:
+        builder.download_and_prepare(
+            download_dir=download_dir, file_format=_FILE_FORMAT
+        )
+    except _DOWNLOAD_ERRORS as error:
+        raise InputError(
+            f"{builder.name}: cannot be downloaded to {download_dir} "
+            f"({one_line(error)}); check the network and prepare again, or set "
+            "data.builder to karpathy_images if you have the photos"
+        ) from error
+
+
+def _prepare_silently(builder: tfds.core.DatasetBuilder) -> None:
     # TFDS prints about downloads and makes a folder for them, but there are none.
     with (
         contextlib.redirect_stdout(io.StringIO()),

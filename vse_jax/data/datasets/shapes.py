@@ -326,6 +326,7 @@ class ShapesSource:
 
     builder_name = Shapes.name
     version = Shapes.VERSION
+    downloads = False
 
     def __init__(self, data: ml_collections.ConfigDict):
         """Takes the `data` group of the config."""
