@@ -26,6 +26,9 @@ COCO_TEST_IMAGES = 5_000
 # Options that may be set anew for an evaluation; all others are the checkpoint's.
 EVALUATION_OPTIONS = (
     "data.root",
+    "data.annotations",
+    "data.strict",
+    "data.crops",
     "data.data_dir",
     "data.name",
     "data.vocabulary",

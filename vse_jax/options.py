@@ -16,6 +16,7 @@ from vse_jax.similarity import SIMILARITIES
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "data.vocabulary": ("dataset", "checkpoint"),
+    "data.crops": (1, 10),
     "model.image_encoder": ENCODERS,
     "model.backbone.name": ("", *BACKBONES),
     "model.backbone.batch_norm": ("trained", "frozen"),
