@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import ml_collections
 import numpy as np
 import tensorflow as tf
@@ -118,16 +119,20 @@ def playground(base: pathlib.Path) -> Playground:
     return Playground(base / "playground")
 
 
-def start(*options, devices: int = 1, **popen) -> subprocess.Popen:
-    """Starts main.py on so many virtual devices."""
-    environment = os.environ | {
+def environment(devices: int = 1) -> dict[str, str]:
+    """Of a process with so many virtual devices."""
+    return os.environ | {
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles sooner
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
+
+
+def start(*options, devices: int = 1, **popen) -> subprocess.Popen:
+    """Starts main.py on so many virtual devices."""
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / "main.py"), *map(str, options)],
-        **{"cwd": REPOSITORY, "env": environment} | popen,
+        **{"cwd": REPOSITORY, "env": environment(devices)} | popen,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -211,3 +216,18 @@ def curves(workdir: pathlib.Path) -> dict[str, dict[int, float]]:
                     assert event.step > max(curve, default=-1), (value.tag, event.step)
                     curve[event.step] = float(tf.make_ndarray(value.tensor))
     return scalars
+
+
+def assert_same_run(workdir: pathlib.Path, reference: pathlib.Path, steps: int) -> None:
+    """Parameters, statistics, optimizer and curves are equal, bit for bit."""
+    assert checkpoint_steps(workdir)[0] == steps
+    ours, theirs = restored(workdir, steps), restored(reference, steps)
+    assert ours.metrics == theirs.metrics
+    for name in ("variables", "optimizer"):
+        jax.tree.map(
+            np.testing.assert_array_equal, getattr(ours, name), getattr(theirs, name)
+        )
+    found, expected = curves(workdir), curves(reference)
+    speeds = [of_run.pop("pairs_per_second") for of_run in (found, expected)]
+    assert speeds[0].keys() == speeds[1].keys()
+    assert found == expected

@@ -4,8 +4,6 @@ import re
 import signal
 import time
 
-import jax
-import numpy as np
 import pytest
 
 from tests import programs
@@ -33,7 +31,7 @@ def test_killed_run_ends_as_an_uninterrupted_one(place):
 
     assert last.returncode == 0, last.stderr
     assert "resuming from the checkpoint of step" in last.stderr
-    assert_same_run(workdir, reference)
+    programs.assert_same_run(workdir, reference, STEPS)
     report = "eval/test.json"
     assert (workdir / report).read_bytes() == (reference / report).read_bytes()
 
@@ -56,7 +54,7 @@ def test_terminated_run_of_two_devices_ends_as_an_uninterrupted_one(place):
     last = programs.finish(start())
     assert last.returncode == 0, last.stderr
     assert f"resuming from the checkpoint of step {step}\n" in last.stderr
-    assert_same_run(workdir, reference)
+    programs.assert_same_run(workdir, reference, STEPS)
 
 
 def kill_in_training(process):
@@ -95,19 +93,3 @@ def wait_for_first_step(process):
 
 def unfinished_checkpoints(workdir):
     return [path for path in (workdir / "checkpoints").iterdir() if "tmp" in path.name]
-
-
-def assert_same_run(workdir, reference):
-    """Parameters, statistics, optimizer and curves are equal, bit for bit."""
-    assert programs.checkpoint_steps(workdir)[0] == STEPS
-    ours = programs.restored(workdir, STEPS)
-    theirs = programs.restored(reference, STEPS)
-    assert ours.metrics == theirs.metrics
-    for name in ("variables", "optimizer"):
-        jax.tree.map(
-            np.testing.assert_array_equal, getattr(ours, name), getattr(theirs, name)
-        )
-    curves, expected = programs.curves(workdir), programs.curves(reference)
-    for name in ("pairs_per_second",):
-        assert curves.pop(name).keys() == expected.pop(name).keys()
-    assert curves == expected
