@@ -1,0 +1,154 @@
+"""Crops of photos against naive versions with PIL, and their distribution."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tests.photo_files import decoded, drawn, encoded
+from vse_jax.data import photo_crops
+
+SHAPES = [(97, 61), (64, 64), (40, 300), (300, 40), (33, 500), (224, 224), (375, 500)]
+SIZE = 56
+
+
+def naive_window(numbers, height, width):
+    """RandomResizedCrop of torchvision, attempt by attempt, with numbers given."""
+    for attempt in range(10):
+        area = height * width * (0.08 + 0.92 * numbers[attempt])
+        low, high = math.log(3 / 4), math.log(4 / 3)
+        ratio = math.exp(low + (high - low) * numbers[10 + attempt])
+        own_width = round(math.sqrt(area * ratio))
+        own_height = round(math.sqrt(area / ratio))
+        if 0 < own_width <= width and 0 < own_height <= height:
+            top = int(numbers[20] * (height - own_height + 1))
+            left = int(numbers[21] * (width - own_width + 1))
+            return top, left, own_height, own_width
+    own_height, own_width = height, width
+    if width / height < 3 / 4:
+        own_height = round(width / (3 / 4))
+    elif width / height > 4 / 3:
+        own_width = round(height * (4 / 3))
+    return (
+        (height - own_height) // 2,
+        (width - own_width) // 2,
+        own_height,
+        own_width,
+    )
+
+
+def naive_resized(content, size):
+    """Resize of torchvision: the shorter side to 256/224 of the crop's."""
+    image = Image.fromarray(decoded(content))
+    shorter = round(size * 256 / 224)
+    width, height = image.size
+    if width <= height:
+        shape = shorter, int(shorter * height / width)
+    else:
+        shape = int(shorter * width / height), shorter
+    return np.asarray(image.resize(shape, Image.BILINEAR))
+
+
+def center(pixels, size):
+    top = round((pixels.shape[0] - size) / 2)
+    left = round((pixels.shape[1] - size) / 2)
+    return pixels[top : top + size, left : left + size]
+
+
+def numbers_of(count, pass_number=0, seed=0):
+    return photo_crops.crop_numbers(seed, np.full(count, pass_number), np.arange(count))
+
+
+def assert_alike(crops, expected, mean=0.5, most=12):
+    """PIL rounds after each of two passes, and to whole levels."""
+    difference = np.abs(crops.astype(int) - np.asarray(expected).astype(int))
+    assert difference.mean() < mean
+    assert difference.max() <= most
+
+
+@pytest.fixture(scope="module", params=["JPEG", "PNG"])
+def contents(request):
+    return [
+        encoded(drawn(width, height, seed), request.param)
+        for seed, (width, height) in enumerate(SHAPES)
+    ]
+
+
+def test_random_crops_are_those_of_pil(contents):
+    for pass_number in range(3):
+        numbers = numbers_of(len(contents), pass_number)
+        crops = photo_crops.random_crops(tf.constant(contents), numbers, SIZE).numpy()
+        assert crops.dtype == np.uint8
+        expected = []
+        for content, own in zip(contents, numbers, strict=True):
+            pixels = decoded(content)
+            top, left, height, width = naive_window(own, *pixels.shape[:2])
+            part = Image.fromarray(pixels[top : top + height, left : left + width])
+            part = np.asarray(part.resize((SIZE, SIZE), Image.BILINEAR))
+            expected.append(part[:, ::-1] if own[22] < 0.5 else part)
+        # At its border, a part of a JPEG lacks the colours of the pixels beside it.
+        assert_alike(crops, expected, most=40)
+
+
+def test_center_crops_are_those_of_pil(contents):
+    crops = photo_crops.center_crops(tf.constant(contents), SIZE).numpy()
+    expected = [center(naive_resized(content, SIZE), SIZE) for content in contents]
+    assert_alike(crops, expected, most=24)
+
+
+def test_ten_crops_are_those_of_pil(contents):
+    crops = photo_crops.ten_crops(tf.constant(contents), SIZE).numpy()
+    assert crops.shape == (len(contents), 10, SIZE, SIZE, 3)
+    for content, ten in zip(contents, crops, strict=True):
+        expected = []
+        resized = naive_resized(content, SIZE)
+        for pixels in (resized, resized[:, ::-1]):
+            expected += [
+                pixels[:SIZE, :SIZE],
+                pixels[:SIZE, -SIZE:],
+                pixels[-SIZE:, :SIZE],
+                pixels[-SIZE:, -SIZE:],
+                center(pixels, SIZE),
+            ]
+        assert_alike(ten, expected)
+
+
+def test_windows_are_those_of_the_naive_version():
+    window = tf.function(photo_crops.random_window)
+    for height, width in (*SHAPES, (1, 1), (2, 1000), (1000, 2)):
+        for own in numbers_of(40):
+            ours = window(own, tf.constant(height), tf.constant(width))
+            assert tuple(int(n) for n in ours) == naive_window(own, height, width)
+
+
+def test_areas_and_ratios_are_uniform():
+    numbers = numbers_of(4000)
+    windows = np.array([naive_window(own, 900, 900) for own in numbers])
+    window = tf.function(photo_crops.random_window)
+    side = tf.constant(900)
+    ours = np.array([window(own, side, side) for own in numbers[:500]])
+    np.testing.assert_array_equal(ours, windows[:500])
+    top, left, height, width = windows.T
+    area, ratio = height * width / 900**2, width / height
+    assert 0.079 < area.min() < 0.09
+    assert 0.745 < ratio.min() < 0.76
+    assert 1.32 < ratio.max() < 1.34
+    # Large areas of uneven ratio do not fit, so only small ones are uniform.
+    small = area[area < 0.7]
+    assert (
+        np.abs(np.histogram(small, 6, (0.08, 0.7))[0] / len(small) - 1 / 6).max() < 0.03
+    )
+    assert abs(np.log(ratio).mean()) < 0.01
+    for place, room in ((top, 900 - height), (left, 900 - width)):
+        assert abs((place / np.maximum(1, room)).mean() - 0.5) < 0.02
+    assert abs((numbers[:, 22] < 0.5).mean() - 0.5) < 0.03
+
+
+def test_numbers_depend_on_seed_pass_and_image_alone():
+    whole = numbers_of(50, pass_number=3)
+    some = photo_crops.crop_numbers(0, np.full(2, 3), np.array([41, 7]))
+    np.testing.assert_array_equal(some, whole[[41, 7]])
+    assert not (whole == numbers_of(50, pass_number=4)).any()
+    assert not (whole == numbers_of(50, pass_number=3, seed=1)).any()

@@ -1,0 +1,43 @@
+"""Photos for tests: drawn ones, and those of Flickr8k where they are shared."""
+
+import io
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+_FLICKR8K = pathlib.Path(__file__).parents[2] / "shared" / "flickr8k"
+
+
+def flickr8k() -> pathlib.Path:
+    """The folder with real photos; skips the test where there is none."""
+    for folder in (_FLICKR8K, _FLICKR8K.parents[2] / "shared" / "flickr8k"):
+        if (folder / "dataset_flickr8k.json").exists():
+            return folder
+    pytest.skip(f"no photos in {_FLICKR8K}")
+
+
+def drawn(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A smooth picture, as JPEG keeps it, with a few edges."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(40, 220, (3, 3, 3), np.uint8)
+    pixels = np.asarray(Image.fromarray(small).resize((width, height), Image.BICUBIC))
+    pixels = pixels.copy()
+    pixels[height // 3 : height // 2, width // 4 : width // 2] = rng.integers(
+        90, 160, 3
+    )
+    return Image.fromarray(pixels)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    """The picture as a file."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def decoded(content: bytes) -> np.ndarray:
+    """The pixels of a file, by PIL: uint8 [height, width, 3]."""
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB"))
