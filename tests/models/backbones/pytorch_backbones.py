@@ -57,18 +57,22 @@ class ResNet(nn.Module):
         return self.features(image).mean((2, 3))
 
 
+def vgg_convolutions():
+    layers, channels = [], 3
+    widths = [64] * 2 + [0] + [128] * 2 + [0] + [256] * 4 + [0]
+    for width in widths + [512] * 4 + [0] + [512] * 4 + [0]:
+        if width:
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            channels = width
+        else:
+            layers.append(nn.MaxPool2d(2, 2))
+    return nn.Sequential(*layers)
+
+
 class VGG19(nn.Module):
     def __init__(self):
         super().__init__()
-        layers, channels = [], 3
-        widths = [64] * 2 + [0] + [128] * 2 + [0] + [256] * 4 + [0]
-        for width in widths + [512] * 4 + [0] + [512] * 4 + [0]:
-            if width:
-                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
-                channels = width
-            else:
-                layers.append(nn.MaxPool2d(2, 2))
-        self.convolutions = nn.Sequential(*layers)
+        self.convolutions = vgg_convolutions()
         self.classifier = nn.Sequential(
             nn.Linear(512 * 7 * 7, 4096),
             nn.ReLU(),
@@ -157,7 +161,20 @@ def randomize(network, seed=0):
 def run(network, image, *, pooled):
     """Maps uint8 `[batch, height, width, 3]` to what our backbone gives."""
     with torch.inference_mode():
-        pixels = torch.from_numpy(image.transpose(0, 3, 1, 2)).float()
         if pooled:
-            return network.pooled(pixels).numpy()
-        return network.features(pixels).flatten(2).transpose(1, 2).numpy()
+            return network.pooled(_pixels(image)).numpy()
+        return _regions(network.features(_pixels(image)))
+
+
+def run_vgg_convolutions(network, image):
+    """The regions of VGG-19, from its convolutions alone."""
+    with torch.inference_mode():
+        return _regions(network(imagenet(_pixels(image))))
+
+
+def _pixels(image):
+    return torch.from_numpy(image.transpose(0, 3, 1, 2)).float()
+
+
+def _regions(features):
+    return features.flatten(2).transpose(1, 2).numpy()

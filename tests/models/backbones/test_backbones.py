@@ -35,21 +35,38 @@ def relative_error(actual, expected):
     assert actual.shape == expected.shape
     assert np.isfinite(expected).all()
     assert expected.std() > 1e-3  # there is something to be compared
-    return np.abs(np.asarray(actual, np.float32) - expected).max() / expected.max()
+    difference = np.abs(np.asarray(actual, np.float32) - expected)
+    return difference.max() / np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_features_are_those_of_pytorch(name):
-    size = 70 if name.startswith("efficientnet") else 76
+# One of a family is enough for what they share.
+CASES = [(name, False) for name in NAMES if name != "vgg19"]
+CASES += [(name, True) for name in ("resnet50", "vgg19", "efficientnet_lite0")]
+
+
+@pytest.mark.parametrize(("name", "pooled"), CASES)
+def test_features_are_those_of_pytorch(name, pooled):
+    size = 70
     network = pytorch_backbones.create(name, size)
     variables = pretrained.convert(name, weights_of(network), "drawn")
     # Not square, where the network that is compared with admits it.
     image = draw_images(size, size if name.startswith("efficientnet") else 109)
-    for pooled in (False, True):
-        expected = pytorch_backbones.run(network, image, pooled=pooled)
-        features = jax.jit(create(name, pooled=pooled).apply)(variables, image)
-        assert relative_error(features, expected) < 1e-4
-        assert features.shape[-1] == backbones.output_dim(name, pooled=pooled)
+    expected = pytorch_backbones.run(network, image, pooled=pooled)
+    features = jax.jit(create(name, pooled=pooled).apply)(variables, image)
+    assert relative_error(features, expected) < 1e-4
+    assert features.shape[-1] == backbones.output_dim(name, pooled=pooled)
+
+
+def test_regions_of_vgg_are_those_of_pytorch():
+    network = pytorch_backbones.vgg_convolutions()
+    pytorch_backbones.randomize(network)
+    arrays = {f"features.{name}": array for name, array in weights_of(network).items()}
+    variables = pretrained.convert("vgg19", arrays, "drawn", pooled=False)
+    image = draw_images(70, 109)
+    regions = jax.jit(create("vgg19").apply)(variables, image)
+    expected = pytorch_backbones.run_vgg_convolutions(network, image)
+    assert relative_error(regions, expected) < 1e-4
+    assert regions.shape[1:] == (2 * 3, 512)
 
 
 def test_bfloat16_is_close_to_float32():
