@@ -21,6 +21,7 @@ from vse_jax.models.backbones import pytorch_names
 
 _SUFFIXES = (".pth", ".pth.tar", ".pt", ".safetensors")
 _NESTED_IN = ("state_dict", "model")
+_FEW_PROBLEMS = 8  # with more, the weights are another architecture's
 _PREFIXES = ("backbone.", "cnn.", "model.", "resnet.")
 
 
@@ -67,12 +68,14 @@ def convert(name: str, content: Any, path: str, *, pooled: bool = True) -> dict:
       InputError: if a parameter is missing, unexpected or of another shape.
     """
     arrays = _unwrapped(content, path)
-    expected = _expected(name, pooled)
+    expected = shapes(name, pooled=pooled)
     table, needed = _matching(name, expected, arrays)
     problems = _problems(expected, table, needed)
     if any(problems.values()):
         reason = f"{path}: not the weights of {name}"
-        accounting.refuse(reason, problems, _advice(arrays, pooled))
+        few = sum(map(len, problems.values())) <= _FEW_PROBLEMS
+        advice = "" if few else _advice(arrays, pooled)
+        accounting.refuse(reason, problems, advice)
     flat = {
         our_path: np.asarray(_in_our_order(needed[their_name]), np.float32)
         for their_name, our_path in table.items()
@@ -144,8 +147,8 @@ def _flatten(content, prefix=""):
 
 
 @functools.cache
-def _expected(name, pooled):
-    """Shapes of the backbone's variables, by their path."""
+def shapes(name: str, *, pooled: bool) -> dict[pytorch_names.Path, tuple[int, ...]]:
+    """Shapes of the backbone's variables by their paths."""
     size = backbones.SPECS[name].image_size
     module = backbones.create_backbone(
         name,
@@ -191,7 +194,7 @@ def _advice(arrays, pooled):
     for name in backbones.BACKBONES[1:]:
         # Few have such a first layer, and the whole takes seconds to describe.
         if pytorch_names.has_first_layer(name, arrays):
-            expected = _expected(name, pooled)
+            expected = shapes(name, pooled=pooled)
             problems = _problems(expected, *_matching(name, expected, arrays))
             if not any(problems.values()):
                 fitting.append(name)
