@@ -1,4 +1,5 @@
 import argparse
+import functools
 import json
 import os
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from tests import parity, programs
+from tests.models.backbones import pytorch_backbones
 from vse_jax import published
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.data.vocabulary import Vocabulary
@@ -91,6 +93,51 @@ def test_options_become_the_configuration(config, tmp_path):
     assert config.model.image_encoder == "region_residual"  # it is left as it was
 
 
+def with_backbone(architecture, names):
+    """vsepp's checkpoint with a CNN in front, and that network; `names` are vsepp's."""
+    content = content_of("vsepp_model_best.pth.tar")
+    network = pytorch_backbones.create(architecture, 32)
+    images, _ = content["model"]
+    dim = images["fc.weight"].shape[0]
+    images["fc.weight"] = torch.randn(dim, 2048) / 45
+    for name, array in network.state_dict().items():
+        images[names.format(name)] = array
+    vars(content["opt"]).update(cnn_type=architecture)
+    return content, network
+
+
+def test_network_in_front_is_imported_too(config, tmp_path):
+    content, network = with_backbone("resnet50", "cnn.module.{}")
+    path = str(tmp_path / "resnet.pth.tar")
+    torch.save(content, path)
+    read = published.read(path)
+    configured = published.configure(config, read, path)
+    assert configured.model.backbone.name == "resnet50"
+    assert configured.data.builder == "karpathy_images"
+    assert configured.data.image_size == 224
+    words = Vocabulary(list(numbered(len(read.arrays["txt.embed.weight"])))[4:])
+    variables = published.convert(configured, words, read, path)
+
+    photos = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    model = create_model(configured, len(words), train=False)
+    embed = jax.jit(functools.partial(model.apply, method=model.embed_images))
+    feature = pytorch_backbones.run(network, photos, pooled=True)
+    images, _ = content["model"]
+    normalize = functools.partial(torch.nn.functional.normalize, dim=1)
+    projected = normalize(torch.tensor(feature)) @ images["fc.weight"].T
+    expected = normalize(projected + images["fc.bias"])
+    np.testing.assert_allclose(embed(variables, {"image": photos}), expected, atol=1e-5)
+
+
+def test_unknown_network_in_front_is_refused(config, tmp_path):
+    content, _ = with_backbone("resnet50", "cnn.module.{}")
+    vars(content["opt"]).update(cnn_type="alexnet")
+    path = str(tmp_path / "alexnet.pth.tar")
+    torch.save(content, path)
+    with pytest.raises(InputError, match=r"'alexnet', which we do not have"):
+        published.configure(config, published.read(path), path)
+
+
 def test_equal_sizes_are_told_apart_by_the_options(config):
     arrays = {
         "img.fc.weight": np.zeros((8, 8)),
@@ -99,7 +146,7 @@ def test_equal_sizes_are_told_apart_by_the_options(config):
         "txt.rnn.weight_ih_l0": np.zeros((24, 3)),
     }
     kinds = [
-        published.configure(config, published.Published(arrays, options, 0), "x.pth")
+        published.configure(config, published.Published(arrays, {}, options, 0), "x")
         for options in ({}, {"precomp_enc_type": "basic"})
     ]
     encoders = [kind.model.image_encoder for kind in kinds]
@@ -116,7 +163,7 @@ def spoilt(change):
 
 SPOILT = {
     "missing": (lambda c, i, t: i.pop("mlp.bns.0.weight"), "missing: params.image"),
-    "unexpected": (lambda c, i, t: i.update({"cnn.x": i["fc.bias"]}), "img.cnn.x"),
+    "unexpected": (lambda c, i, t: i.update({"head.x": i["fc.bias"]}), "img.head.x"),
     "second layer": (
         lambda c, i, t: t.update({"rnn.weight_ih_l1": t["rnn.weight_ih_l0"]}),
         "unexpected parameters: txt.rnn.weight_ih_l1",

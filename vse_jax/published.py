@@ -11,17 +11,19 @@ import ml_collections
 import numpy as np
 from flax import traverse_util
 
-from vse_jax import accounting, pytorch_file
+from vse_jax import accounting, pretrained, pytorch_file
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.data import published_vocabulary
 from vse_jax.data.vocabulary import Vocabulary
 from vse_jax.errors import InputError, reporting_writes
 from vse_jax.experiment import IMPORTED_FROM, describe
 from vse_jax.models import pytorch_names
+from vse_jax.models.backbones import BACKBONES, SPECS
 from vse_jax.models.vse import create_model
 from vse_jax.train_step import TrainState
 
 _BRANCHES = ("img", "txt")  # the order in which those repositories save them
+_BACKBONE = "img.cnn."
 _MARGIN, _EPSILON = 0.2, 0.01  # of files whose options do not hold them
 
 
@@ -31,11 +33,13 @@ class Published(NamedTuple):
     Attributes:
       arrays: parameters and running statistics, by PyTorch's names behind `img.`
         and `txt.`.
+      backbone: those of the CNN in front of vsepp's image encoder, if it has one.
       options: the options that it was trained with.
       step: updates made, or epochs if those were not counted.
     """
 
     arrays: dict[str, np.ndarray]
+    backbone: dict[str, np.ndarray]
     options: dict[str, Any]
     step: int
 
@@ -102,13 +106,18 @@ def read(path: str) -> Published:
             for branch, tree in zip(_BRANCHES, branches, strict=True)
             for name, array in tree.items()
         }
+        backbone = {
+            name.removeprefix(_BACKBONE): arrays.pop(name)
+            for name in list(arrays)
+            if name.startswith(_BACKBONE)
+        }
         step = int(content.get("Eiters") or content.get("epoch") or 0)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(
             f"{path}: not a checkpoint of vsepp, vse_infty or RVSE++; expected 'model' "
             "(the parameters of the image encoder, of the text encoder) and 'opt'"
         ) from None
-    return Published(arrays, options, step)
+    return Published(arrays, backbone, options, step)
 
 
 def configure(
@@ -127,6 +136,8 @@ def configure(
             "encoder here does; evaluate it with the code that it comes from"
         )
     config = config.copy_and_resolve_references()
+    if published.backbone:
+        _configure_photos(config, options.get("cnn_type"), path)
     encoder = _image_encoder(arrays, options)
     order = options.get("measure", "cosine") == "order"
     both_directions = pytorch_names.has_both_directions(arrays)
@@ -150,6 +161,21 @@ def configure(
     return config
 
 
+def _configure_photos(config, architecture, path):
+    """Makes `config` one of photos, as vsepp reads them."""
+    pretrained_ones = [name for name in BACKBONES if name != "stem"]
+    if architecture not in pretrained_ones:
+        raise InputError(
+            f"{path}: its images are seen by {architecture!r}, which we do not have; "
+            f"expected one of {', '.join(pretrained_ones)}"
+        )
+    config.model.backbone.name = architecture
+    config.data.image_size = SPECS[architecture].image_size
+    if config.data.builder == "region_features":
+        config.data.builder = "karpathy_images"
+        config.data.validation_split = "val"
+
+
 def convert(
     config: ml_collections.ConfigDict,
     words: Vocabulary,
@@ -167,6 +193,13 @@ def convert(
     without_mask = len(words) - len(embedding)
     arrays["txt.embed.weight"] = np.pad(embedding, ((0, without_mask), (0, 0)))
     variables = pytorch_names.variables(arrays)
+    if published.backbone:
+        architecture = config.model.backbone.name
+        for collection, tree in pretrained.convert(
+            architecture, published.backbone, path
+        ).items():
+            variables.setdefault(collection, {}).setdefault("image", {})
+            variables[collection]["image"]["backbone"] = tree
     _check_shapes(variables, _expected(config, words), path)
     return variables
 
@@ -207,21 +240,25 @@ def _mining(encoder, options):
 
 def _expected(config, words):
     """Shapes of the variables of the model that `config` describes."""
-    dim = config.data.region_dim
-    images = (
-        {"feature": np.zeros((1, dim), np.float32)}
-        if config.model.image_encoder == "global"
-        else {
-            "regions": np.zeros((1, 2, dim), np.float32),
-            "region_count": np.ones(1, np.int32),
-        }
-    )
     captions = {
         "tokens": np.zeros((1, 2), np.int32),
         "token_count": np.ones(1, np.int32),
     }
     model = create_model(config, len(words), train=False)
-    return jax.eval_shape(model.init, jax.random.key(0), images | captions)
+    batch = _example_images(config) | captions
+    return jax.eval_shape(model.init, jax.random.key(0), batch)
+
+
+def _example_images(config):
+    dim, size = config.data.region_dim, config.data.image_size
+    if config.model.backbone.name:
+        return {"image": np.zeros((1, size, size, 3), np.uint8)}
+    if config.model.image_encoder == "global":
+        return {"feature": np.zeros((1, dim), np.float32)}
+    return {
+        "regions": np.zeros((1, 2, dim), np.float32),
+        "region_count": np.ones(1, np.int32),
+    }
 
 
 def _check_shapes(variables, expected, path):
