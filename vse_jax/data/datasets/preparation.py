@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
 
+from vse_jax.data.datasets.extracted_features import ExtractedFeaturesSource
 from vse_jax.data.datasets.region_features import RegionFeaturesSource
 from vse_jax.data.datasets.shapes import ShapesSource
 from vse_jax.errors import InputError, ReportedError, one_line, unreadable
@@ -27,9 +28,8 @@ _FILE_FORMAT = "array_record"
 class Source(Protocol):
     """What a dataset is prepared from, as the `data` group of the config says it."""
 
-    builder_name: str
-    version: tfds.core.Version
-    config_name: str | None  # folder of the prepared data; None if there is no source
+    def directory(self, data_dir: epath.Path) -> epath.Path | None:
+        """Returns the folder of the prepared data; None if there is no source."""
 
     def fingerprint(self) -> dict | None:
         """Returns what tells a changed source; None if there is nothing to compare."""
@@ -44,7 +44,12 @@ class Source(Protocol):
         """Raises InputError if prepared data is not what the config expects."""
 
 
-_SOURCES = {"region_features": RegionFeaturesSource, "shapes": ShapesSource}
+def _region_features(data: ml_collections.ConfigDict) -> Source:
+    is_extracted = ExtractedFeaturesSource.is_at(data.root)
+    return (ExtractedFeaturesSource if is_extracted else RegionFeaturesSource)(data)
+
+
+_SOURCES = {"region_features": _region_features, "shapes": ShapesSource}
 
 
 def make_builder(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
@@ -63,7 +68,7 @@ def make_builder(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
     if prepared is not None:
         return prepared
     source.check_source()
-    directory = _directory(source, data_dir)
+    directory = source.directory(data_dir)
     if directory.exists():
         raise InputError(
             f"{directory}: its source files have changed since it was prepared, or it "
@@ -120,18 +125,13 @@ def _data_dir(data: ml_collections.ConfigDict) -> epath.Path:
     return epath.Path(data.data_dir).expanduser()
 
 
-def _directory(source: Source, data_dir: epath.Path) -> epath.Path:
-    """Returns the folder in which TFDS puts the prepared data."""
-    return data_dir / source.builder_name / source.config_name / str(source.version)
-
-
 def _open_prepared(
     source: Source, data_dir: epath.Path
 ) -> tfds.core.DatasetBuilder | None:
     """Returns a builder that reads the prepared data; None if it is not complete."""
-    if source.config_name is None:
+    directory = source.directory(data_dir)
+    if directory is None:
         return None
-    directory = _directory(source, data_dir)
     present = _names_in(directory)
     if not {"dataset_info.json", "features.json"} <= present:
         return None
@@ -177,7 +177,7 @@ def _open_if_fresh(
 
 
 def _prepare(source: Source, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
-    directory = _directory(source, data_dir)
+    directory = source.directory(data_dir)
     _remove_debris(directory)
     _remove_unusable(directory)
     try:

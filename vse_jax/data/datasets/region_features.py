@@ -57,20 +57,10 @@ class RegionFeatures(captioned_images.CaptionedImages):
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
-        shape = (
-            (None, config.dim) if config.feature_name == "regions" else (config.dim,)
-        )
-        # As bytes, a batch is decoded by one `tf.io.decode_raw`; otherwise float16
-        # would be stored as float32.
-        feature = tfds.features.Tensor(
-            shape=shape, dtype=config.dtype, encoding=tfds.features.Encoding.BYTES
-        )
         return tfds.core.DatasetInfo(
             builder=self,
             description="Precomputed features of images, and captions.",
-            features=tfds.features.FeaturesDict(
-                captioned_images.caption_features() | {config.feature_name: feature}
-            ),
+            features=features_dict(config.feature_name, config.dim, config.dtype),
             metadata=tfds.core.MetadataDict(
                 root=config.root, sources=config.fingerprint
             ),
@@ -99,17 +89,39 @@ class RegionFeatures(captioned_images.CaptionedImages):
             }
 
 
+def features_dict(name: str, dim: int, dtype: str) -> tfds.features.FeaturesDict:
+    """Returns what TFDS is to know of the examples.
+
+    Args:
+      name: `regions` or `feature`.
+      dim: of a feature.
+      dtype: of the numbers.
+    """
+    shape = (None, dim) if name == "regions" else (dim,)
+    # As bytes, a batch is decoded by one `tf.io.decode_raw`; otherwise float16 would be
+    # stored as float32.
+    feature = tfds.features.Tensor(
+        shape=shape, dtype=np.dtype(dtype), encoding=tfds.features.Encoding.BYTES
+    )
+    return tfds.features.FeaturesDict(
+        captioned_images.caption_features() | {name: feature}
+    )
+
+
 class RegionFeaturesSource:
     """The folder `data.root`, from which `region_features` is prepared."""
 
-    builder_name = RegionFeatures.name
-    version = RegionFeatures.VERSION
-
     def __init__(self, data: ml_collections.ConfigDict):
         """Takes the `data` group of the config; looks at no file."""
-        self._root = _absolute(data.root)
+        self._root = absolute_path(data.root)
         self._region_dim = data.region_dim
-        self.config_name = data.name or _name_of(self._root)
+        self._name = data.name or _name_of(self._root)
+
+    def directory(self, data_dir: epath.Path) -> epath.Path | None:
+        """Returns the folder of the prepared data; None if there is no source."""
+        if self._name is None:
+            return None
+        return captioned_images.directory_of(RegionFeatures, self._name, data_dir)
 
     def fingerprint(self) -> dict[str, list[int]] | None:
         """Returns sizes and times of the source files; None if there is no folder."""
@@ -133,7 +145,8 @@ class RegionFeaturesSource:
         """Raises InputError if the prepared features have not the dim asked for."""
         name = "regions" if "regions" in builder.info.features else "feature"
         dim = builder.info.features[name].shape[-1]
-        self._check_dim(f"{builder.data_dir}: was prepared from features", dim)
+        holds_features = f"{builder.data_dir}: was prepared from features"
+        check_dim(holds_features, dim, self._region_dim)
 
     @functools.cached_property
     def _checked_config(self) -> RegionFeaturesConfig:
@@ -151,24 +164,36 @@ class RegionFeaturesSource:
         fingerprint = numpy_layout.fingerprint(self._root)
         splits = numpy_layout.open_layout(self._root)
         config = RegionFeaturesConfig(
-            name=self.config_name,
+            name=self._name,
             root=os.fspath(self._root),
             splits=splits,
             fingerprint=fingerprint,
         )
         path = next(iter(splits.values())).features.path
-        self._check_dim(f"{path}: holds features", config.dim)
+        check_dim(f"{path}: holds features", config.dim, self._region_dim)
         return config
 
-    def _check_dim(self, holds_features: str, dim: int) -> None:
-        if self._region_dim not in (0, dim):
-            raise InputError(
-                f"{holds_features} of {dim} dimensions; expected {self._region_dim}: "
-                "set data.region_dim (0 takes any)"
-            )
+
+def check_dim(holds_features: str, dim: int, expected: int) -> None:
+    """Refuses features of another dim than `data.region_dim`.
+
+    Args:
+      holds_features: beginning of the message.
+      dim: of the features.
+      expected: `data.region_dim`; 0 takes any.
+
+    Raises:
+      InputError: naming the option.
+    """
+    if expected not in (0, dim):
+        raise InputError(
+            f"{holds_features} of {dim} dimensions; expected {expected}: set "
+            "data.region_dim (0 takes any)"
+        )
 
 
-def _absolute(root: str) -> epath.Path | None:
+def absolute_path(root: str) -> epath.Path | None:
+    """Returns a folder's absolute path, local or remote; None if `root` is empty."""
     if not root:
         return None
     if "://" in root:
