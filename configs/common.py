@@ -20,8 +20,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluation_batch_size = 256  # images or captions, over all devices and hosts
 
     config.data = data = ml_collections.ConfigDict()
-    data.builder = "region_features"  # region_features or shapes
+    # region_features, karpathy_images, image_folder, coco_captions or shapes
+    data.builder = "region_features"
     data.root = ""  # folder of the source files
+    data.annotations = ""  # file that lists the photos; "" takes the one in the root
+    data.strict = False  # True refuses photos that cannot be decoded; else skips them
     data.data_dir = "~/tensorflow_datasets"  # where prepared data goes; may be gs://
     data.name = ""  # of the prepared data; "" names it after the root or the counts
     data.scene_counts = (6000, 500, 500)  # train, dev, test scenes to draw; shapes only
@@ -29,7 +32,11 @@ def get_config() -> ml_collections.ConfigDict:
     data.vocabulary = "dataset"  # dataset: refuse a checkpoint with another; checkpoint
     data.minimum_word_count = 4  # of a word in training captions, or it is <unk>
     data.token_lengths = (16, 24, 32, 48, 64)  # that batches of captions are padded to
-    data.augment = True  # size augmentation: drop regions and words while training
+    # While training: drop regions and words; of photos, random-resized crop and flip.
+    data.augment = True
+    data.image_size = 0  # pixels, height and width of photos; 0: stored in one size
+    data.crops = 1  # of a photo in evaluation: 1 (the centre) or 10 (corners, mirrored)
+    data.train_split = "train"  # or a sum, such as train+restval of COCO
     data.validation_split = "dev"
     data.test_split = "test"
 

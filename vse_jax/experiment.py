@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from vse_jax import parallel
 from vse_jax.data import datasets, input_pipeline
-from vse_jax.data.records import content_of
+from vse_jax.data.records import content_of, has_split
 from vse_jax.data.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.errors import InputError
 from vse_jax.models.backbones import BACKBONES
@@ -74,7 +74,8 @@ def create_experiment(
     check_content(config, builder)
     if vocabulary is None:
         return Experiment(config, builder, _of_dataset(config, builder))
-    if config.data.vocabulary == "dataset" and "train" in builder.info.splits:
+    has_captions = has_split(builder, config.data.train_split)
+    if config.data.vocabulary == "dataset" and has_captions:
         check_vocabulary(vocabulary, _of_dataset(config, builder))
     return Experiment(config, builder, vocabulary)
 
@@ -133,4 +134,6 @@ def check_vocabulary(of_checkpoint: Vocabulary, of_dataset: Vocabulary) -> None:
 
 
 def _of_dataset(config, builder):
-    return training_vocabulary(builder, config.data.minimum_word_count)
+    return training_vocabulary(
+        builder, config.data.minimum_word_count, config.data.train_split
+    )

@@ -143,9 +143,7 @@ class Extraction:
 
     def _make_fingerprint(self) -> dict[str, Any]:
         options = {
-            f"config.{option}": value_of(self._config, option)
-            for option in _OPTIONS
-            if option in self._config.data or not option.startswith("data.")
+            f"config.{option}": value_of(self._config, option) for option in _OPTIONS
         }
         return options | {
             "config.model.backbone.weights": _digest_of_variables(self._variables),
@@ -270,6 +268,8 @@ class Extraction:
         }
         if len(self._shape) == 1:
             options["model.image_encoder"] = "global"
+        if "restval" in self._indexes:  # of COCO
+            options["data.train_split"] = "train+restval"
         if "dev" not in self._indexes and "val" in self._indexes:
             options["data.validation_split"] = "val"
         return [

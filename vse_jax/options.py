@@ -81,6 +81,7 @@ def check_extraction_options(config: ml_collections.ConfigDict) -> None:
     _check_positive(config, "extract.shard_megabytes")
     for option in ("extract.pool", "extract.pca_dim"):
         _require(config, option, value_of(config, option) >= 0, "at least 0")
+    _require(config, "data.crops", config.data.crops == 1, "1 to extract features")
     _check_backbone_of_extraction(config)
 
 

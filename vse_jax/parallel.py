@@ -194,7 +194,7 @@ def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def fetch_rows(array: jax.Array) -> np.ndarray:
-    """Undoes `shard` for what this host's devices made, `[local_devices, rows, ...]`."""
+    """Undoes `shard`, of what `map_over_local_devices` returned."""
     return np.asarray(array).reshape(-1, *array.shape[2:])
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vse_jax.data import records
 from vse_jax.experiment import Experiment
@@ -107,11 +107,12 @@ def _top(scores):
 def _read_images(builder: tfds.core.DatasetBuilder, split: str, numbers: np.ndarray):
     serialized = records.RecordReader(builder, split).read(numbers)
     content = records.content_of(builder)
-    return records.parse_content(content, serialized, 0).numpy()
+    return records.decode_each(content, serialized)
 
 
 def _image_cell(image, border):
-    picture = Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL))
+    whole = Image.fromarray(image)  # of any size
+    picture = ImageOps.pad(whole, (THUMBNAIL, THUMBNAIL), color=BACKGROUND)
     side = THUMBNAIL + 2 * BORDER
     cell = Image.new("RGB", (side, side), border)
     cell.paste(picture, (BORDER, BORDER))

@@ -7,7 +7,8 @@ read-only numpy arrays:
     token_count   int32 [batch]
     image_id      int32 [batch], equal for records of one picture, -1 for padding rows
     regions       float16 [batch, regions, dim]   and region_count int32 [batch], or
-    image         uint8 [batch, height, width, 3], or
+    image         uint8 [batch, height, width, 3], or with data.crops=10, to evaluate,
+                  uint8 [batch, 10, height, width, 3], or
     feature       float32 [batch, dim]
 """
 
@@ -22,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from vse_jax.data import augmentation, records
+from vse_jax.data import augmentation, photo_crops, records
 from vse_jax.data.encoded_captions import (
     EncodedCaptions,
     encode_captions,
@@ -57,9 +58,9 @@ def steps_per_epoch(
     """Returns the steps that use as many pairs as there are training captions.
 
     Raises:
-        InputError: there is no train split, or the batch is too large for it.
+        InputError: there is no such split, or the batch is too large for it.
     """
-    count = split_index(builder, "train").caption_count
+    count = split_index(builder, config.data.train_split).caption_count
     Sampler(config.seed, count, config.batch_size)  # refuses a batch that is too large
     return passes_per_epoch(count) * len(count) // config.batch_size
 
@@ -83,7 +84,8 @@ def train_batches(
     Args:
         builder: a prepared dataset.
         vocabulary: of the captions.
-        config: `seed`, `batch_size`, `data.token_lengths` and `data.augment` are used.
+        config: `seed`, `batch_size` and of `data` `train_split`, `token_lengths`,
+            `image_size` and `augment` are used.
         start_step: first step.
         num_steps: how many steps.
         process_index: this host.
@@ -94,23 +96,28 @@ def train_batches(
 
     Raises:
         InputError: the split is missing or empty or cannot be read, an image has no
-            caption, or the batch size fits neither the hosts nor the images.
+            caption, the batch size fits neither the hosts nor the images, or photos of
+            any size need `data.image_size`.
     """
     own = _own_rows("batch_size", config.batch_size, process_index, process_count)
-    index = split_index(builder, "train")
-    check_captions(builder, "train", index)
+    split = config.data.train_split
+    index = split_index(builder, split)
+    check_captions(builder, split, index)
     lengths = _token_lengths(config)
+    has_photos = _has_photos(builder, config)
     plan = _TrainingPlan(
         index=index,
-        captions=encode_captions(index, vocabulary, lengths[-1], "train"),
+        captions=encode_captions(index, vocabulary, lengths[-1], split),
         sampler=Sampler(config.seed, index.caption_count, config.batch_size),
         seed=config.seed,
         lengths=lengths,
         augment=config.data.augment,
+        has_photos=has_photos,
         own=own,
     )
     steps = tf.data.Dataset.range(start_step, start_step + num_steps)
-    return _batches(builder, "train", index, steps, plan)
+    parse = _parser(builder, config, index, crops=1)
+    return _batches(builder, split, parse, steps, plan)
 
 
 def image_batches(
@@ -130,7 +137,8 @@ def image_batches(
     Args:
         builder: a prepared dataset.
         split: its name.
-        config: `evaluation_batch_size` is used, rows over all hosts.
+        config: `evaluation_batch_size`, rows over all hosts, `data.image_size` and
+            `data.crops` are used.
         numbers: of the records, at least one; all of them if None.
         process_index: this host.
         process_count: number of hosts.
@@ -139,8 +147,8 @@ def image_batches(
         Batches with image_id and the content of the images.
 
     Raises:
-        InputError: the split is missing or empty or cannot be read, or the batch size
-            does not fit the hosts.
+        InputError: the split is missing or empty or cannot be read, the batch size
+            does not fit the hosts, or photos of any size need `data.image_size`.
     """
     own = _own_rows(
         "evaluation_batch_size",
@@ -157,7 +165,8 @@ def image_batches(
         return image, {"image_id": image_id.astype(np.int32)} | _counts(index, image)
 
     steps = tf.data.Dataset.range(-(-len(images) // size))
-    return _batches(builder, split, index, steps, plan)
+    parse = _parser(builder, config, index, crops=config.data.crops)
+    return _batches(builder, split, parse, steps, plan)
 
 
 def caption_batches(
@@ -222,6 +231,7 @@ class _TrainingPlan:
     seed: int
     lengths: tuple[int, ...]
     augment: bool
+    has_photos: bool  # to be cropped
     own: slice
 
     def __call__(self, step: int) -> tuple[np.ndarray, Batch]:
@@ -229,13 +239,14 @@ class _TrainingPlan:
         rows = self.sampler.rows(step)
         own = rows[self.own]
         batch = {"image_id": self.index.image_id[own.image]}
-        return own.image, batch | self._text(rows) | self._regions(own)
+        batch |= self._text(rows) | self._regions(own) | self._crops(own)
+        return own.image, batch
 
     def _text(self, rows: Rows) -> Batch:
         """Chooses the length by the global batch, so that it is that of all hosts."""
         caption = self.index.caption_offset[rows.image] + rows.caption
         tokens, count = self.captions.batch(caption)
-        if self.augment:
+        if self.augment and not self.has_photos:  # whose papers leave words alone
             tokens, count = augmentation.corrupt_words(
                 *(self.seed, rows.pass_number, rows.image, tokens, count),
                 vocabulary=self.captions.vocabulary,
@@ -255,26 +266,93 @@ class _TrainingPlan:
         )
         return {"region_count": count, "region_source": source}
 
+    def _crops(self, rows: Rows) -> Batch:
+        if not self.has_photos or not self.augment:
+            return {}
+        numbers = photo_crops.crop_numbers(self.seed, rows.pass_number, rows.image)
+        return {"crop_numbers": numbers}
+
 
 def _counts(index: SplitIndex, image: np.ndarray) -> Batch:
     has_regions = index.region_count.max() > 0
     return {"region_count": index.region_count[image]} if has_regions else {}
 
 
+def _has_photos(
+    builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict
+) -> bool:
+    """Tells whether there are images that are to be brought to one size."""
+    content, size = records.content_of(builder), config.data.image_size
+    if content.key != "image":
+        return False
+    if config.data.crops not in (1, 10):
+        raise InputError(f"data.crops is {config.data.crops}; expected 1 or 10")
+    if size < 0 or (size == 0 and None in content.shape):
+        raise InputError(
+            f"data.image_size is {size}, but the photos of {builder.data_dir} are of "
+            "any size; set it to the height and width in pixels that the model takes, "
+            "such as 224"
+        )
+    if size == 0 and config.data.crops != 1:
+        raise InputError(
+            f"data.crops is {config.data.crops}, but data.image_size is 0; set it to "
+            "the height and width of a crop in pixels"
+        )
+    return size > 0
+
+
+# Serialized examples, and what a plan says of them, to the content of the images.
+_Parse = Callable[[tf.Tensor, dict[str, tf.Tensor]], dict[str, tf.Tensor]]
+
+
+def _parser(
+    builder: tfds.core.DatasetBuilder,
+    config: ml_collections.ConfigDict,
+    index: SplitIndex,
+    crops: int,
+) -> _Parse:
+    """Returns how to parse a batch, and to replace what it takes out of the plan's."""
+    content = records.content_of(builder)
+    size = config.data.image_size
+    regions = int(index.region_count.max())
+
+    def parse(
+        serialized: tf.Tensor, batch: dict[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        array = records.parse_content(content, serialized, regions)
+        if "region_source" in batch:
+            source = batch.pop("region_source")
+            array = _move_regions(array, source, batch["region_count"])
+        return batch | {content.key: array}
+
+    def parse_photos(
+        serialized: tf.Tensor, batch: dict[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        encoded = records.parse_encoded(content, serialized)
+        if "crop_numbers" in batch:
+            numbers = batch.pop("crop_numbers")
+            image = photo_crops.random_crops(encoded, numbers, size)
+        elif crops == 10:
+            image = photo_crops.ten_crops(encoded, size)
+        else:
+            image = photo_crops.center_crops(encoded, size)
+        return batch | {content.key: image}
+
+    return parse_photos if _has_photos(builder, config) else parse
+
+
 def _batches(
     builder: tfds.core.DatasetBuilder,
     split: str,
-    index: SplitIndex,
+    parse: _Parse,
     steps: tf.data.Dataset,
     plan: Callable[[int], tuple[np.ndarray, Batch]],
 ) -> Iterator[Batch]:
-    """Reads what the plan says for each step, and decodes it in parallel.
+    """Reads what the plan says for each step, and parses it in parallel.
 
     The arrays of a plan have the same names and types at every step, and the same rows.
     """
-    content = records.content_of(builder)
     reader = records.RecordReader(builder, split)
-    regions = int(index.region_count.max())
     image, example = plan(0)
     types = [tf.string, *(array.dtype for array in example.values())]
 
@@ -289,19 +367,9 @@ def _batches(
             array.set_shape([len(image)] + [None] * (like.ndim - 1))
         return serialized, dict(zip(example, arrays, strict=True))
 
-    def decode(
-        serialized: tf.Tensor, batch: dict[str, tf.Tensor]
-    ) -> dict[str, tf.Tensor]:
-        array = records.parse_content(content, serialized, regions)
-        if "region_source" in batch:
-            array = _move_regions(
-                array, batch.pop("region_source"), batch["region_count"]
-            )
-        return batch | {content.key: array}
-
     dataset = (
         steps.map(load, num_parallel_calls=_AT_ONCE, deterministic=True)
-        .map(decode, num_parallel_calls=_AT_ONCE, deterministic=True)
+        .map(parse, num_parallel_calls=_AT_ONCE, deterministic=True)
         .prefetch(_AHEAD)
     )
     return _Reading(dataset, builder, split)

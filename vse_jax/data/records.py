@@ -14,20 +14,38 @@ CONTENTS = ("regions", "image", "feature")
 
 
 @dataclasses.dataclass(frozen=True)
+class Fields:
+    """Names of the fields that every example has."""
+
+    image_id: str
+    captions: str
+
+
+# Our datasets' names, and those of TFDS's coco_captions.
+_ALL_FIELDS = (
+    Fields(image_id="image_id", captions="captions"),
+    Fields(image_id="image/filename", captions="captions/text"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
 class Content:
     """What an example holds of its image, and how it is stored.
 
     Attributes:
         key: `regions`, `image` or `feature`.
-        shape: of one example; the number of regions may be None.
+        shape: of one example; the number of regions may be None, and height and width
+            of images.
         dtype: as stored.
         encoding: `none`, `bytes` or `zlib` of TFDS's tensors; "" for images.
+        fields: names of the other fields.
     """
 
     key: str
     shape: tuple[int | None, ...]
     dtype: tf.DType
     encoding: str
+    fields: Fields
 
     @property
     def dim(self) -> int:
@@ -49,21 +67,34 @@ def content_of(builder: tfds.core.DatasetBuilder) -> Content:
             f"{', '.join(CONTENTS)}; prepare the data anew"
         )
     feature = features[key]
-    fixed = feature.shape[1:] if key == "regions" else feature.shape
-    if None in fixed:
+    fixed = {"regions": feature.shape[1:], "image": feature.shape[2:]}
+    if None in fixed.get(key, feature.shape):
         raise InputError(
             f"{builder.data_dir}: {key} have the shape {feature.shape}; expected a "
             "fixed size; prepare the data anew with all of one size"
         )
     encoding = "" if key == "image" else feature.to_json_content().encoding
-    return Content(key, feature.shape, feature.tf_dtype, encoding)
+    fields = _fields_of(builder)
+    return Content(key, feature.shape, feature.tf_dtype, encoding, fields)
+
+
+def _fields_of(builder: tfds.core.DatasetBuilder) -> Fields:
+    features = builder.info.features
+    for fields in _ALL_FIELDS:
+        if fields.image_id in features and fields.captions.split("/")[0] in features:
+            return fields
+    expected = " or ".join(f"{f.image_id} and {f.captions}" for f in _ALL_FIELDS)
+    raise InputError(
+        f"{builder.data_dir}: examples hold {', '.join(features)}; expected "
+        f"{expected}; prepare the data anew"
+    )
 
 
 class RecordReader:
     """Random access to the serialized examples of one split."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
-        """Opens the split.
+        """Opens the split, or a sum of splits such as `train+restval`.
 
         Raises:
             InputError: there is no such split, it is empty, or has no random access.
@@ -101,18 +132,34 @@ class RecordReader:
         return records
 
 
+def has_split(builder: tfds.core.DatasetBuilder, split: str) -> bool:
+    """Tells whether the dataset has a split, or all splits of a sum."""
+    return all(part in builder.info.splits for part in split.split("+"))
+
+
 def check_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
-    """Raises InputError if the dataset has no such split or if it is empty."""
-    splits = builder.info.splits
-    if split not in splits:
+    """Raises InputError if the dataset has no such split or if it is empty.
+
+    Args:
+        builder: a prepared dataset.
+        split: its name, or a sum such as `train+restval`.
+    """
+    splits, parts = builder.info.splits, split.split("+")
+    for part in parts:
+        if part not in splits:
+            raise InputError(
+                f"{builder.data_dir}: there is no split {part!r}; expected one of "
+                f"{', '.join(splits) or 'none, the data is not prepared'}"
+            )
+        if not splits[part].num_examples:
+            raise InputError(
+                f"{builder.data_dir}: the split {part!r} is empty; expected at least "
+                "one image; mend the source files and prepare the data anew"
+            )
+    if len(set(parts)) < len(parts):
         raise InputError(
-            f"{builder.data_dir}: there is no split {split!r}; expected one of "
-            f"{', '.join(splits) or 'none, the data is not prepared'}"
-        )
-    if not splits[split].num_examples:
-        raise InputError(
-            f"{builder.data_dir}: the split {split!r} is empty; expected at least one "
-            "image; mend the source files and prepare the data anew"
+            f"{builder.data_dir}: the sum of splits {split!r} names one twice; "
+            "expected each once"
         )
 
 
@@ -139,9 +186,10 @@ def parse_captions(
         image_id string [batch]; captions string [batch, (captions)]; region_count int64
         [batch], 0 where the content is not regions.
     """
+    fields = content.fields
     spec = {
-        "image_id": tf.io.FixedLenFeature([], tf.string),
-        "captions": tf.io.RaggedFeature(tf.string),
+        fields.image_id: tf.io.FixedLenFeature([], tf.string),
+        fields.captions: tf.io.RaggedFeature(tf.string),
     }
     batch = tf.shape(serialized)[:1]
     if content.key != "regions":
@@ -151,11 +199,11 @@ def parse_captions(
     else:
         region_count = _numbers_stored(content, serialized) // content.dim
     example = tf.io.parse_example(serialized, spec)
-    return example["image_id"], example["captions"], region_count
+    return example[fields.image_id], example[fields.captions], region_count
 
 
 def parse_content(content: Content, serialized: tf.Tensor, regions: int) -> tf.Tensor:
-    """Parses the images.
+    """Parses the images; those that are encoded have one size.
 
     Args:
         content: what the examples hold.
@@ -174,6 +222,19 @@ def parse_content(content: Content, serialized: tf.Tensor, regions: int) -> tf.T
         shape, dtype = content.shape, tf.float32
     flat = _decode_numbers(content, serialized, math.prod(shape))
     return tf.cast(tf.reshape(flat, (-1, *shape)), dtype)
+
+
+def parse_encoded(content: Content, serialized: tf.Tensor) -> tf.Tensor:
+    """Parses images without decoding them: string [batch] to string [batch]."""
+    return _parse_bytes(content, serialized)
+
+
+def decode_each(content: Content, serialized: np.ndarray) -> list[np.ndarray]:
+    """Decodes images of any sizes: a list of uint8 [height, width, 3]."""
+    return [
+        tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
+        for encoded in parse_encoded(content, serialized)
+    ]
 
 
 def _decode_images(content: Content, serialized: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 from vse_jax.errors import InputError
 
 # One number for each use of randomness, so that no two uses share their numbers.
-ORDER_STREAM, CAPTION_STREAM, REGION_STREAM, WORD_STREAM = range(4)
+ORDER_STREAM, CAPTION_STREAM, REGION_STREAM, WORD_STREAM, CROP_STREAM = range(5)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 

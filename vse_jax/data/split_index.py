@@ -65,7 +65,7 @@ class SplitIndex:
 
 
 def split_index(builder: tfds.core.DatasetBuilder, split: str) -> SplitIndex:
-    """Returns the index of a split of a prepared dataset.
+    """Returns the index of a split of a prepared dataset, or of a sum of splits.
 
     The first call reads the split once, without decoding any image, and leaves the
     index beside the prepared data, from where later calls take it.

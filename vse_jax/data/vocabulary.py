@@ -133,17 +133,17 @@ class Vocabulary:
 
 
 def training_vocabulary(
-    builder: tfds.core.DatasetBuilder, minimum_count: int
+    builder: tfds.core.DatasetBuilder, minimum_count: int, split: str = "train"
 ) -> Vocabulary:
-    """Returns the vocabulary of the train split of a prepared dataset.
+    """Returns the vocabulary of the split of a prepared dataset that trains a model.
 
     The words and their counts are part of the split's index, which is cached beside the
     prepared data, so that only the first call reads the captions.
 
     Raises:
-        InputError: there is no train split, or no word is frequent enough.
+        InputError: there is no such split, or no word is frequent enough.
     """
-    index = split_index.split_index(builder, "train")
+    index = split_index.split_index(builder, split)
     counts = np.bincount(index.word_ids, minlength=len(index.words)).tolist()
     return Vocabulary._of_frequent(
         dict(zip(index.words, counts, strict=True)), minimum_count

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
-from etils import epath
 from tqdm import auto as tqdm
 
 # TFDS holds the examples of the shard that it writes, so this also bounds the memory.
@@ -21,16 +20,17 @@ class SplitPlan:
     """How to generate one split.
 
     `examples(start, stop)` yields the examples of images `start` to `stop - 1` in their
-    order; `image_bytes` estimates the bytes that one of them takes.
+    order, and None for each that is left out; `image_bytes` estimates the bytes that
+    one of them takes.
     """
 
     image_count: int
     image_bytes: int
-    examples: Callable[[int, int], Iterator[dict[str, Any]]]
+    examples: Callable[[int, int], Iterator[dict[str, Any] | None]]
 
 
 class CaptionedImages(tfds.core.ShardBasedBuilder, abc.ABC, skip_registration=True):
-    """Writes record i of a split from image i of its source, shard by shard.
+    """Writes the records of a split in the order of its source, shard by shard.
 
     It is not a `GeneratorBasedBuilder` because that one sorts a whole split in memory
     when shuffling is disabled.
@@ -80,8 +80,10 @@ def shard_bounds(
 
 
 def _examples_of_shard(plan: SplitPlan, progress: "_Progress", start: int, stop: int):
-    examples = plan.examples(start, stop)
-    yield from progress.track(enumerate(examples, start))
+    examples = progress.track(plan.examples(start, stop))
+    for image, example in enumerate(examples, start):
+        if example is not None:
+            yield image, example
 
 
 class _Progress:
@@ -106,13 +108,6 @@ class _Progress:
                 yield item
                 self._done += 1
                 bar.update()
-
-
-def directory_of(
-    builder: type[CaptionedImages], config_name: str, data_dir: epath.Path
-) -> epath.Path:
-    """Returns the folder in which TFDS puts what a builder prepares."""
-    return data_dir / builder.name / config_name / str(builder.VERSION)
 
 
 def caption_features() -> dict[str, tfds.features.FeatureConnector]:

@@ -14,10 +14,9 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from etils import epath
 
-from vse_jax.data.datasets import captioned_images
+from vse_jax.data.datasets import captioned_images, source_folder
 from vse_jax.data.datasets.region_features import (
     RegionFeatures,
-    absolute_path,
     check_dim,
     features_dict,
 )
@@ -187,50 +186,40 @@ def _unfinished(path):
     return path.parent / f"incomplete.{path.name}"
 
 
-class ExtractedFeaturesSource:
-    """A folder `data.root` that holds a dataset as it is, with nothing to prepare."""
+def is_extracted(data: ml_collections.ConfigDict) -> bool:
+    """Whether `data.root` is such a folder, or any dataset that TFDS has written."""
+    root = source_folder.absolute(data.root)
+    return (
+        data.builder == RegionFeatures.name
+        and root is not None
+        and any((root / name).exists() for name in (_METADATA_FILE, FINGERPRINT_FILE))
+    )
 
-    def __init__(self, data: ml_collections.ConfigDict):
-        """Takes the `data` group of the config; looks at no file."""
-        self._root = absolute_path(data.root)
-        self._region_dim = data.region_dim
 
-    @staticmethod
-    def is_at(root: str) -> bool:
-        """Whether a folder holds such a dataset, or one that is not complete."""
-        directory = absolute_path(root)
-        return directory is not None and any(
-            (directory / name).exists() for name in (_METADATA_FILE, FINGERPRINT_FILE)
-        )
+def incomplete(directory: epath.Path) -> InputError:
+    """Returns the error that says how an extraction is completed."""
+    return InputError(
+        f"{directory}: the features there are not complete; run --mode=extract again "
+        "with the same options, and it goes on where it stopped"
+    )
 
-    def directory(self, data_dir: epath.Path) -> epath.Path:
-        """Returns the folder itself."""
-        del data_dir
-        return self._root
 
-    def fingerprint(self) -> None:
-        """Returns None: what it was made from is not needed any more."""
+def check_features(builder: tfds.core.DatasetBuilder, region_dim: int) -> None:
+    """Refuses a dataset without features, or not of the dim that is asked for.
 
-    def check_source(self) -> None:
-        """Raises InputError, as it is called if the dataset is not complete."""
+    Args:
+      builder: of the dataset.
+      region_dim: `data.region_dim`; 0 takes any.
+
+    Raises:
+      InputError: naming the folder.
+    """
+    features = builder.info.features
+    name = next((key for key in ("regions", "feature") if key in features), None)
+    if name is None:
         raise InputError(
-            f"{self._root}: the features there are not complete; run --mode=extract "
-            "again with the same options, and it goes on where it stopped"
+            f"{builder.data_dir}: its examples hold {', '.join(features)}; expected "
+            "regions or feature: set data.root to a folder of features"
         )
-
-    def builder(self, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
-        """Raises InputError, as there is nothing to prepare it from."""
-        del data_dir
-        self.check_source()
-
-    def check_prepared(self, builder: tfds.core.DatasetBuilder) -> None:
-        """Raises InputError if there are no features, or not of the dim asked for."""
-        features = builder.info.features
-        name = next((key for key in ("regions", "feature") if key in features), None)
-        if name is None:
-            raise InputError(
-                f"{self._root}: its examples hold {', '.join(features)}; expected "
-                "regions or feature: set data.root to the folder of features"
-            )
-        dim = features[name].shape[-1]
-        check_dim(f"{self._root}: holds features", dim, self._region_dim)
+    holds_features = f"{builder.data_dir}: holds features"
+    check_dim(holds_features, features[name].shape[-1], region_dim)

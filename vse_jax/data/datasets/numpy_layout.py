@@ -6,12 +6,12 @@ A folder holds for each split `{split}_ims.npy`, `{split}_caps.txt` and, optiona
 
 import dataclasses
 import logging
-import os
 from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 
+from vse_jax.data.datasets import source_folder
 from vse_jax.data.datasets.feature_array import (
     FeatureArray,
     open_feature_array,
@@ -112,7 +112,7 @@ def files_of(root: epath.Path) -> list[epath.Path]:
 
 def fingerprint(root: epath.Path) -> dict[str, list[int]]:
     """Returns size in bytes and time of change of each file of the layout."""
-    return {path.name: _size_and_time(path) for path in files_of(root)}
+    return {path.name: source_folder.size_and_time(path) for path in files_of(root)}
 
 
 def open_layout(root: epath.Path) -> dict[str, LayoutSplit]:
@@ -133,8 +133,8 @@ def open_layout(root: epath.Path) -> dict[str, LayoutSplit]:
     }
     if not splits:
         raise InputError(
-            f"{root}: holds no split; expected files such as train{FEATURES_ENDING} and "
-            f"train{CAPTIONS_ENDING} (train, dev, test or testall); see data.root"
+            f"{root}: holds no split; expected files such as train{FEATURES_ENDING} "
+            f"and train{CAPTIONS_ENDING} (train, dev, test or testall); see data.root"
         )
     _check_alike([split.features for split in splits.values()])
     return splits
@@ -274,12 +274,3 @@ def _decode(path: epath.Path, kind: str, number: int, line: bytes) -> str:
             f"{path}: line {number} is empty; expected one {kind} on every line"
         )
     return text
-
-
-def _size_and_time(path: epath.Path) -> list[int]:
-    try:
-        status = os.stat(path)
-    except OSError:  # a remote path: whole seconds must do
-        status = path.stat()
-        return [status.length, int(status.mtime)]
-    return [status.st_size, status.st_mtime_ns]

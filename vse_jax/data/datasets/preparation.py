@@ -11,11 +11,20 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import ml_collections
+import requests
 import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
 
-from vse_jax.data.datasets.extracted_features import ExtractedFeaturesSource
+from vse_jax.data.datasets import source_folder
+from vse_jax.data.datasets.coco_captions import CocoCaptionsSource
+from vse_jax.data.datasets.extracted_features import (
+    check_features,
+    incomplete,
+    is_extracted,
+)
+from vse_jax.data.datasets.image_folder import ImageFolderSource
+from vse_jax.data.datasets.karpathy_images import KarpathyImagesSource
 from vse_jax.data.datasets.region_features import RegionFeaturesSource
 from vse_jax.data.datasets.shapes import ShapesSource
 from vse_jax.errors import InputError, ReportedError, one_line, unreadable
@@ -28,8 +37,10 @@ _FILE_FORMAT = "array_record"
 class Source(Protocol):
     """What a dataset is prepared from, as the `data` group of the config says it."""
 
-    def directory(self, data_dir: epath.Path) -> epath.Path | None:
-        """Returns the folder of the prepared data; None if there is no source."""
+    builder_name: str
+    version: tfds.core.Version
+    config_name: str | None  # folder of the prepared data; None if there is no source
+    downloads: bool  # whether TFDS downloads the source
 
     def fingerprint(self) -> dict | None:
         """Returns what tells a changed source; None if there is nothing to compare."""
@@ -44,12 +55,18 @@ class Source(Protocol):
         """Raises InputError if prepared data is not what the config expects."""
 
 
-def _region_features(data: ml_collections.ConfigDict) -> Source:
-    is_extracted = ExtractedFeaturesSource.is_at(data.root)
-    return (ExtractedFeaturesSource if is_extracted else RegionFeaturesSource)(data)
-
-
-_SOURCES = {"region_features": _region_features, "shapes": ShapesSource}
+_SOURCES = {
+    "region_features": RegionFeaturesSource,
+    "karpathy_images": KarpathyImagesSource,
+    "image_folder": ImageFolderSource,
+    "coco_captions": CocoCaptionsSource,
+    "shapes": ShapesSource,
+}
+_DOWNLOAD_ERRORS = (
+    requests.RequestException,
+    tfds.download.DownloadError,
+    tfds.download.download_manager.NonMatchingChecksumError,
+)
 
 
 def make_builder(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
@@ -63,12 +80,14 @@ def make_builder(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
         nothing can be, if the prepared data is incomplete or its source files have
         changed since, or if it is not what the config expects.
     """
+    if is_extracted(data):
+        return _open_extracted(data)
     source, data_dir = _make_source(data), _data_dir(data)
     prepared = _open_if_fresh(source, data_dir)
     if prepared is not None:
         return prepared
     source.check_source()
-    directory = source.directory(data_dir)
+    directory = _directory(source, data_dir)
     if directory.exists():
         raise InputError(
             f"{directory}: its source files have changed since it was prepared, or it "
@@ -85,14 +104,17 @@ def prepare(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
     same time wait for each other; on a remote one, prepare before starting many.
 
     Returns:
-      A builder whose `as_data_source(split)` holds image i of the source at i: a dict
-      of `image_id` (bytes), `captions` (array of bytes) and `regions` float16
-      [regions, dim], `feature` [dim] or `image` uint8 [height, width, 3].
+      A builder whose `as_data_source(split)` holds the images in the order of the
+      source: a dict of `image_id` (bytes), `captions` (array of bytes) and `regions`
+      float16 [regions, dim], `feature` [dim] or `image` uint8 [height, width, 3].
+      What TFDS prepares itself has its own order and names of fields.
 
     Raises:
       InputError: as `make_builder` does, or if a source file holds something wrong.
       ReportedError: if the data cannot be written.
     """
+    if is_extracted(data):
+        return _open_extracted(data)
     source, data_dir = _make_source(data), _data_dir(data)
     prepared = _open_if_fresh(source, data_dir)
     if prepared is not None:
@@ -102,6 +124,16 @@ def prepare(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
         # Another process may have prepared it while we waited.
         prepared = _open_if_fresh(source, data_dir)
         return _prepare(source, data_dir) if prepared is None else prepared
+
+
+def _open_extracted(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
+    """Opens a root that is a dataset already, with nothing to prepare."""
+    root = source_folder.absolute(data.root)
+    builder = _open_complete(root)
+    if builder is None:
+        raise incomplete(root)
+    check_features(builder, data.region_dim)
+    return builder
 
 
 def _make_source(data: ml_collections.ConfigDict) -> Source:
@@ -125,13 +157,22 @@ def _data_dir(data: ml_collections.ConfigDict) -> epath.Path:
     return epath.Path(data.data_dir).expanduser()
 
 
+def _directory(source: Source, data_dir: epath.Path) -> epath.Path:
+    """Returns the folder in which TFDS puts the prepared data."""
+    return data_dir / source.builder_name / source.config_name / str(source.version)
+
+
 def _open_prepared(
     source: Source, data_dir: epath.Path
 ) -> tfds.core.DatasetBuilder | None:
     """Returns a builder that reads the prepared data; None if it is not complete."""
-    directory = source.directory(data_dir)
-    if directory is None:
+    if source.config_name is None:
         return None
+    return _open_complete(_directory(source, data_dir))
+
+
+def _open_complete(directory: epath.Path) -> tfds.core.DatasetBuilder | None:
+    """Returns a builder that reads a folder; None if it is not complete."""
     present = _names_in(directory)
     if not {"dataset_info.json", "features.json"} <= present:
         return None
@@ -177,11 +218,11 @@ def _open_if_fresh(
 
 
 def _prepare(source: Source, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
-    directory = source.directory(data_dir)
+    directory = _directory(source, data_dir)
     _remove_debris(directory)
     _remove_unusable(directory)
     try:
-        _write(source.builder(data_dir))
+        _write(source, data_dir)
     except BaseException:
         _remove_empty(directory.parent, data_dir)
         raise
@@ -191,14 +232,34 @@ def _prepare(source: Source, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def _write(builder: tfds.core.DatasetBuilder) -> None:
+def _write(source: Source, data_dir: epath.Path) -> None:
+    builder = source.builder(data_dir)
     try:
-        _download_and_prepare(builder)
+        if source.downloads:
+            _download_and_prepare(builder, data_dir / "downloads")
+        else:
+            _prepare_silently(builder)
     except RuntimeError as error:  # so ArrayRecord's writer tells that the disk is full
         raise OSError(str(error).split(";")[0]) from error
 
 
-def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:
+def _download_and_prepare(
+    builder: tfds.core.DatasetBuilder, download_dir: epath.Path
+) -> None:
+    """Lets TFDS download; a file that is complete is not downloaded again."""
+    try:
+        builder.download_and_prepare(
+            download_dir=download_dir, file_format=_FILE_FORMAT
+        )
+    except _DOWNLOAD_ERRORS as error:
+        raise InputError(
+            f"{builder.name}: cannot be downloaded to {download_dir} "
+            f"({one_line(error)}); check the network and prepare again, or set "
+            "data.builder to karpathy_images if you have the photos"
+        ) from error
+
+
+def _prepare_silently(builder: tfds.core.DatasetBuilder) -> None:
     # TFDS prints about downloads and makes a folder for them, but there are none.
     with (
         contextlib.redirect_stdout(io.StringIO()),

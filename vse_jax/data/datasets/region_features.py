@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import hashlib
 import os
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from vse_jax.data.datasets import captioned_images, numpy_layout
+from vse_jax.data.datasets import captioned_images, numpy_layout, source_folder
 from vse_jax.errors import InputError
 
 
@@ -111,17 +109,15 @@ def features_dict(name: str, dim: int, dtype: str) -> tfds.features.FeaturesDict
 class RegionFeaturesSource:
     """The folder `data.root`, from which `region_features` is prepared."""
 
+    builder_name = RegionFeatures.name
+    version = RegionFeatures.VERSION
+    downloads = False
+
     def __init__(self, data: ml_collections.ConfigDict):
         """Takes the `data` group of the config; looks at no file."""
-        self._root = absolute_path(data.root)
+        self._root = source_folder.absolute(data.root)
         self._region_dim = data.region_dim
-        self._name = data.name or _name_of(self._root)
-
-    def directory(self, data_dir: epath.Path) -> epath.Path | None:
-        """Returns the folder of the prepared data; None if there is no source."""
-        if self._name is None:
-            return None
-        return captioned_images.directory_of(RegionFeatures, self._name, data_dir)
+        self.config_name = data.name or source_folder.name_of(self._root)
 
     def fingerprint(self) -> dict[str, list[int]] | None:
         """Returns sizes and times of the source files; None if there is no folder."""
@@ -150,21 +146,12 @@ class RegionFeaturesSource:
 
     @functools.cached_property
     def _checked_config(self) -> RegionFeaturesConfig:
-        if self._root is None:
-            raise InputError(
-                "data.root is not set; set it to the folder that holds train_ims.npy "
-                "and train_caps.txt (or data.name to the name of prepared data)"
-            )
-        if not self._root.is_dir():
-            raise InputError(
-                f"{self._root}: there is no such folder; set data.root to the folder "
-                "that holds train_ims.npy and train_caps.txt"
-            )
+        source_folder.check_is_folder(self._root, "train_ims.npy and train_caps.txt")
         # Taken first: a file that changes while we read it will differ the next time.
         fingerprint = numpy_layout.fingerprint(self._root)
         splits = numpy_layout.open_layout(self._root)
         config = RegionFeaturesConfig(
-            name=self._name,
+            name=self.config_name,
             root=os.fspath(self._root),
             splits=splits,
             fingerprint=fingerprint,
@@ -190,20 +177,3 @@ def check_dim(holds_features: str, dim: int, expected: int) -> None:
             f"{holds_features} of {dim} dimensions; expected {expected}: set "
             "data.region_dim (0 takes any)"
         )
-
-
-def absolute_path(root: str) -> epath.Path | None:
-    """Returns a folder's absolute path, local or remote; None if `root` is empty."""
-    if not root:
-        return None
-    if "://" in root:
-        return epath.Path(root)
-    return epath.Path(os.path.abspath(os.path.expanduser(root)))
-
-
-def _name_of(root: epath.Path | None) -> str | None:
-    """Returns a name that tells folders of the same basename apart."""
-    if root is None:
-        return None
-    digest = hashlib.sha256(os.fspath(root).encode()).hexdigest()
-    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', root.name)}-{digest[:6]}"

@@ -324,17 +324,17 @@ class Shapes(captioned_images.CaptionedImages):
 class ShapesSource:
     """The numbers of scenes `data.scene_counts`, for which `shapes` is prepared."""
 
+    builder_name = Shapes.name
+    version = Shapes.VERSION
+    downloads = False
+
     def __init__(self, data: ml_collections.ConfigDict):
         """Takes the `data` group of the config."""
         self._counts = tuple(data.scene_counts)
-        self._name = data.name or "-".join(
+        self.config_name = data.name or "-".join(
             f"{split}{count}"
             for split, count in zip(SPLITS, self._counts, strict=False)
         )
-
-    def directory(self, data_dir: epath.Path) -> epath.Path:
-        """Returns the folder of the prepared data."""
-        return captioned_images.directory_of(Shapes, self._name, data_dir)
 
     def fingerprint(self) -> dict | None:
         """Returns None: no file can change."""
@@ -347,7 +347,7 @@ class ShapesSource:
           InputError: if that many cannot be drawn.
         """
         self.check_source()
-        config = ShapesConfig(name=self._name, counts=self._counts)
+        config = ShapesConfig(name=self.config_name, counts=self._counts)
         return Shapes(data_dir=data_dir, config=config)
 
     def check_source(self) -> None:

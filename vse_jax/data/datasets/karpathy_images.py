@@ -1,0 +1,157 @@
+"""The dataset `karpathy_images`: photos with the captions and splits of Karpathy.
+
+Its JSON (Karpathy and Fei-Fei, CVPR 2015) is that of Flickr8k, Flickr30K and COCO:
+`{"images": [{"filename", "split", "sentences": [{"raw", ...}, ...], ...}, ...]}`, for
+COCO with `filepath`, the photo's folder. The photos lie in `images/` beside it, or
+beside it. Its splits stay what they are; to train on COCO's `train` and `restval`, as
+VSE++ does, set `data.train_split` to `train+restval`.
+"""
+
+import json
+from typing import Any
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from vse_jax.data.datasets import captioned_photos
+from vse_jax.data.datasets.captioned_photos import ListedPhoto
+from vse_jax.errors import InputError, unreadable
+
+SPLITS = ("train", "restval", "val", "test")
+_EXPECTED = "expected Karpathy's JSON, such as dataset_flickr8k.json"
+
+
+class KarpathyImages(captioned_photos.CaptionedPhotos):
+    """One example a photo: `image_id` (its filename), `captions` and `image`.
+
+    The filename and not `imgid`, as it names the photo to whoever reads results, and
+    stays what it is in a part of the JSON.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+
+class KarpathyImagesSource(captioned_photos.CaptionedPhotosSource):
+    """The folder `data.root` with photos, and Karpathy's JSON."""
+
+    builder_class = KarpathyImages
+    holds = "Karpathy's dataset_*.json, and the photos in images/ or beside it"
+
+    def find_annotations(self, root: epath.Path) -> epath.Path:
+        """Returns the only `dataset_*.json` in the folder."""
+        found = sorted(root.glob("dataset_*.json"))
+        if len(found) != 1:
+            names = ", ".join(path.name for path in found) or "none"
+            raise InputError(
+                f"{root}: expected one dataset_*.json of Karpathy, found {names}; set "
+                "data.annotations to the file"
+            )
+        return found[0]
+
+    def read_annotations(self, path: epath.Path) -> dict[str, list[ListedPhoto]]:
+        """Returns the photos of each split, in the order of the JSON."""
+        return read_json(path)
+
+
+def read_json(path: epath.Path) -> dict[str, list[ListedPhoto]]:
+    """Returns the photos of each split in Karpathy's JSON, in its order.
+
+    Raises:
+      InputError: if the file is not Karpathy's, or lists a photo twice.
+    """
+    splits: dict[str, list[ListedPhoto]] = {name: [] for name in SPLITS}
+    numbers: dict[str, int] = {}
+    for number, record in enumerate(_records(path)):
+        where = f"{path}: images[{number}]"
+        photo = _photo(where, record)
+        first = numbers.setdefault(photo.image_id, number)
+        if first != number:
+            raise InputError(
+                f"{where} has the filename {photo.image_id!r}, as images[{first}] has; "
+                "expected every photo once"
+            )
+        splits[_split(where, record)].append(photo)
+    return {name: listed for name, listed in splits.items() if listed}
+
+
+def _records(path: epath.Path) -> list:
+    try:
+        content = path.read_bytes()
+        # COCO's tokens, which we do not use, would take most of the memory.
+        parsed = json.loads(content, object_hook=_without_tokens)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: is not UTF-8 (byte {error.start}); {_EXPECTED}"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is no JSON ({error}); {_EXPECTED}") from None
+    records = parsed.get("images") if isinstance(parsed, dict) else None
+    if not isinstance(records, list) or not records:
+        raise InputError(f"{path}: has no list 'images'; {_EXPECTED}")
+    return records
+
+
+def _without_tokens(entry: dict[str, Any]) -> dict[str, Any]:
+    entry.pop("tokens", None)
+    return entry
+
+
+def _photo(where: str, record: Any) -> ListedPhoto:
+    if not isinstance(record, dict):
+        raise InputError(f"{where} is {_short(record)}; {_EXPECTED}")
+    name = _string(where, record, "filename")
+    places = [name]
+    if "filepath" in record:  # of COCO
+        places.insert(0, f"{_string(where, record, 'filepath')}/{name}")
+    paths = [captioned_photos.path_below_root(place) for place in places]
+    if None in paths:
+        raise InputError(
+            f"{where} has the filename {places[0]!r}, which leads out of the folder; "
+            f"{_EXPECTED}"
+        )
+    return ListedPhoto(
+        image_id=name,
+        captions=_captions(where, record),
+        places=tuple(folder + path for folder in ("images/", "") for path in paths),
+    )
+
+
+def _split(where: str, record: dict[str, Any]) -> str:
+    split = _string(where, record, "split")
+    if split not in SPLITS:
+        raise InputError(
+            f"{where} has the split {split!r}; expected one of {', '.join(SPLITS)}"
+        )
+    return split
+
+
+def _captions(where: str, record: dict[str, Any]) -> tuple[str, ...]:
+    sentences = record.get("sentences")
+    if not isinstance(sentences, list) or not sentences:
+        raise InputError(
+            f"{where} ({record['filename']}) has no sentences; expected at least one, "
+            "each with its 'raw' text"
+        )
+    captions = []
+    for number, sentence in enumerate(sentences):
+        place = f"{where}['sentences'][{number}]"
+        if not isinstance(sentence, dict):
+            raise InputError(f"{place} is {_short(sentence)}; {_EXPECTED}")
+        captions.append(_string(place, sentence, "raw").strip())
+    return tuple(captions)
+
+
+def _string(where: str, record: dict[str, Any], key: str) -> str:
+    if key not in record:
+        raise InputError(f"{where} has no {key!r}; {_EXPECTED}")
+    value = record[key]
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{where} has the {key} {_short(value)}; expected text")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,283 @@
+"""Crops of encoded photos: random ones to train, the centre or ten to evaluate.
+
+The geometry is that of torchvision's RandomResizedCrop, Resize, CenterCrop and TenCrop,
+as the papers use them; the resampling is PIL's: bilinear, with a triangle as wide as
+an output pixel where it shrinks. Only the part of a JPEG that a crop needs is decoded.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from vse_jax.data.sampling import CROP_STREAM, random_uniform
+
+_ATTEMPTS = 10
+_AREA = (0.08, 1.0)  # of a random crop, in parts of the photo
+_RATIO = (3 / 4, 4 / 3)  # of width to height
+_RESIZE = 256 / 224  # shorter side before a crop in evaluation, in sizes of the crop
+_DCT_METHOD = "INTEGER_ACCURATE"  # as PIL does
+# Areas and ratios of all attempts, the crop's place, and whether it is mirrored.
+_NUMBERS = 2 * _ATTEMPTS + 3
+
+
+class Window(NamedTuple):
+    """A part of a photo, in whole pixels: int32 scalars."""
+
+    top: tf.Tensor
+    left: tf.Tensor
+    height: tf.Tensor
+    width: tf.Tensor
+
+
+class _Axis(NamedTuple):
+    """How one axis of a photo becomes one of its crop.
+
+    Attributes:
+        begin, length: int32, the pixels that are needed.
+        scale: float32, output pixels for an input pixel.
+        translation: float32, place in the output of the first needed pixel.
+    """
+
+    begin: tf.Tensor
+    length: tf.Tensor
+    scale: tf.Tensor
+    translation: tf.Tensor
+
+
+def crop_numbers(seed: int, pass_number: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Returns all that is random in the crops of a batch.
+
+    Args:
+        seed: of the run.
+        pass_number: int [batch].
+        image: int [batch], record numbers.
+
+    Returns:
+        float64 [batch, 23] in [0, 1), for `random_crops`.
+    """
+    return random_uniform(seed, CROP_STREAM, pass_number, image, count=_NUMBERS)
+
+
+def random_crops(encoded: tf.Tensor, numbers: tf.Tensor, size: int) -> tf.Tensor:
+    """Decodes random parts of photos, half of them mirrored, and resizes them.
+
+    The part has 8% to 100% of the area and a ratio of 3:4 to 4:3; see RandomResizedCrop
+    of torchvision, and Szegedy et al., CVPR 2015.
+
+    Args:
+        encoded: string [batch], JPEG or PNG.
+        numbers: float64 [batch, 23], of `crop_numbers`.
+        size: height and width of the crops.
+
+    Returns:
+        uint8 [batch, size, size, 3].
+    """
+
+    def crop(inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        one, own = inputs
+
+        def axes(height: tf.Tensor, width: tf.Tensor) -> tuple[_Axis, _Axis]:
+            window = random_window(own, height, width)
+            return (
+                _whole_axis(window.top, window.height, size),
+                _whole_axis(window.left, window.width, size),
+            )
+
+        pixels = _decode_and_resize(one, axes, size)
+        return tf.cond(own[-1] < 0.5, lambda: pixels[:, ::-1], lambda: pixels)
+
+    return _map((encoded, numbers), crop, (size, size, 3))
+
+
+def center_crops(encoded: tf.Tensor, size: int) -> tf.Tensor:
+    """Decodes photos, resizes the shorter side to 256/224 of size, crops the centre.
+
+    Args:
+        encoded: string [batch], JPEG or PNG.
+        size: height and width of the crops.
+
+    Returns:
+        uint8 [batch, size, size, 3].
+    """
+
+    def axes(height: tf.Tensor, width: tf.Tensor) -> tuple[_Axis, _Axis]:
+        resized = resized_shape(height, width, size)
+        return tuple(
+            _part_of_axis(old, new, center_offset(new, size), size)
+            for old, new in zip((height, width), resized, strict=True)
+        )
+
+    return _map(
+        encoded, lambda one: _decode_and_resize(one, axes, size), (size, size, 3)
+    )
+
+
+def ten_crops(encoded: tf.Tensor, size: int) -> tf.Tensor:
+    """Decodes and resizes as `center_crops` does, and crops ten parts.
+
+    Args:
+        encoded: string [batch], JPEG or PNG.
+        size: height and width of the crops.
+
+    Returns:
+        uint8 [batch, 10, size, size, 3]: the corners (top left, top right, bottom left,
+        bottom right) and the centre, then those of the mirrored photo.
+    """
+
+    def crop(one: tf.Tensor) -> tf.Tensor:
+        pixels = _decode(one)
+        height, width = tf.shape(pixels)[0], tf.shape(pixels)[1]
+        new_height, new_width = resized_shape(height, width, size)
+        rows = _whole_axis(tf.zeros([], tf.int32), height, new_height)
+        columns = _whole_axis(tf.zeros([], tf.int32), width, new_width)
+        resized = _resize(pixels, rows, columns, tf.stack([new_height, new_width]))
+        five = functools.partial(_five_crops, size=size)
+        return tf.stack([*five(resized), *five(resized[:, ::-1])])
+
+    return _map(encoded, crop, (10, size, size, 3))
+
+
+def random_window(numbers: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> Window:
+    """Chooses a part of a photo: the first attempt that lies in it, or its middle.
+
+    Args:
+        numbers: float64 [23] in [0, 1).
+        height: int32, of the photo.
+        width: int32, of the photo.
+    """
+    pixels = tf.cast(height, tf.float64) * tf.cast(width, tf.float64)
+    area = pixels * (_AREA[0] + (_AREA[1] - _AREA[0]) * numbers[:_ATTEMPTS])
+    low, high = np.log(_RATIO)
+    ratio = tf.exp(low + (high - low) * numbers[_ATTEMPTS : 2 * _ATTEMPTS])
+    widths = _round(tf.sqrt(area * ratio))
+    heights = _round(tf.sqrt(area / ratio))
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = tf.argmax(fits)
+    chosen_height, chosen_width = heights[first], widths[first]
+    chosen = Window(
+        top=_place(numbers[-3], height - chosen_height),
+        left=_place(numbers[-2], width - chosen_width),
+        height=chosen_height,
+        width=chosen_width,
+    )
+    middle = middle_window(height, width)
+    found = tf.reduce_any(fits)
+    return Window(*(tf.where(found, a, b) for a, b in zip(chosen, middle, strict=True)))
+
+
+def middle_window(height: tf.Tensor, width: tf.Tensor) -> Window:
+    """Returns the largest part in the middle of a photo whose ratio is allowed."""
+    narrowest = _round(tf.cast(height, tf.float64) * _RATIO[1])
+    lowest = _round(tf.cast(width, tf.float64) / _RATIO[0])
+    own_width, own_height = tf.minimum(width, narrowest), tf.minimum(height, lowest)
+    top, left = (height - own_height) // 2, (width - own_width) // 2
+    return Window(top, left, own_height, own_width)
+
+
+def resized_shape(
+    height: tf.Tensor, width: tf.Tensor, size: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the height and width in evaluation, before the crop: int32."""
+    shorter = round(size * _RESIZE)
+    least = tf.minimum(height, width)
+    return shorter * height // least, shorter * width // least
+
+
+def center_offset(length: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns where a central crop begins: int32, half pixels to the even number."""
+    return _round(tf.cast(length - size, tf.float64) / 2)
+
+
+def _place(number: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
+    """Returns one of `room + 1` places."""
+    places = tf.cast(room + 1, tf.float64)
+    return tf.cast(tf.floor(number * places), tf.int32)
+
+
+def _round(value: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.round(value), tf.int32)  # halves to even, as Python does
+
+
+def _whole_axis(begin: tf.Tensor, length: tf.Tensor, new: int | tf.Tensor) -> _Axis:
+    """Resizes pixels `begin` to `begin + length`, as if there were no others."""
+    scale = tf.cast(new, tf.float32) / tf.cast(length, tf.float32)
+    return _Axis(begin, length, scale, tf.zeros([]))
+
+
+def _part_of_axis(
+    old: tf.Tensor, new: tf.Tensor, offset: tf.Tensor, size: int
+) -> _Axis:
+    """Resizes `old` pixels to `new`, of which `size` from `offset` on are wanted."""
+    scale = tf.cast(new, tf.float64) / tf.cast(old, tf.float64)
+    # Half the width of the triangle, and a pixel, so that nothing is cut off from it.
+    margin = 1 / tf.minimum(scale, tf.ones([], tf.float64)) + 1
+    first = tf.cast(offset, tf.float64) / scale - margin
+    last = tf.cast(offset + size, tf.float64) / scale + margin
+    begin = tf.maximum(0, tf.cast(tf.floor(first), tf.int32))
+    end = tf.minimum(old, tf.cast(tf.math.ceil(last), tf.int32))
+    translation = tf.cast(begin, tf.float64) * scale - tf.cast(offset, tf.float64)
+    return _Axis(
+        begin, end - begin, tf.cast(scale, tf.float32), tf.cast(translation, tf.float32)
+    )
+
+
+def _decode_and_resize(encoded: tf.Tensor, axes, size: int) -> tf.Tensor:
+    """Decodes the part of a photo that `axes(height, width)` needs, and resizes it.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
+
+    def from_jpeg() -> tf.Tensor:
+        shape = tf.image.extract_jpeg_shape(encoded)
+        rows, columns = axes(shape[0], shape[1])
+        window = [rows.begin, columns.begin, rows.length, columns.length]
+        pixels = tf.image.decode_and_crop_jpeg(
+            encoded, window, channels=3, dct_method=_DCT_METHOD
+        )
+        return _resize(pixels, rows, columns, [size, size])
+
+    def from_png() -> tf.Tensor:
+        pixels = _decode(encoded)
+        rows, columns = axes(tf.shape(pixels)[0], tf.shape(pixels)[1])
+        pixels = pixels[rows.begin :, columns.begin :]
+        return _resize(
+            pixels[: rows.length, : columns.length], rows, columns, [size, size]
+        )
+
+    return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_png)
+
+
+def _decode(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes a whole photo; despite its name, TensorFlow's function takes PNG too."""
+    return tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT_METHOD)
+
+
+def _resize(
+    pixels: tf.Tensor, rows: _Axis, columns: _Axis, shape: list[int] | tf.Tensor
+) -> tf.Tensor:
+    resized = tf.raw_ops.ScaleAndTranslate(
+        images=pixels[None],
+        size=shape,
+        scale=[rows.scale, columns.scale],
+        translation=[rows.translation, columns.translation],
+        kernel_type="triangle",
+        antialias=True,
+    )[0]
+    return tf.cast(tf.round(resized), tf.uint8)
+
+
+def _five_crops(pixels: tf.Tensor, size: int) -> list[tf.Tensor]:
+    shape = tf.shape(pixels)
+    bottom, right = shape[0] - size, shape[1] - size
+    middle = center_offset(shape[0], size), center_offset(shape[1], size)
+    places = [(0, 0), (0, right), (bottom, 0), (bottom, right), middle]
+    return [pixels[top : top + size, left : left + size] for top, left in places]
+
+
+def _map(inputs, function, shape: tuple[int, ...]) -> tf.Tensor:
+    return tf.map_fn(
+        function, inputs, fn_output_signature=tf.TensorSpec(shape, tf.uint8)
+    )
