@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from etils import epath
@@ -140,15 +141,19 @@ class FeatureFolder:
             writer = array_record_module.ArrayRecordWriter(
                 os.fspath(unfinished), "group_size:1"
             )
-            for image_id, captions, feature in examples:
-                example = {"image_id": image_id, "captions": captions}
-                writer.write(
-                    self._features.serialize_example(example | {self._key: feature})
-                )
+            for example in examples:
+                writer.write(self._serialize(*example))
             writer.close()
         except RuntimeError as error:  # so it tells that the disk is full
             raise OSError(str(error).split(";")[0]) from error
         unfinished.replace(shard.path)
+
+    def _serialize(self, image_id, captions, feature):
+        example = {"image_id": image_id, "captions": captions, self._key: feature}
+        serialized = self._features.serialize_example(example)
+        # TFDS leaves the order of the fields to chance.
+        parsed = tf.train.Example.FromString(serialized)
+        return parsed.SerializeToString(deterministic=True)
 
     def complete(self) -> tfds.core.DatasetBuilder:
         """Writes what makes a dataset of the shards, and opens it."""
