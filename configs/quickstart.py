@@ -11,8 +11,10 @@ from configs import common
 def get_config():
     """Returns the configuration."""
     config = common.get_config()
+    config.batch_size = 64
     config.epochs = 2
     config.data.builder = "shapes"
+    config.data.scene_counts = (3600, 500, 500)
     config.data.token_lengths = (24,)
     config.data.augment = False  # without a word, a caption fits other scenes too
     config.model.backbone.name = "stem"
@@ -20,6 +22,6 @@ def get_config():
     config.model.word_dim = 64
     config.optimizer.learning_rate = 1e-3
     config.optimizer.decay_epochs = (1.5,)
-    config.log_every_steps = 20
-    config.checkpoint_every_steps = 100
+    config.log_every_steps = 40
+    config.checkpoint_every_steps = 200
     return config

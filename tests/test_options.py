@@ -59,6 +59,22 @@ def test_weights_need_an_architecture(config):
     options.check_options(config)
 
 
+def test_frozen_backbone_needs_weights(config):
+    config.model.backbone.name = "efficientnet_lite0"
+    config.model.backbone.trainable = False
+    with pytest.raises(InputError, match=r"trainable is False"):
+        options.check_options(config)
+    config.model.backbone.weights = "lite0.pth"
+    options.check_options(config)
+
+
+def test_stem_gives_no_global_feature(config):
+    config.model.backbone.name = "stem"
+    config.model.image_encoder = "global"
+    with pytest.raises(InputError, match=r"'stem', which gives no global feature"):
+        options.check_options(config)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("epochs", 0), ("learning_rate", 0.0), ("decay_epochs", ("a",))],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vse_jax import parallel
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, TrainingError
 
 
 def test_tests_run_on_eight_devices():
@@ -131,3 +131,38 @@ def test_donated_arguments_are_given_up():
     after = step(state)
     np.testing.assert_array_equal(parallel.unreplicate(after)["x"], 1)
     assert state["x"].is_deleted()
+
+
+def exhaust_memory():
+    """Asks for a tebibyte, of 8 devices each."""
+    jax.block_until_ready(jax.pmap(lambda x: jnp.sort(jnp.ones(2**38) * x))(np.ones(8)))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "advice"),
+    [
+        (128, "try --config.batch_size=64"),
+        (40, "try --config.batch_size=16"),
+        (8, "use a smaller model or more devices"),
+    ],
+)
+def test_lack_of_memory_names_the_batch_size_to_try(batch_size, advice):
+    with (
+        pytest.raises(TrainingError) as error,
+        parallel.reporting_memory(batch_size, "batch_size"),
+    ):
+        exhaust_memory()
+    message = str(error.value)
+    assert message.startswith(
+        f"out of memory with config.batch_size={batch_size} on 8 devices (RESOURCE_"
+    )
+    assert message.endswith(advice)
+    assert "\n" not in message
+
+
+def test_other_errors_of_a_device_stay_what_they_are():
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
+        parallel.reporting_memory(8, "batch_size"),
+    ):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")

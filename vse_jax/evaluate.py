@@ -26,6 +26,9 @@ COCO_TEST_IMAGES = 5_000
 # Options that may be set anew for an evaluation; all others are the checkpoint's.
 EVALUATION_OPTIONS = (
     "data.root",
+    "data.annotations",
+    "data.strict",
+    "data.crops",
     "data.data_dir",
     "data.name",
     "data.vocabulary",
@@ -80,8 +83,13 @@ class Evaluator:
 
         Raises:
           InputError: if there is no such split, or it is empty.
-          TrainingError: if an embedding is not finite.
+          TrainingError: if an embedding is not finite, or memory does not suffice.
         """
+        size = self._experiment.config.evaluation_batch_size
+        with parallel.reporting_memory(size, "evaluation_batch_size"):
+            return self._evaluate(variables, split)
+
+    def _evaluate(self, variables, split):
         builder, config = self._experiment.builder, self._experiment.config
         host = parallel.this_host()
         index = input_pipeline.split_index(builder, split)

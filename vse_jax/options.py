@@ -16,6 +16,7 @@ from vse_jax.similarity import SIMILARITIES
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "data.vocabulary": ("dataset", "checkpoint"),
+    "data.crops": (1, 10),
     "model.image_encoder": ENCODERS,
     "model.backbone.name": ("", *BACKBONES),
     "model.backbone.batch_norm": ("trained", "frozen"),
@@ -67,7 +68,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         "model.word_dim",
     )
     _check_warmup(config)
-    _check_weights(config)
+    _check_backbone(config.model.backbone, config.model.image_encoder)
 
 
 def check_extraction_options(config: ml_collections.ConfigDict) -> None:
@@ -147,8 +148,18 @@ def _check_warmup(config):
         )
 
 
-def _check_weights(config):
-    backbone = config.model.backbone
+def _check_backbone(backbone, image_encoder):
+    if backbone.name and not backbone.trainable and not backbone.weights:
+        raise InputError(
+            "config.model.backbone.trainable is False, but there are no weights to "
+            "keep; set config.model.backbone.weights to a .pth or .safetensors file, "
+            "or to the Python package that has one"
+        )
+    if backbone.name == "stem" and image_encoder == "global":
+        raise InputError(
+            "config.model.backbone.name is 'stem', which gives no global feature; set "
+            "config.model.image_encoder to 'region_residual' or 'region_parallel'"
+        )
     if backbone.weights and not backbone.name:
         raise InputError(
             f"config.model.backbone.weights is {backbone.weights!r}, but "

@@ -19,7 +19,7 @@ import tensorflow as tf
 from etils import epath
 from jax.experimental import multihost_utils
 
-from vse_jax.errors import InputError, one_line
+from vse_jax.errors import InputError, TrainingError, one_line
 
 AXIS = "devices"
 
@@ -97,6 +97,35 @@ def check_batch_size(batch_size: int, name: str) -> None:
             f"config.{name} is {batch_size}, which {devices} devices do not divide; "
             f"set it to {nearby}"
         )
+
+
+@contextlib.contextmanager
+def reporting_memory(batch_size: int, name: str) -> Iterator[None]:
+    """Turns a device's lack of memory into an error that says what to try.
+
+    Args:
+      batch_size: global, that of the work inside.
+      name: of the option that says so.
+
+    Raises:
+      TrainingError: with the batch size to try.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        devices = jax.device_count()
+        smaller = batch_size // 2 // devices * devices
+        advice = (
+            f"try --config.{name}={smaller}"
+            if smaller
+            else "use a smaller model or more devices"
+        )
+        raise TrainingError(
+            f"out of memory with config.{name}={batch_size} on {devices} devices "
+            f"({one_line(error)}); {advice}"
+        ) from error
 
 
 def map_over_devices(function: Callable, donate_argnums=()) -> Callable:

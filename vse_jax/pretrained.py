@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,12 +51,30 @@ def load(name: str, weights: str, *, pooled: bool = True) -> dict:
             f"backbone ({', '.join(backbones.BACKBONES[1:])}) or no weights"
         )
     path = _find(weights)
-    arrays = _normalized(_read(path))
+    return convert(name, _read(path), path, pooled=pooled)
+
+
+def convert(name: str, content: Any, path: str, *, pooled: bool = True) -> dict:
+    """Returns the variables of a backbone from what a file holds; see `load`.
+
+    Args:
+      name: of the backbone.
+      content: arrays by PyTorch's names, or dicts of them.
+      path: of the file, for messages.
+      pooled: see `load`.
+
+    Raises:
+      InputError: if a parameter is missing, unexpected or of another shape.
+    """
+    arrays = _unwrapped(content, path)
     expected = _expected(name, pooled)
-    table, arrays = _matching(name, expected, arrays)
-    _check(name, path, table, expected, arrays)
+    table, needed = _matching(name, expected, arrays)
+    problems = _problems(expected, table, needed)
+    if any(problems.values()):
+        reason = f"{path}: not the weights of {name}"
+        accounting.refuse(reason, problems, _advice(arrays, pooled))
     flat = {
-        our_path: np.asarray(_in_our_order(arrays[their_name]), np.float32)
+        our_path: np.asarray(_in_our_order(needed[their_name]), np.float32)
         for their_name, our_path in table.items()
     }
     return traverse_util.unflatten_dict(flat)
@@ -95,19 +114,33 @@ def _read(path):
         ) from None
 
 
-def _normalized(content):
+def _unwrapped(content, path):
     """Arrays by their names, without what wraps a model where it was trained."""
     for key in _NESTED_IN:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    arrays = {}
-    for name, value in traverse_util.flatten_dict(content, sep=".").items():
-        name = re.sub(r"(^|\.)module\.", r"\1", name)
-        arrays[name] = value
+    if not isinstance(content, dict) or not content:
+        raise InputError(
+            f"{path}: holds no parameters by name; expected the state dict of a model"
+        )
+    arrays = {
+        re.sub(r"(^|\.)module\.", r"\1", name): array
+        for name, array in _flatten(content).items()
+    }
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in arrays):
             arrays = {name.removeprefix(prefix): a for name, a in arrays.items()}
     return arrays
+
+
+def _flatten(content, prefix=""):
+    flat = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 @functools.cache
@@ -145,12 +178,24 @@ def _matching(
     return table, needed
 
 
-def _check(name, path, table, expected, arrays):
-    problems = accounting.differences(
+def _problems(expected, table, arrays):
+    return accounting.differences(
         {name: np.shape(array) for name, array in arrays.items()},
         {name: _in_their_order(expected[path]) for name, path in table.items()},
     )
-    accounting.refuse(f"{path}: not the weights of {name}", problems)
+
+
+def _advice(arrays, pooled):
+    """Names the architectures whose weights these are, if there are any."""
+    fitting = []
+    for name in backbones.BACKBONES[1:]:
+        # Few have such a first layer, and the whole takes seconds to describe.
+        if pytorch_names.has_first_layer(name, arrays):
+            expected = _expected(name, pooled)
+            problems = _problems(expected, *_matching(name, expected, arrays))
+            if not any(problems.values()):
+                fitting.append(name)
+    return f"these are the weights of {' or '.join(fitting)}" if fitting else ""
 
 
 def _in_our_order(array):

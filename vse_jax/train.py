@@ -175,7 +175,8 @@ class Training:
         options = self._config.model.backbone
         if not options.weights:
             return state
-        loaded = pretrained.load(options.name, options.weights)
+        pooled = self._config.model.image_encoder == "global"
+        loaded = pretrained.load(options.name, options.weights, pooled=pooled)
         return state.replace(
             **{
                 collection: _with_backbone(state.variables[collection], backbone)
@@ -205,7 +206,8 @@ class Training:
         )
         profile = self._profile()
         batches = self._experiment.train_batches(self.step, self._num_steps - self.step)
-        with Termination() as termination:
+        fits = parallel.reporting_memory(self._config.batch_size, "batch_size")
+        with Termination() as termination, fits:
             for batch in batches:
                 stage = stage_of(self._stages, self.step)
                 if stage != self._stage:

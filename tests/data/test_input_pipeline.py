@@ -435,14 +435,26 @@ def test_index_without_leave_to_write(builder, monkeypatch):
     assert not (Path(builder.data_dir) / "index-dev.npz").exists()
 
 
-def test_closing_stops_reading(builder, monkeypatch):
-    batches = input_pipeline.train_batches(
+def _endless(builder):
+    return input_pipeline.train_batches(
         builder,
         training_vocabulary(builder, 1),
         _config(),
         start_step=0,
         num_steps=1_000_000,
     )
+
+
+def test_closing_does_not_wait_for_a_tuner(builder, monkeypatch):
+    """TensorFlow's may sleep for a minute; whether it does is a matter of chance."""
+    monkeypatch.setattr(input_pipeline, "_Reading", lambda dataset, *_: dataset)
+    assert _endless(builder).options().autotune.enabled is False
+    images = input_pipeline.image_batches(builder, "train", _config())
+    assert images.options().autotune.enabled is False
+
+
+def test_closing_stops_reading(builder, monkeypatch):
+    batches = _endless(builder)
     assert len(list(itertools.islice(batches, 3))) == 3
     batches.close()
     assert list(batches) == []

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vse_jax.models.image_encoders import ImageEncoder
+from vse_jax.models.backbones import create_backbone
+from vse_jax.models.image_encoders import Backbone, ImageEncoder
+from vse_jax.models.normalization import l2_normalize
 from vse_jax.models.pooling import ranked_sum
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -111,3 +113,107 @@ def test_global_features_are_projected():
         feature @ projection["kernel"] + 0.5,
         atol=1e-6,
     )
+
+
+PHOTOS = np.random.default_rng(2).integers(0, 256, (3, 32, 32, 3), np.uint8)
+
+
+def photo_encoder(kind, architecture, *, train=False, **options):
+    backbone = Backbone(architecture, **options)
+    return ImageEncoder(kind, 6, jnp.float32, train, lambda tree: tree, backbone)
+
+
+@functools.cache
+def photo_variables(kind, architecture):
+    model = photo_encoder(kind, architecture)
+    return jax.jit(model.init)(jax.random.key(0), {"image": PHOTOS})
+
+
+def seen(kind, architecture, variables):
+    """What the backbone alone makes of the photos."""
+    alone = create_backbone(
+        architecture,
+        pooled=kind == "global",
+        dtype=jnp.float32,
+        train=False,
+        sum_over_devices=lambda tree: tree,
+    )
+    of_backbone = {name: tree["backbone"] for name, tree in variables.items()}
+    return jax.jit(alone.apply)(of_backbone, PHOTOS)
+
+
+def without_backbone(kind, variables, batch):
+    model = ImageEncoder(kind, 6, jnp.float32, False, lambda tree: tree)
+    of_encoder = {
+        name: {"encoder": tree["encoder"]}
+        for name, tree in variables.items()
+        if "encoder" in tree
+    }
+    return model.apply(of_encoder, batch)
+
+
+@pytest.mark.parametrize("kind", REGION_KINDS)
+def test_backbone_gives_the_regions_of_photos(kind):
+    variables = photo_variables(kind, "stem")
+    regions = seen(kind, "stem", variables)
+    count = np.full(3, regions.shape[1], np.int32)
+    batch = {"regions": regions, "region_count": count}
+    np.testing.assert_allclose(
+        photo_encoder(kind, "stem").apply(variables, {"image": PHOTOS}),
+        without_backbone(kind, variables, batch),
+        atol=1e-5,
+    )
+
+
+def test_feature_of_a_backbone_has_unit_length():
+    """As VSE++ has it; a feature that was computed before is taken as it is."""
+    kind, architecture = "global", "efficientnet_lite0"
+    variables = photo_variables(kind, architecture)
+    feature = l2_normalize(seen(kind, architecture, variables))
+    np.testing.assert_allclose(
+        photo_encoder(kind, architecture).apply(variables, {"image": PHOTOS}),
+        without_backbone(kind, variables, {"feature": feature}),
+        atol=1e-5,
+    )
+
+
+def test_embeddings_of_crops_are_averaged():
+    variables = photo_variables("region_residual", "stem")
+    model = photo_encoder("region_residual", "stem")
+    crops = np.stack([PHOTOS, PHOTOS[:, ::-1], PHOTOS[:, :, ::-1]], axis=1)
+    each = [model.apply(variables, {"image": crops[:, i]}) for i in range(3)]
+    averaged = model.apply(variables, {"image": crops})
+    np.testing.assert_allclose(averaged, np.mean(each, axis=0), atol=1e-5)
+    assert np.abs(each[0] - averaged).max() > 1e-3
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+@pytest.mark.parametrize("train_norm", [True, False])
+def test_backbone_is_trained_as_far_as_it_is_asked_for(trainable, train_norm):
+    variables = photo_variables("region_residual", "stem")
+    model = photo_encoder(
+        *("region_residual", "stem"),
+        train=True,
+        trainable=trainable,
+        train_norm=train_norm,
+    )
+
+    def total(params):
+        embedded, updated = model.apply(
+            variables | {"params": params}, {"image": PHOTOS}, mutable=["batch_stats"]
+        )
+        return jnp.square(embedded).sum(), updated["batch_stats"]
+
+    gradients, updated = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
+    moved = {part: any_nonzero(gradients[part]) for part in gradients}
+    assert moved == {"backbone": trainable, "encoder": True}
+    before = variables["batch_stats"]
+    renewed = {
+        part: any_nonzero(jax.tree.map(jnp.subtract, updated[part], before[part]))
+        for part in before
+    }
+    assert renewed == {"backbone": trainable and train_norm, "encoder": True}
+
+
+def any_nonzero(tree):
+    return any(np.asarray(leaf).any() for leaf in jax.tree.leaves(tree))

@@ -372,7 +372,7 @@ def _batches(
         .map(parse, num_parallel_calls=_AT_ONCE, deterministic=True)
         .prefetch(_AHEAD)
     )
-    return _Reading(dataset, builder, split)
+    return _Reading(records.without_autotuning(dataset), builder, split)
 
 
 class _Reading(Iterator[Batch]):

@@ -279,6 +279,17 @@ def _parse_bytes(content: Content, serialized: tf.Tensor) -> tf.Tensor:
     return encoded
 
 
+def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the dataset, whose parallelism is as it says.
+
+    TensorFlow's tuner sleeps for up to a minute at a time, and whoever closes an
+    iterator waits until it wakes up.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
+
+
 def dataset_of_records(
     reader: RecordReader, numbers: Sequence[np.ndarray]
 ) -> tf.data.Dataset:
@@ -287,7 +298,7 @@ def dataset_of_records(
     def read(position: np.ndarray) -> np.ndarray:
         return reader.read(numbers[position])
 
-    dataset = tf.data.Dataset.range(len(numbers))
+    dataset = without_autotuning(tf.data.Dataset.range(len(numbers)))
     return dataset.map(
         lambda position: tf.ensure_shape(
             tf.numpy_function(read, [position], tf.string, stateful=False), [None]

@@ -8,7 +8,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vse_jax.models.backbones.efficientnet_lite import EfficientNetLite, stages
+from vse_jax.models.backbones.resnet import ResNet
 from vse_jax.models.backbones.stem import ConvolutionalStem
+from vse_jax.models.backbones.vgg import VGG19
 
 
 class Spec(NamedTuple):
@@ -32,6 +34,15 @@ def _efficientnet_lite(width, depth, image_size):
     return Spec(module, 1280, 1280, image_size)
 
 
+def _resnet(*blocks, **kwargs):
+    return Spec(functools.partial(ResNet, blocks, **kwargs), 2048, 2048)
+
+
+def _vgg19(*, train, sum_over_devices, **kwargs):
+    del train, sum_over_devices  # it has no batch normalization
+    return VGG19(**kwargs)
+
+
 def _stem(*, pooled, **kwargs):
     if pooled:
         raise ValueError("the stem has no pooled feature")
@@ -40,6 +51,12 @@ def _stem(*, pooled, **kwargs):
 
 SPECS = {
     "stem": Spec(_stem, 128, 0),
+    "resnet50": _resnet(3, 4, 6, 3),
+    "resnet101": _resnet(3, 4, 23, 3),
+    "resnet152": _resnet(3, 8, 36, 3),
+    "bottom_up_resnet101": _resnet(3, 4, 23, 3, caffe=True),
+    "resnext101_32x8d": _resnet(3, 4, 23, 3, groups=32, group_width=8),
+    "vgg19": Spec(_vgg19, 512, 4096),
     "efficientnet_lite0": _efficientnet_lite(1.0, 1.0, 224),
     "efficientnet_lite1": _efficientnet_lite(1.0, 1.1, 240),
     "efficientnet_lite2": _efficientnet_lite(1.1, 1.2, 260),
@@ -50,7 +67,7 @@ BACKBONES = tuple(SPECS)
 
 
 def create_backbone(
-    name: str,
+    architecture: str,
     *,
     pooled: bool,
     dtype: jnp.dtype,
@@ -65,7 +82,7 @@ def create_backbone(
     variables are in the collections `params` and `batch_stats`.
 
     Args:
-      name: of the backbone.
+      architecture: one of `BACKBONES`.
       pooled: one feature instead of regions: their average, or, of VGG-19, its last
         hidden layer.
       dtype: of the arithmetic, float32 or bfloat16; parameters are float32.
@@ -77,7 +94,7 @@ def create_backbone(
     Raises:
       ValueError: if the backbone has no pooled feature.
     """
-    return SPECS[name].module(
+    return SPECS[architecture].module(
         pooled=pooled,
         dtype=dtype,
         train=train,

@@ -6,10 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vse_jax.models.backbones import depthwise
+from vse_jax.models.backbones.convolution import convolve
 from vse_jax.models.normalization import BatchNorm
 
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+_IMAGENET_MEAN = (123.675, 116.28, 103.53)
+_IMAGENET_DEVIATION = (58.395, 57.12, 57.375)
 
 
 class ConvolutionNorm(nn.Module):
@@ -59,7 +60,7 @@ class ConvolutionNorm(nn.Module):
         return (x + offset).astype(self.dtype)
 
     def _convolve(self, x, kernel):
-        padding = [self._padding(size) for size in x.shape[1:3]]
+        padding = tuple(map(self._padding, x.shape[1:3]))
         return convolve(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
@@ -76,34 +77,6 @@ class ConvolutionNorm(nn.Module):
         return padding // 2, padding - padding // 2
 
 
-def convolve(
-    x: jax.Array,
-    kernel: jax.Array,
-    stride: int,
-    padding: Sequence[tuple[int, int]],
-    groups: int = 1,
-) -> jax.Array:
-    """Convolves `[batch, height, width, channels]` with a kernel `[rows, columns, ...]`.
-
-    The form is chosen by what was measured to be fast.
-    """
-    if kernel.shape[:2] == (1, 1) and groups == 1:
-        # XLA's convolution takes up to twice the time of the product on a CPU.
-        x = x[:, ::stride, ::stride]
-        product = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-        return product.reshape(*x.shape[:-1], -1)
-    if groups == x.shape[-1] == kernel.shape[-1]:
-        return depthwise.convolve(x, kernel, stride, padding)
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        padding,
-        dimension_numbers=_DIMENSIONS,
-        feature_group_count=groups,
-    )
-
-
 def normalize_pixels(
     image: jax.Array,
     mean: Sequence[float],
@@ -115,15 +88,16 @@ def normalize_pixels(
     return (image / jnp.array(deviation, jnp.float32)).astype(dtype)
 
 
+def normalize_imagenet(image: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Brings uint8 `[..., 3]` to the scale of torchvision's networks."""
+    return normalize_pixels(image, _IMAGENET_MEAN, _IMAGENET_DEVIATION, dtype)
+
+
+def regions(x: jax.Array) -> jax.Array:
+    """`[batch, height, width, dim]` to `[batch, height * width, dim]`, row by row."""
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
 def regions_or_average(x: jax.Array, *, pooled: bool) -> jax.Array:
-    """The regions of a map, row by row, or their average.
-
-    Args:
-      x: `[batch, height, width, dim]`.
-      pooled: whether to average them.
-
-    Returns:
-      `[batch, height * width, dim]`, or `[batch, dim]` in float32.
-    """
-    regions = x.reshape(x.shape[0], -1, x.shape[-1])
-    return regions.mean(1, dtype=jnp.float32) if pooled else regions
+    """The regions of `[batch, height, width, dim]`, or their average in float32."""
+    return regions(x).mean(1, dtype=jnp.float32) if pooled else regions(x)

@@ -4,9 +4,12 @@ A layout is one way in which an architecture's parameters are named. It tells, f
 of our layers, the names of its convolution and of its normalization.
 """
 
+import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
+
+from vse_jax.models.backbones import vgg
 
 Path = tuple[str, ...]
 
@@ -45,13 +48,33 @@ def is_unused(name: str, layout: Layout) -> bool:
 
 
 def layouts(architecture: str, paths: Iterable[Path]) -> list[Layout]:
-    """The layouts of an architecture, whose variables have `paths`."""
-    blocks = [path[1] for path in paths if path[1].startswith("stage_")]
-    blocks = sorted(set(blocks), key=_numbers)
-    return [
-        Layout(lambda layer: _package_scopes(layer, blocks), r"_fc\.(weight|bias)"),
-        Layout(_timm_scopes, r"classifier\.(weight|bias)"),
-    ]
+    """The layouts that files of an architecture may have.
+
+    Args:
+      architecture: one of `BACKBONES` but the stem.
+      paths: of its variables.
+    """
+    layers = {path[1] for path in paths}
+    if architecture.startswith("efficientnet_lite"):
+        blocks = [layer for layer in layers if layer.startswith("stage_")]
+        blocks.sort(key=_numbers)
+        package = functools.partial(_package_scopes, blocks=blocks)
+        return [
+            Layout(package, r"_fc\.(weight|bias)"),
+            Layout(_timm_scopes, r"classifier\.(weight|bias)"),
+        ]
+    if architecture == "vgg19":
+        unused = r"classifier\.6\..*" if "hidden_0" in layers else r"classifier\..*"
+        return [Layout(_vgg_scopes, unused)]
+    torchvision = Layout(_resnet_scopes, r"fc\.(weight|bias)")
+    return [torchvision, Layout(_detector_scopes, r"fc\.(weight|bias)")]
+
+
+def has_first_layer(architecture: str, names: Container[str]) -> bool:
+    """Whether `names` hold the first layer's, in any layout of the architecture."""
+    first = "stage_0_convolution_0" if architecture == "vgg19" else "stem"
+    path = ("params", first, "kernel")
+    return any(_name(path, layout) in names for layout in layouts(architecture, [path]))
 
 
 def _name(path, layout):
@@ -62,8 +85,54 @@ def _name(path, layout):
 
 
 def _numbers(block):
-    """The stage and the place in it of `stage_1_block_0`, counted from zero."""
+    """The stage and the place in it of `stage_1_block_0`, both counted from zero."""
     return tuple(map(int, re.findall(r"\d+", block)))
+
+
+# ResNet, in torchvision and timm, and as VSE-infinity's code saves a detector's: what
+# comes before the last stage is a sequence, and the last stage another.
+
+_DETECTOR_MODULES = {
+    "conv1": "base.0",
+    "bn1": "base.1",
+    "layer1": "base.4",
+    "layer2": "base.5",
+    "layer3": "base.6",
+    "layer4": "top.0",
+}
+
+
+def _resnet_scopes(layer):
+    *block, kind = layer
+    if not block:
+        return "conv1", "bn1"
+    stage, place = _numbers(block[0])
+    prefix = f"layer{stage + 1}.{place}."
+    if kind == "shortcut":
+        return f"{prefix}downsample.0", f"{prefix}downsample.1"
+    number = kind.removeprefix("convolution_")
+    return f"{prefix}conv{number}", f"{prefix}bn{number}"
+
+
+def _detector_scopes(layer):
+    return tuple(
+        re.sub(r"^\w+", lambda match: _DETECTOR_MODULES[match[0]], scope)
+        for scope in _resnet_scopes(layer)
+    )
+
+
+# VGG-19, in torchvision: places in a sequence that has activations and poolings too.
+
+_VGG_HIDDEN = {"hidden_0": "classifier.0", "hidden_1": "classifier.3"}
+
+
+def _vgg_scopes(layer):
+    (name,) = layer
+    if name in _VGG_HIDDEN:
+        return _VGG_HIDDEN[name], ""
+    stage, place = _numbers(name)
+    before = sum(2 * count + 1 for count in vgg.CONVOLUTIONS[:stage])
+    return f"features.{before + 2 * place}", ""
 
 
 # EfficientNet-Lite, in the package efficientnet-lite-pytorch and in timm.

@@ -1,0 +1,18 @@
+"""Order++ on COCO: Order-embeddings, trained on the hardest negatives as VSE++.
+
+    python main.py --config configs/coco_order.py --config.data.root=FOLDER \
+        --config.model.backbone.weights=resnet152.pth
+    python main.py --config configs/coco_order.py:features --config.data.root=FOLDER
+
+FOLDER and weights are those of `coco_vsepp.py`. With `--config.loss.mining=all` it is
+Order0.
+"""
+
+from configs import coco_vsepp, vsepp
+
+
+def get_config(images="photos"):
+    """Returns the configuration."""
+    config = coco_vsepp.get_config(images)
+    vsepp.use_order(config)
+    return config

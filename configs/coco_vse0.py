@@ -1,0 +1,17 @@
+"""VSE0 on COCO: VSE++'s baseline, which sums over all negatives.
+
+    python main.py --config configs/coco_vse0.py --config.data.root=FOLDER \
+        --config.model.backbone.weights=resnet152.pth
+    python main.py --config configs/coco_vse0.py:features --config.data.root=FOLDER
+
+FOLDER and weights are those of `coco_vsepp.py`.
+"""
+
+from configs import coco_vsepp, vsepp
+
+
+def get_config(images="photos"):
+    """Returns the configuration."""
+    config = coco_vsepp.get_config(images)
+    vsepp.use_all_negatives(config)
+    return config

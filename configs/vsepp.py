@@ -1,0 +1,62 @@
+"""What the configurations of VSE++ share; no experiment of its own.
+
+VSE++ (Faghri et al., BMVC 2018): one feature per image, projected; the last state of a
+GRU; the hardest negative of the batch. Its features come from photos, through a
+backbone that is frozen at first, or were computed before.
+"""
+
+import ml_collections
+
+from configs import common
+
+IMAGES = ("photos", "features")
+
+
+def get_config(images: str) -> ml_collections.ConfigDict:
+    """Returns the settings of the paper.
+
+    Args:
+      images: `photos`, or `features`: one per image, in the numpy layout of the PyTorch
+        repositories or as `--mode=extract` leaves them.
+
+    Raises:
+      ValueError: if it is anything else.
+    """
+    if images not in IMAGES:
+        raise ValueError(f"expected photos or features behind the colon, not {images}")
+    config = common.get_config()
+    config.epochs = 30
+    config.data.augment = images == "photos"  # crops and flips; no word is dropped
+    config.data.region_dim = 0
+    config.model.image_encoder = "global"
+    config.model.text_encoder = "gru"
+    config.loss.mining = "hardest"
+    config.loss.reduction = "sum"
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 2e-4
+    if images == "photos":
+        config.data.builder = "karpathy_images"
+        config.data.image_size = 224
+        config.data.validation_split = "val"
+        config.model.backbone.name = "resnet152"
+        config.model.backbone.trainable = False
+    return config
+
+
+def fine_tuning() -> tuple[ml_collections.ConfigDict, ...]:
+    """Returns the paper's second stage, which trains the backbone too."""
+    return (common.fine_tuning_stage(epochs=15, learning_rate=2e-5),)
+
+
+def use_all_negatives(config: ml_collections.ConfigDict) -> None:
+    """Turns VSE++ into VSE0: the sum over all negatives, images of any length."""
+    config.loss.mining = "all"
+    config.model.normalize_image = False
+
+
+def use_order(config: ml_collections.ConfigDict) -> None:
+    """Turns VSE++ into Order++, by Order-embeddings (Vendrov et al., ICLR 2016)."""
+    config.loss.similarity = "order"
+    config.loss.margin = 0.05
+    config.model.absolute = True
+    config.optimizer.learning_rate = 1e-3

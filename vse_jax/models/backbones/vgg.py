@@ -1,0 +1,87 @@
+"""VGG-19.
+
+Very Deep Convolutional Networks for Large-Scale Image Recognition
+(https://arxiv.org/abs/1409.1556).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vse_jax.models.backbones import layers
+from vse_jax.models.backbones.convolution import convolve
+
+FEATURES, POOLED_FEATURES = 512, 4096
+CONVOLUTIONS = (2, 2, 4, 4, 4)  # of each stage
+HIDDEN_LAYERS = 2
+_WIDTHS = (64, 128, 256, 512, 512)
+_HIDDEN_GRID = 7  # what the hidden layers see, in rows and columns
+
+
+class VGG19(nn.Module):
+    """VGG-19 without batch normalization.
+
+    Attributes:
+      pooled: apply the hidden layers.
+      dtype: of the arithmetic.
+    """
+
+    pooled: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """Maps uint8 `[batch, height, width, 3]` to `[batch, regions, 512]`.
+
+        A region is 32 pixels high and wide. If `pooled`, to `[batch, 4096]` float32,
+        what its last hidden layer gives.
+        """
+        x = layers.normalize_imagenet(image, self.dtype)
+        for i, (count, features) in enumerate(zip(CONVOLUTIONS, _WIDTHS, strict=True)):
+            for j in range(count):
+                convolution = _Convolution(
+                    features, self.dtype, name=f"stage_{i}_convolution_{j}"
+                )
+                x = nn.relu(convolution(x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        return self._hidden(x) if self.pooled else layers.regions(x)
+
+    def _hidden(self, x):
+        x = _adaptive_average(x, _HIDDEN_GRID)
+        # The order in which PyTorch lays the map out.
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        for i in range(HIDDEN_LAYERS):
+            layer = nn.Dense(POOLED_FEATURES, dtype=self.dtype, name=f"hidden_{i}")
+            x = nn.relu(layer(x))
+        return x.astype(jnp.float32)
+
+
+class _Convolution(nn.Module):
+    """A 3x3 convolution with a bias."""
+
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x = convolve(x, kernel.astype(self.dtype), 1, ((1, 1), (1, 1)))
+        return x + bias.astype(self.dtype)
+
+
+def _adaptive_average(x, size):
+    """Averages a map to `size` rows and columns, whatever it has, as PyTorch does."""
+    rows, columns = (_averages(length, size, x.dtype) for length in x.shape[1:3])
+    return jnp.einsum("rh,bhwd,cw->brcd", rows, x, columns)
+
+
+def _averages(length, size, dtype):
+    """`[size, length]`: which of `length` go into each average."""
+    weights = np.zeros((size, length))
+    for i in range(size):
+        start, end = i * length // size, -(-(i + 1) * length // size)
+        weights[i, start:end] = 1 / (end - start)
+    return jnp.array(weights, dtype)
