@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import common, f8k_rvse
+from configs import common, f8k_rvse, f8k_vsepp
 from tests import programs
 from vse_jax import extract, feature_extractor, parallel, pca
 from vse_jax.data import datasets, input_pipeline
@@ -376,16 +376,18 @@ def test_real_weights_on_a_folder_of_photos(tmp_path):
         cwd=tmp_path,
     )
     assert finished.returncode == 0, finished.stderr
-    config = features_config(tmp_path / "runs" / "extract" / "features", 1280)
-    config.model.image_encoder = "global"
-    assert "--config.model.image_encoder=global" in finished.stdout
+    assert "--config configs/f8k_vsepp.py:features" in finished.stdout
+    config = f8k_vsepp.get_config("features")
+    config.data.root = str(tmp_path / "runs" / "extract" / "features")
+    config.data.minimum_word_count = 1
     features = stacked(read(config.data.root, "train", 1280), "feature")
     assert features.shape == (4, 1280)
     assert np.isfinite(features).all()
     assert (features >= 0).all()  # the average of what a ReLU6 gives
     assert (features[0] != features[1]).any()
-    experiment = create_experiment(config)
-    assert "feature" in experiment.builder.info.features
+    config.batch_size = 4
+    batch = next(create_experiment(config).train_batches(0, 1))
+    assert batch["feature"].shape == (4, 1280)
 
 
 def make_photos(folder):

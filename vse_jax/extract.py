@@ -262,18 +262,18 @@ class Extraction:
 
     def _training_command(self) -> list[str]:
         """How a model is trained on the features."""
-        options = {
-            "data.root": self._directory,
-            "data.region_dim": self._shape[-1],
-        }
+        config, options = "configs/f8k_rvse.py", {"data.root": self._directory}
         if len(self._shape) == 1:
-            options["model.image_encoder"] = "global"
+            config = "configs/f8k_vsepp.py:features"
+        else:
+            options["data.region_dim"] = self._shape[-1]
         if "restval" in self._indexes:  # of COCO
             options["data.train_split"] = "train+restval"
-        if "dev" not in self._indexes and "val" in self._indexes:
-            options["data.validation_split"] = "val"
+        for split in ("dev", "val"):
+            if split in self._indexes:
+                options["data.validation_split"] = split
         return [
-            *("python", "main.py", "--config", "configs/f8k_rvse.py"),
+            *("python", "main.py", "--config", config),
             *(f"--config.{name}={value}" for name, value in options.items()),
         ]
 
