@@ -131,10 +131,13 @@ def test_same_features_on_eight_devices_and_in_other_batches(
     config, reference, tmp_path
 ):
     assert jax.local_device_count() == 8
+    config.extract.numpy_layout = str(tmp_path / "layout")
     folder = extract.extract(config, str(tmp_path))
     for split in COUNTS:
         ours, theirs = (stacked(read(root, split)) for root in (folder, reference[0]))
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+        in_layout = np.load(tmp_path / "layout" / f"{split}_ims.npy")
+        np.testing.assert_array_equal(in_layout, ours)
 
 
 def test_killed_extraction_ends_as_an_uninterrupted_one(data_dir, reference, tmp_path):
@@ -233,7 +236,6 @@ def test_each_host_writes_shards_of_its_own(config, tmp_path, monkeypatch):
         )
         builder = datasets.prepare(config.data)
         extraction = extract.Extraction(config, builder, extract.epath.Path(tmp_path))
-        extraction._folder.write_fingerprint({})
         extraction._write_shards()
         written.append({path.name for path in tmp_path.glob("*array_record*")})
     assert len(written[0]) == 3
@@ -292,8 +294,8 @@ def test_pca_and_pool(config, tmp_path):
     _, singular, directions = np.linalg.svd(train - mean, full_matrices=False)
     expected = (pooled("test") - mean) @ directions[:5].T
     signs = np.sign((ours * expected).sum((0, 1)))
-    np.testing.assert_allclose(ours * signs, expected, atol=0.02)
-    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(ours * signs, expected, atol=0.005)
+    assert np.abs(expected).max() > 0.5
     stored = pca.load(folder / "pca.npz")
     variance = singular[:5] ** 2 / len(train)
     np.testing.assert_allclose(stored.explained_variance, variance, rtol=1e-2)
@@ -385,9 +387,9 @@ def test_real_weights_on_a_folder_of_photos(tmp_path):
     assert np.isfinite(features).all()
     assert (features >= 0).all()  # the average of what a ReLU6 gives
     assert (features[0] != features[1]).any()
-    config.batch_size = 4
+    config.batch_size = 2
     batch = next(create_experiment(config).train_batches(0, 1))
-    assert batch["feature"].shape == (4, 1280)
+    assert batch["feature"].shape == (2, 1280)
 
 
 def make_photos(folder):
