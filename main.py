@@ -30,9 +30,9 @@ flags.DEFINE_string("workdir", "", "Folder of the run; runs/<name of the config>
 flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "prepare", "import"],
+    ["train", "eval", "prepare", "extract", "import"],
     "train, or go on training; eval: evaluate a checkpoint; prepare: the dataset only; "
-    "import: a checkpoint of the PyTorch repositories.",
+    "extract: features of photos; import: a checkpoint of the PyTorch repositories.",
 )
 flags.DEFINE_string("split", "", "Split to evaluate; the test split if there is one.")
 flags.DEFINE_string(
@@ -60,13 +60,16 @@ def main(argv):
         print(f"prepared: {datasets.prepare(config.data).data_dir}")
         return 0
 
-    from vse_jax import evaluate, parallel, train
+    from vse_jax import evaluate, extract, parallel, train
 
     config_or_defaults = config or common.get_config()
     parallel.set_up(config_or_defaults, workdir)
     if FLAGS.mode == "eval":
         overrides = config and config_flags.get_override_values(FLAGS["config"])
         evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
+        return 0
+    if FLAGS.mode == "extract":
+        extract.extract(config, workdir)
         return 0
     if FLAGS.mode == "import":
         _import(config_or_defaults, workdir)

@@ -73,6 +73,13 @@ def get_config() -> ml_collections.ConfigDict:
     # What comes after `epochs` of the above: a tuple of `fine_tuning_stage`.
     config.fine_tuning = ()
 
+    config.extract = extract = ml_collections.ConfigDict()  # see --mode=extract
+    extract.regions = "grid"  # the backbone's; or pooled: one feature an image
+    extract.pool = 0  # rows and columns to average the grid to; 0 keeps it
+    extract.pca_dim = 0  # dimensions to reduce to, fitted on the train split; 0 keeps
+    extract.numpy_layout = ""  # folder for the PyTorch repositories' files too
+    extract.shard_megabytes = 128.0  # of a file; a killed run repeats one of them
+
     config.log_every_steps = 50
     config.checkpoint_every_steps = 500  # beside those after every evaluation
     config.evaluate_every_epochs = 1

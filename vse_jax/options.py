@@ -8,7 +8,7 @@ from ml_collections.config_flags import config_path
 from vse_jax.errors import InputError
 from vse_jax.losses import MININGS
 from vse_jax.models import text_encoders
-from vse_jax.models.backbones import BACKBONES
+from vse_jax.models.backbones import BACKBONES, output_dim
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.optimizer import OPTIMIZERS
 from vse_jax.similarity import SIMILARITIES
@@ -27,6 +27,7 @@ CHOICES = {
     "loss.similarity": tuple(SIMILARITIES),
     "optimizer.name": OPTIMIZERS,
 }
+EXTRACTION_CHOICES = {"extract.regions": ("grid", "pooled")}
 
 
 def value_of(config: ml_collections.ConfigDict, option: str):
@@ -70,9 +71,49 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     _check_backbone(config.model.backbone, config.model.image_encoder)
 
 
+def check_extraction_options(config: ml_collections.ConfigDict) -> None:
+    """Refuses options that features cannot be extracted with.
+
+    Raises:
+      InputError: naming the option and what it may be.
+    """
+    for option in ("dtype", "model.backbone.name", "extract.regions"):
+        _check_choice(config, option, (CHOICES | EXTRACTION_CHOICES)[option])
+    _check_positive(config, "extract.shard_megabytes")
+    for option in ("extract.pool", "extract.pca_dim"):
+        _require(config, option, value_of(config, option) >= 0, "at least 0")
+    _require(config, "data.crops", config.data.crops == 1, "1 to extract features")
+    _check_backbone_of_extraction(config)
+
+
+def _check_backbone_of_extraction(config):
+    backbone, extract = config.model.backbone, config.extract
+    _require(config, "model.backbone.name", backbone.name, _one_of(BACKBONES))
+    if not backbone.weights and backbone.name != "stem":
+        raise InputError(
+            "config.model.backbone.weights is empty, and features of random weights "
+            f"are of no use; set it to the file or package of {backbone.name}'s weights"
+        )
+    if extract.regions == "pooled":
+        if not output_dim(backbone.name, pooled=True):
+            raise InputError(
+                f"config.extract.regions is 'pooled', but {backbone.name} has no one "
+                "feature of an image; set it to 'grid'"
+            )
+        if extract.pool:
+            raise InputError(
+                f"config.extract.pool is {extract.pool}, but there is no grid with "
+                "config.extract.regions='pooled'; set one of them only"
+            )
+
+
 def _check_choices(config):
     for option, allowed in CHOICES.items():
-        _require(config, option, value_of(config, option) in allowed, _one_of(allowed))
+        _check_choice(config, option, allowed)
+
+
+def _check_choice(config, option, allowed):
+    _require(config, option, value_of(config, option) in allowed, _one_of(allowed))
 
 
 def _check_numbers(config, *options):

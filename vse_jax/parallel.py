@@ -131,6 +131,19 @@ def reporting_memory(batch_size: int, name: str) -> Iterator[None]:
 def map_over_devices(function: Callable, donate_argnums=()) -> Callable:
     """Runs per-device code on all devices, compiled once per shape of its arguments."""
     mapped = jax.pmap(function, axis_name=AXIS, donate_argnums=donate_argnums)
+    return _compiled_per_shape(mapped, function)
+
+
+def map_over_local_devices(function: Callable) -> Callable:
+    """Runs per-device code without collectives on the devices of this host.
+
+    So hosts need not make the same calls. Compiled once per shape of the arguments.
+    """
+    mapped = jax.pmap(function, devices=jax.local_devices())
+    return _compiled_per_shape(mapped, function)
+
+
+def _compiled_per_shape(mapped, function):
     compiled = {}
 
     @functools.wraps(function)
@@ -188,6 +201,13 @@ def replicate(tree: Any) -> Any:
     return copy(np.arange(jax.local_device_count()), tree)
 
 
+def replicate_on_host(tree: Any) -> Any:
+    """As `replicate`, for `map_over_local_devices`."""
+    devices = jax.local_devices()
+    copy = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=devices)
+    return copy(np.arange(len(devices)), tree)
+
+
 def unreplicate(tree: Any) -> Any:
     """Fetches the first device's copy of a replicated pytree to the host."""
     return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)).squeeze(0), tree)
@@ -200,6 +220,11 @@ def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         name: array.reshape(devices, -1, *array.shape[1:])
         for name, array in batch.items()
     }
+
+
+def fetch_rows(array: jax.Array) -> np.ndarray:
+    """Undoes `shard`, of what `map_over_local_devices` returned."""
+    return np.asarray(array).reshape(-1, *array.shape[2:])
 
 
 def gather_over_hosts(array: np.ndarray) -> np.ndarray:
@@ -232,6 +257,20 @@ def wait_for_hosts(name: str) -> None:
     """Returns when all hosts have come here; `name` is the same on all of them."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def primary_host_first(name: str) -> Iterator[None]:
+    """Lets the primary host do what stands inside before the others do it.
+
+    Args:
+      name: the same on all hosts.
+    """
+    if not is_primary_host():
+        wait_for_hosts(name)
+    yield
+    if is_primary_host():
+        wait_for_hosts(name)
 
 
 def this_host() -> dict[str, int]:

@@ -151,3 +151,14 @@ def test_parity_of_pooling_and_weights():
     weights = rank_weights(pool)({"params": params}, vectors.shape[1])
     expected = golden["out/weights"][..., 0]
     np.testing.assert_allclose(weights[count - 1], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
+def test_pool_grid_is_adaptive_average_pooling(size):
+    torch = pytest.importorskip("torch")
+    grid = np.random.default_rng(0).normal(size=(2, 7, 7, 4)).astype(np.float32)
+    channels_first = torch.from_numpy(grid.transpose(0, 3, 1, 2))
+    expected = torch.nn.functional.adaptive_avg_pool2d(channels_first, size)
+    expected = expected.numpy().transpose(0, 2, 3, 1).reshape(2, size * size, 4)
+    ours = pooling.pool_grid(grid.reshape(2, 49, 4), size)
+    np.testing.assert_allclose(ours, expected, atol=1e-6)

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import ml_collections
 import numpy as np
@@ -125,10 +125,11 @@ def image_batches(
     split: str,
     config: ml_collections.ConfigDict,
     *,
+    numbers: Sequence[int] | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Returns this host's slice of all images of a split, once each and in order.
+    """Returns this host's slice of images of a split, once each and in order.
 
     The last batch is padded with rows that repeat the last image and whose image_id is
     -1. Nothing is augmented. Closing the iterator stops its threads.
@@ -138,6 +139,7 @@ def image_batches(
         split: its name.
         config: `evaluation_batch_size`, rows over all hosts, `data.image_size` and
             `data.crops` are used.
+        numbers: of the records, at least one; all of them if None.
         process_index: this host.
         process_count: number of hosts.
 
@@ -154,14 +156,15 @@ def image_batches(
     )
     index = split_index(builder, split)
     size = config.evaluation_batch_size
+    images = np.arange(index.images) if numbers is None else np.asarray(numbers)
 
     def plan(step: int) -> tuple[np.ndarray, Batch]:
-        number = step * size + np.arange(size)[own]
-        image = np.minimum(number, index.images - 1)
-        image_id = np.where(number < index.images, index.image_id[image], -1)
+        place = step * size + np.arange(size)[own]
+        image = images[np.minimum(place, len(images) - 1)]
+        image_id = np.where(place < len(images), index.image_id[image], -1)
         return image, {"image_id": image_id.astype(np.int32)} | _counts(index, image)
 
-    steps = tf.data.Dataset.range(-(-index.images // size))
+    steps = tf.data.Dataset.range(-(-len(images) // size))
     parse = _parser(builder, config, index, crops=config.data.crops)
     return _batches(builder, split, parse, steps, plan)
 

@@ -7,6 +7,7 @@ small recurrent network gives to the ranks. Mean and max pooling are special cas
 
 import functools
 import itertools
+import math
 
 import flax.linen as nn
 import jax
@@ -76,6 +77,36 @@ def max_pooling(vectors: jax.Array, count: jax.Array) -> jax.Array:
     """Takes each dimension's maximum of the first `count` of `[batch, length, dim]`."""
     exists = jnp.arange(vectors.shape[1]) < count[:, None]
     return jnp.where(exists[..., None], vectors, -jnp.inf).max(1)
+
+
+def pool_grid(regions: jax.Array, size: int) -> jax.Array:
+    """Averages a square grid of regions to a smaller one.
+
+    Where `size` does not divide the rows, neighbouring cells share one, as in PyTorch's
+    adaptive average pooling.
+
+    Args:
+      regions: `[batch, rows * rows, dim]`, row by row.
+      size: rows and columns of the new grid.
+
+    Returns:
+      `[batch, size * size, dim]`.
+    """
+    batch, count, dim = regions.shape
+    rows = math.isqrt(count)
+    grid = regions.reshape(batch, rows, rows, dim)
+    shares = _cell_shares(rows, size)
+    pooled = _einsum("yr,xc,brcd->byxd", shares, shares, grid)
+    return pooled.reshape(batch, size * size, dim)
+
+
+def _cell_shares(rows: int, size: int) -> np.ndarray:
+    """`[size, rows]` float32: how much each row adds to each new one."""
+    shares = np.zeros((size, rows), np.float32)
+    for i in range(size):
+        cell = slice(i * rows // size, -(-(i + 1) * rows // size))
+        shares[i, cell] = 1 / (cell.stop - cell.start)
+    return shares
 
 
 def sinusoidal_positions(length: int, dim: int) -> np.ndarray:

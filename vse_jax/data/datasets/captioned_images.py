@@ -56,13 +56,27 @@ class CaptionedImages(tfds.core.ShardBasedBuilder, abc.ABC, skip_registration=Tr
 def _shards(split: str, plan: SplitPlan) -> list[Callable[[], Iterator]]:
     """Returns one function a shard; called in order, they show one progress bar."""
     progress = _Progress(split, plan.image_count)
-    images = max(1, _SHARD_BYTES // plan.image_bytes)
-    shard_count = math.ceil(plan.image_count / images)
-    bounds = [plan.image_count * i // shard_count for i in range(shard_count + 1)]
+    bounds = shard_bounds(plan.image_count, plan.image_bytes, _SHARD_BYTES)
     return [
         functools.partial(_examples_of_shard, plan, progress, start, stop)
-        for start, stop in itertools.pairwise(bounds)
+        for start, stop in bounds
     ]
+
+
+def shard_bounds(
+    image_count: int, image_bytes: int, shard_bytes: int
+) -> list[tuple[int, int]]:
+    """Returns first image and image behind the last of shards of about equal size.
+
+    Args:
+      image_count: of the split, at least 1.
+      image_bytes: of one image.
+      shard_bytes: that a shard has at most, unless one image has more.
+    """
+    images = max(1, shard_bytes // image_bytes)
+    shard_count = math.ceil(image_count / images)
+    bounds = [image_count * i // shard_count for i in range(shard_count + 1)]
+    return list(itertools.pairwise(bounds))
 
 
 def _examples_of_shard(plan: SplitPlan, progress: "_Progress", start: int, stop: int):

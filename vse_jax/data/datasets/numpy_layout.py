@@ -21,7 +21,9 @@ from vse_jax.errors import InputError, unreadable
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test", "testall")
-_FEATURES, _CAPTIONS, _IDS = "_ims.npy", "_caps.txt", "_ids.txt"
+FEATURES_ENDING = "_ims.npy"
+CAPTIONS_ENDING = "_caps.txt"
+IDS_ENDING = "_ids.txt"
 _REPEATS = 5  # how often the old layout holds every image
 _SAMPLED_GROUPS = 32  # looked at to tell the old layout
 
@@ -103,7 +105,7 @@ class LayoutSplit:
 
 def files_of(root: epath.Path) -> list[epath.Path]:
     """Returns the files of the layout that are in `root`, in a fixed order."""
-    endings = (_FEATURES, _CAPTIONS, _IDS)
+    endings = (FEATURES_ENDING, CAPTIONS_ENDING, IDS_ENDING)
     paths = [root / f"{split}{ending}" for split in SPLITS for ending in endings]
     return [path for path in paths if path.exists()]
 
@@ -127,28 +129,30 @@ def open_layout(root: epath.Path) -> dict[str, LayoutSplit]:
     splits = {
         split: _open_split(root, split)
         for split in SPLITS
-        if {split + _FEATURES, split + _CAPTIONS} & names
+        if {split + FEATURES_ENDING, split + CAPTIONS_ENDING} & names
     }
     if not splits:
         raise InputError(
-            f"{root}: holds no split; expected files such as train{_FEATURES} and "
-            f"train{_CAPTIONS} (train, dev, test or testall); see data.root"
+            f"{root}: holds no split; expected files such as train{FEATURES_ENDING} "
+            f"and train{CAPTIONS_ENDING} (train, dev, test or testall); see data.root"
         )
     _check_alike([split.features for split in splits.values()])
     return splits
 
 
 def _open_split(root: epath.Path, split: str) -> LayoutSplit:
-    _require(root / (split + _FEATURES), root / (split + _CAPTIONS))
-    _require(root / (split + _CAPTIONS), root / (split + _FEATURES))
-    features = open_feature_array(root / (split + _FEATURES))
-    captions = _read_lines(root / (split + _CAPTIONS), "caption")
+    _require(root / (split + FEATURES_ENDING), root / (split + CAPTIONS_ENDING))
+    _require(root / (split + CAPTIONS_ENDING), root / (split + FEATURES_ENDING))
+    features = open_feature_array(root / (split + FEATURES_ENDING))
+    captions = _read_lines(root / (split + CAPTIONS_ENDING), "caption")
     row_count = features.shape[0]
     repeated = len(captions) == row_count and _is_repeated(features)
     rows_per_image = _REPEATS if repeated else 1
     image_count = row_count // rows_per_image
-    _check_caption_count(root / (split + _CAPTIONS), captions, features, image_count)
-    image_ids = _image_ids(root / (split + _IDS), image_count, len(captions))
+    _check_caption_count(
+        root / (split + CAPTIONS_ENDING), captions, features, image_count
+    )
+    image_ids = _image_ids(root / (split + IDS_ENDING), image_count, len(captions))
     return LayoutSplit(features, captions, image_ids, rows_per_image)
 
 

