@@ -35,6 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
     # While training: drop regions and words; of photos, random-resized crop and flip.
     data.augment = True
     data.image_size = 0  # pixels, height and width of photos; 0: stored in one size
+    # Pixels, shorter side before a crop in evaluation; 0: image_size * 256 / 224.
+    data.resize = 0
     data.crops = 1  # of a photo in evaluation: 1 (the centre) or 10 (corners, mirrored)
     data.train_split = "train"  # or a sum, such as train+restval of COCO
     data.validation_split = "dev"

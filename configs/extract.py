@@ -15,7 +15,7 @@ def get_config():
     """Returns the configuration."""
     config = common.get_config()
     config.data.builder = "karpathy_images"
-    config.data.image_size = 224
+    config.data.image_size = config.data.resize = 224  # no margin is cut off
     config.model.backbone.name = "efficientnet_lite0"
     # Few at once stay in the caches of a CPU; give a GPU or TPU 256.
     config.evaluation_batch_size = 16

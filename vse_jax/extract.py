@@ -44,6 +44,7 @@ _MEGABYTE = 2**20
 _OPTIONS = (
     "data.builder",
     "data.image_size",
+    "data.resize",
     "dtype",
     "model.backbone.name",
     "extract.regions",

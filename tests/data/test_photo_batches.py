@@ -109,16 +109,23 @@ def test_words_of_photos_are_left_alone(builder, config):
 
 
 @pytest.mark.parametrize("crops", [1, 10])
-def test_evaluation(builder, config, crops):
-    config.data.crops = crops
+@pytest.mark.parametrize(("resize", "shorter"), [(0, 27), (24, 24), (30, 30)])
+def test_evaluation(builder, config, crops, resize, shorter):
+    config.data.crops, config.data.resize = crops, resize
     batches = list(input_pipeline.image_batches(builder, "dev", config))
     image_id = np.concatenate([batch["image_id"] for batch in batches])
     assert image_id.tolist() == [*range(DEV), -1]
     function = photo_crops.center_crops if crops == 1 else photo_crops.ten_crops
-    expected = function(tf.constant([photo(i) for i in range(DEV)]), 24)
+    expected = function(tf.constant([photo(i) for i in range(DEV)]), shorter, 24)
     images = np.concatenate([batch["image"] for batch in batches])
     np.testing.assert_array_equal(images[:DEV], expected)
     assert train(builder, config, num_steps=1)[0]["image"].shape == (4, 24, 24, 3)
+
+
+def test_refuses_a_resize_that_leaves_no_crop(builder, config):
+    config.data.resize = 20
+    with pytest.raises(InputError, match=r"data.resize is 20, from which no crop"):
+        next(input_pipeline.image_batches(builder, "dev", config))
 
 
 def test_sum_of_splits_to_train_on(builder, config):

@@ -11,7 +11,7 @@ from tests.photo_files import decoded, drawn, encoded
 from vse_jax.data import photo_crops
 
 SHAPES = [(97, 61), (64, 64), (40, 300), (300, 40), (33, 500), (224, 224), (375, 500)]
-SIZE = 56
+SIZE, SHORTER = 56, 64
 
 
 def naive_window(numbers, height, width):
@@ -39,15 +39,14 @@ def naive_window(numbers, height, width):
     )
 
 
-def naive_resized(content, size):
-    """Resize of torchvision: the shorter side to 256/224 of the crop's."""
+def naive_resized(content):
+    """Resize of torchvision: the SHORTER side to `SHORTER`."""
     image = Image.fromarray(decoded(content))
-    shorter = round(size * 256 / 224)
     width, height = image.size
     if width <= height:
-        shape = shorter, int(shorter * height / width)
+        shape = SHORTER, int(SHORTER * height / width)
     else:
-        shape = int(shorter * width / height), shorter
+        shape = int(SHORTER * width / height), SHORTER
     return np.asarray(image.resize(shape, Image.BILINEAR))
 
 
@@ -93,17 +92,17 @@ def test_random_crops_are_those_of_pil(contents):
 
 
 def test_center_crops_are_those_of_pil(contents):
-    crops = photo_crops.center_crops(tf.constant(contents), SIZE).numpy()
-    expected = [center(naive_resized(content, SIZE), SIZE) for content in contents]
+    crops = photo_crops.center_crops(tf.constant(contents), SHORTER, SIZE).numpy()
+    expected = [center(naive_resized(content), SIZE) for content in contents]
     assert_alike(crops, expected, most=24)
 
 
 def test_ten_crops_are_those_of_pil(contents):
-    crops = photo_crops.ten_crops(tf.constant(contents), SIZE).numpy()
+    crops = photo_crops.ten_crops(tf.constant(contents), SHORTER, SIZE).numpy()
     assert crops.shape == (len(contents), 10, SIZE, SIZE, 3)
     for content, ten in zip(contents, crops, strict=True):
         expected = []
-        resized = naive_resized(content, SIZE)
+        resized = naive_resized(content)
         for pixels in (resized, resized[:, ::-1]):
             expected += [
                 pixels[:SIZE, :SIZE],

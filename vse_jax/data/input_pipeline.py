@@ -46,6 +46,7 @@ __all__ = [
 
 Batch = dict[str, np.ndarray]
 
+_RESIZE = 256 / 224  # shorter side before a crop in evaluation, in sizes of the crop
 _DROP_REGIONS = 0.2  # of the regions, each on its own
 _CHANGE_WORDS = 0.2  # of the tokens, each on its own
 _AT_ONCE = min(8, os.cpu_count() or 1)  # batches being read, and being decoded
@@ -293,6 +294,11 @@ def _has_photos(
             "any size; set it to the height and width in pixels that the model takes, "
             "such as 224"
         )
+    if 0 < config.data.resize < size:
+        raise InputError(
+            f"data.resize is {config.data.resize}, from which no crop of "
+            f"data.image_size {size} can be taken; set it to {size} or more, or to 0"
+        )
     if size == 0 and config.data.crops != 1:
         raise InputError(
             f"data.crops is {config.data.crops}, but data.image_size is 0; set it to "
@@ -314,6 +320,7 @@ def _parser(
     """Returns how to parse a batch, and to replace what it takes out of the plan's."""
     content = records.content_of(builder)
     size = config.data.image_size
+    shorter = config.data.resize or round(size * _RESIZE)
     regions = int(index.region_count.max())
 
     def parse(
@@ -333,9 +340,9 @@ def _parser(
             numbers = batch.pop("crop_numbers")
             image = photo_crops.random_crops(encoded, numbers, size)
         elif crops == 10:
-            image = photo_crops.ten_crops(encoded, size)
+            image = photo_crops.ten_crops(encoded, shorter, size)
         else:
-            image = photo_crops.center_crops(encoded, size)
+            image = photo_crops.center_crops(encoded, shorter, size)
         return batch | {content.key: image}
 
     return parse_photos if _has_photos(builder, config) else parse

@@ -16,7 +16,6 @@ from vse_jax.data.sampling import CROP_STREAM, random_uniform
 _ATTEMPTS = 10
 _AREA = (0.08, 1.0)  # of a random crop, in parts of the photo
 _RATIO = (3 / 4, 4 / 3)  # of width to height
-_RESIZE = 256 / 224  # shorter side before a crop in evaluation, in sizes of the crop
 _DCT_METHOD = "INTEGER_ACCURATE"  # as PIL does
 # Areas and ratios of all attempts, the crop's place, and whether it is mirrored.
 _NUMBERS = 2 * _ATTEMPTS + 3
@@ -91,11 +90,12 @@ def random_crops(encoded: tf.Tensor, numbers: tf.Tensor, size: int) -> tf.Tensor
     return _map((encoded, numbers), crop, (size, size, 3))
 
 
-def center_crops(encoded: tf.Tensor, size: int) -> tf.Tensor:
-    """Decodes photos, resizes the shorter side to 256/224 of size, crops the centre.
+def center_crops(encoded: tf.Tensor, shorter: int, size: int) -> tf.Tensor:
+    """Decodes photos, resizes their shorter side, and crops the centre.
 
     Args:
         encoded: string [batch], JPEG or PNG.
+        shorter: pixels of the shorter side, at least `size`.
         size: height and width of the crops.
 
     Returns:
@@ -103,7 +103,7 @@ def center_crops(encoded: tf.Tensor, size: int) -> tf.Tensor:
     """
 
     def axes(height: tf.Tensor, width: tf.Tensor) -> tuple[_Axis, _Axis]:
-        resized = resized_shape(height, width, size)
+        resized = resized_shape(height, width, shorter)
         return tuple(
             _part_of_axis(old, new, center_offset(new, size), size)
             for old, new in zip((height, width), resized, strict=True)
@@ -114,11 +114,12 @@ def center_crops(encoded: tf.Tensor, size: int) -> tf.Tensor:
     )
 
 
-def ten_crops(encoded: tf.Tensor, size: int) -> tf.Tensor:
+def ten_crops(encoded: tf.Tensor, shorter: int, size: int) -> tf.Tensor:
     """Decodes and resizes as `center_crops` does, and crops ten parts.
 
     Args:
         encoded: string [batch], JPEG or PNG.
+        shorter: pixels of the shorter side, at least `size`.
         size: height and width of the crops.
 
     Returns:
@@ -129,7 +130,7 @@ def ten_crops(encoded: tf.Tensor, size: int) -> tf.Tensor:
     def crop(one: tf.Tensor) -> tf.Tensor:
         pixels = _decode(one)
         height, width = tf.shape(pixels)[0], tf.shape(pixels)[1]
-        new_height, new_width = resized_shape(height, width, size)
+        new_height, new_width = resized_shape(height, width, shorter)
         rows = _whole_axis(tf.zeros([], tf.int32), height, new_height)
         columns = _whole_axis(tf.zeros([], tf.int32), width, new_width)
         resized = _resize(pixels, rows, columns, tf.stack([new_height, new_width]))
@@ -177,10 +178,9 @@ def middle_window(height: tf.Tensor, width: tf.Tensor) -> Window:
 
 
 def resized_shape(
-    height: tf.Tensor, width: tf.Tensor, size: int
+    height: tf.Tensor, width: tf.Tensor, shorter: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the height and width in evaluation, before the crop: int32."""
-    shorter = round(size * _RESIZE)
+    """Returns the height and width of a photo with that shorter side: int32."""
     least = tf.minimum(height, width)
     return shorter * height // least, shorter * width // least
 
