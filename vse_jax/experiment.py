@@ -66,11 +66,8 @@ def create_experiment(
     """
     check_options(config)
     # One host prepares the data; the others find it prepared.
-    if not parallel.is_primary_host():
-        parallel.wait_for_hosts("prepared the dataset")
-    builder = datasets.prepare(config.data)
-    if parallel.is_primary_host():
-        parallel.wait_for_hosts("prepared the dataset")
+    with parallel.primary_host_first("prepared the dataset"):
+        builder = datasets.prepare(config.data)
     check_content(config, builder)
     if vocabulary is None:
         return Experiment(config, builder, _of_dataset(config, builder))

@@ -70,7 +70,7 @@ def extract(config: ml_collections.ConfigDict, workdir: str) -> epath.Path:
     Raises:
       InputError: if an option, the weights or the photos cannot be used, or if what is
         in the workdir was begun with others.
-      TrainingError: if the features cannot be written.
+      TrainingError: if the features cannot be written, or memory does not suffice.
     """
     check_extraction_options(config)
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
@@ -78,7 +78,10 @@ def extract(config: ml_collections.ConfigDict, workdir: str) -> epath.Path:
         builder = datasets.prepare(config.data)
     _check_photos(config, builder)
     directory = epath.Path(workdir).expanduser() / FOLDER
-    with reporting_writes(workdir):
+    fits = parallel.reporting_memory(
+        config.evaluation_batch_size, "evaluation_batch_size"
+    )
+    with reporting_writes(workdir), fits:
         Extraction(config, builder, directory).run()
     return directory
 
