@@ -80,7 +80,7 @@ def _stages(paths: list[str]) -> dict[str, Callable[[], None]]:
 
 
 def _measure(cores: set[int], paths: list[str], results) -> None:
-    # Before TensorFlow is imported, which starts a thread for each core that it may use.
+    # Before TensorFlow is imported, which starts a thread for each core it may use.
     os.sched_setaffinity(0, cores)
     timings = timing.median_seconds(_stages(paths), repeats=_REPEATS, warmup=1)
     results.put(json.dumps({name: t.median for name, t in timings.items()}))
