@@ -18,7 +18,10 @@ def builder_of(content):
         "feature": tfds.features.Tensor(shape=(8,), dtype=np.float16),
         "image": tfds.features.Image(shape=(64, 64, 3)),
     }[content]
-    features = tfds.features.FeaturesDict({content: feature})
+    text = tfds.features.Text()
+    features = tfds.features.FeaturesDict(
+        {"image_id": text, "captions": tfds.features.Sequence(text), content: feature}
+    )
     return types.SimpleNamespace(
         info=types.SimpleNamespace(features=features), data_dir="/data/small/1.0.0"
     )

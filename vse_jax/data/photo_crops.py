@@ -85,7 +85,7 @@ def random_crops(encoded: tf.Tensor, numbers: tf.Tensor, size: int) -> tf.Tensor
             )
 
         pixels = _decode_and_resize(one, axes, size)
-        return tf.cond(own[-1] < 0.5, lambda: pixels[:, ::-1], lambda: pixels)
+        return tf.cond(own[-1] < 0.5, lambda: _mirror(pixels), lambda: pixels)
 
     return _map((encoded, numbers), crop, (size, size, 3))
 
@@ -135,7 +135,7 @@ def ten_crops(encoded: tf.Tensor, shorter: int, size: int) -> tf.Tensor:
         columns = _whole_axis(tf.zeros([], tf.int32), width, new_width)
         resized = _resize(pixels, rows, columns, tf.stack([new_height, new_width]))
         five = functools.partial(_five_crops, size=size)
-        return tf.stack([*five(resized), *five(resized[:, ::-1])])
+        return tf.stack([*five(resized), *five(_mirror(resized))])
 
     return _map(encoded, crop, (10, size, size, 3))
 
@@ -258,15 +258,31 @@ def _decode(encoded: tf.Tensor) -> tf.Tensor:
 def _resize(
     pixels: tf.Tensor, rows: _Axis, columns: _Axis, shape: list[int] | tf.Tensor
 ) -> tf.Tensor:
-    resized = tf.raw_ops.ScaleAndTranslate(
-        images=pixels[None],
-        size=shape,
-        scale=[rows.scale, columns.scale],
-        translation=[rows.translation, columns.translation],
-        kernel_type="triangle",
-        antialias=True,
-    )[0]
+    def resample() -> tf.Tensor:
+        return tf.raw_ops.ScaleAndTranslate(
+            images=pixels[None],
+            size=shape,
+            scale=[rows.scale, columns.scale],
+            translation=[rows.translation, columns.translation],
+            kernel_type="triangle",
+            antialias=True,
+        )
+
+    def enlarge() -> tf.Tensor:
+        """Does the same, several times as fast, for whole axes that only grow."""
+        return tf.raw_ops.ResizeBilinear(
+            images=pixels[None], size=shape, half_pixel_centers=True
+        )
+
+    grows = tf.minimum(rows.scale, columns.scale) >= 1
+    is_whole = (rows.translation == 0) & (columns.translation == 0)
+    is_whole &= tf.reduce_all(tf.shape(pixels)[:2] == [rows.length, columns.length])
+    resized = tf.cond(grows & is_whole, enlarge, resample)[0]
     return tf.cast(tf.round(resized), tf.uint8)
+
+
+def _mirror(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.reverse(pixels, [1])  # several times as fast as a slice of step -1
 
 
 def _five_crops(pixels: tf.Tensor, size: int) -> list[tf.Tensor]:

@@ -336,7 +336,7 @@ def test_second_process_waits_for_the_first(root, data):
 
 def test_refuses_unknown_builder(data):
     data.builder = "coco"
-    assert_refused(data, "data.builder is 'coco'", "one of region_features, ")
+    assert_refused(data, "data.builder is 'coco'", "region_features, ", ", shapes")
 
 
 def test_refuses_name_that_is_no_folder_name(root, data):
