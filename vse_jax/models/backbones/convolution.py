@@ -26,6 +26,8 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 _JOINED_CHANNELS = 32
 
 
+# Compiled by itself, it is traced once for all layers that are alike.
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def convolve(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int = 1
 ) -> jax.Array:
