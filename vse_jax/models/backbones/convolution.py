@@ -26,6 +26,8 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 _JOINED_CHANNELS = 32
 
 
+# Compiled by itself, it is traced once for all layers that are alike.
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def convolve(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int = 1
 ) -> jax.Array:
@@ -125,18 +127,17 @@ def _shifted_products(x, kernel, stride, padding):
 def _shifted_products_slopes(x, kernel, slope, stride, padding):
     """The gradients of `_shifted_products` with respect to the map and the kernel."""
     rows, columns = kernel.shape[:2]
-    padded = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
-    kernel_slope = jnp.stack(
-        [
-            jnp.sum(
-                _shifted(padded, i, j, (rows, columns), stride) * slope,
-                axis=(0, 1, 2),
-                dtype=jnp.float32,
-            )
-            for i in range(rows)
-            for j in range(columns)
-        ]
-    )
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    padded, slope = jax.lax.optimization_barrier((padded, slope))
+
+    def kernel_slope_at(pixel):
+        shifted = _shifted_dynamically(
+            padded, pixel // columns, pixel % columns, slope.shape, stride
+        )
+        return jnp.sum(shifted * slope, axis=(0, 1, 2), dtype=jnp.float32)
+
+    # A loop, for XLA takes seconds to compile so many sums at once.
+    kernel_slope = jax.lax.map(kernel_slope_at, jnp.arange(rows * columns))
     # The gradient of the map is the slope convolved with the kernel turned round, with
     # zeros where the stride left pixels out.
     spread = [
@@ -166,6 +167,13 @@ def _shifted(x, i, j, size, stride):
         for start, length, kernel_length in zip((i, j), x.shape[1:3], size, strict=True)
     )
     return x[:, i:bottom:stride, j:right:stride]
+
+
+def _shifted_dynamically(x, i, j, shape, stride):
+    """The same where `i` and `j` are computed; `shape` is of what comes out."""
+    batch, height, width, channels = shape
+    size = (batch, (height - 1) * stride + 1, (width - 1) * stride + 1, channels)
+    return jax.lax.dynamic_slice(x, (0, i, j, 0), size)[:, ::stride, ::stride]
 
 
 def _few_groups(x, kernel, stride, padding):
