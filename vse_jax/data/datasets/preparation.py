@@ -132,7 +132,7 @@ def _open_extracted(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder
     builder = _open_complete(root)
     if builder is None:
         raise incomplete(root)
-    check_features(builder, data.region_dim)
+    check_features(builder)
     return builder
 
 
