@@ -20,6 +20,9 @@ def get_config(images="photos"):
     # As `f8k_rvse.py`: there are a fifth of Flickr30K's photos.
     config.epochs = 12
     config.model.embed_dim = 512
+    # The hardest negatives alone would keep it where the gradient vanishes for long.
+    config.loss.warmup_mining = "all"
+    config.loss.warmup_epochs = 1
     config.optimizer.learning_rate = 5e-4
     config.optimizer.decay_epochs = (8,)
     if images == "photos":
