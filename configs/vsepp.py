@@ -35,6 +35,7 @@ def get_config(images: str) -> ml_collections.ConfigDict:
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 2e-4
     if images == "photos":
+        config.evaluation_batch_size = 128
         config.data.builder = "karpathy_images"
         config.data.image_size = 224
         config.data.validation_split = "val"

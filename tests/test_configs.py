@@ -1,0 +1,53 @@
+"""Every configuration can be used, and README.md speaks of it."""
+
+import importlib
+import pathlib
+import re
+
+import pytest
+
+from vse_jax.options import check_options
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+SHARED = ("__init__", "common", "vsepp")  # what experiments are made of
+NAMES = sorted(
+    path.stem
+    for path in (REPOSITORY / "configs").glob("*.py")
+    if path.stem not in SHARED
+)
+
+
+def module(name):
+    return importlib.import_module(f"configs.{name}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configuration_is_accepted(name):
+    config = module(name).get_config()
+    config.model.backbone.weights = config.model.backbone.name and "weights.pth"
+    check_options(config)
+
+
+@pytest.mark.parametrize("name", ["coco_order", "coco_vse0", "coco_vsepp", "f8k_vsepp"])
+def test_precomputed_features_need_no_backbone(name):
+    config = module(name).get_config("features")
+    assert not config.model.backbone.name
+    assert not config.fine_tuning
+    assert config.data.builder == "region_features"
+    check_options(config)
+
+
+def test_unknown_form_of_images_is_refused():
+    with pytest.raises(ValueError, match="expected photos or features"):
+        module("coco_vsepp").get_config("movies")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_docstring_tells_the_command(name):
+    assert f"--config configs/{name}.py" in module(name).__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_readme_lists_it(name):
+    readme = (REPOSITORY / "README.md").read_text()
+    assert re.search(rf"^\|.*`{name}\.py`.*\|$", readme, re.MULTILINE)
