@@ -93,7 +93,9 @@ def _workdir():
     if FLAGS.config is None:
         raise InputError("--workdir is missing, or --config to tell it from")
     path = config_flags.get_config_filename(FLAGS["config"])
-    return str(pathlib.Path("runs") / pathlib.Path(path).stem)
+    path, _, form = path.partition(".py:")
+    name = pathlib.Path(path).name.removesuffix(".py")
+    return str(pathlib.Path("runs") / "_".join(filter(None, [name, form])))
 
 
 def _set_up_logging():

@@ -17,7 +17,7 @@ from tests import programs
 from vse_jax import extract, feature_extractor, parallel, pca
 from vse_jax.data import datasets, input_pipeline
 from vse_jax.data.datasets import numpy_export
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, TrainingError
 from vse_jax.experiment import create_experiment
 from vse_jax.models.backbones import create_backbone
 
@@ -349,6 +349,31 @@ def test_bad_options(config, options, words, tmp_path):
     for word in words:
         assert word in str(info.value)
     assert not list(tmp_path.glob("features/region_features*"))
+
+
+def test_mistake_can_be_corrected_in_the_same_folder(config, tmp_path, monkeypatch):
+    def enormous(config, image):
+        return jax.tree.map(lambda x: 1e5 * x, stem_variables(config, image))
+
+    stem_variables = extract.load_variables
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "load_variables", enormous)
+        with pytest.raises(InputError, match="65504"):
+            extract.extract(config, str(tmp_path))
+    folder = extract.extract(config, str(tmp_path))
+    assert len(read(folder, "train")) == COUNTS["train"]
+
+
+def test_lack_of_memory_is_not_taken_for_a_full_disk(config, tmp_path, monkeypatch):
+    def exhaust(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(extract.FeatureExtractor, "extract", exhaust)
+    size = config.evaluation_batch_size
+    with pytest.raises(
+        TrainingError, match=rf"config\.evaluation_batch_size={size} .*; try --config"
+    ):
+        extract.extract(config, str(tmp_path))
 
 
 def test_features_are_no_photos(config, reference, tmp_path):

@@ -156,3 +156,11 @@ def test_more_epochs_go_on(place, trained):
     for name, curve in before.items():
         assert curve.items() <= after[name].items(), name
     assert 3 * programs.STEPS_PER_EPOCH in programs.checkpoint_steps(workdir)
+
+
+def test_forms_of_a_configuration_have_workdirs_of_their_own(tmp_path):
+    for form, expected in (("", "coco_vsepp"), (":features", "coco_vsepp_features")):
+        config = programs.REPOSITORY / "configs" / "coco_vsepp.py"
+        options = [f"--config={config}{form}", "--mode=eval"]
+        refused = programs.refusal(programs.run(*options, cwd=tmp_path))
+        assert refused.startswith(f"error: runs/{expected} has no checkpoint")

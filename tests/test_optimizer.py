@@ -83,7 +83,7 @@ def test_unknown_optimizer_is_refused_by_its_name(settings):
 
 
 def stage(*decay_epochs):
-    return Stage(0, 0, 99, LEARNING_RATE, decay_epochs, train_backbone=True)
+    return Stage(0, 99, LEARNING_RATE, decay_epochs, train_backbone=True)
 
 
 def test_schedule_decays_after_each_of_the_epochs():

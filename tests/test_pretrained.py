@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 from flax import traverse_util
 from PIL import Image
@@ -238,6 +239,20 @@ def test_unreadable_files_are_refused(tmp_path):
         assert "damaged" in refusal(LITE0, str(tmp_path / name))
     numbers = save(tmp_path / "numbers.pth", [np.zeros(3)])
     assert "no parameters by name" in refusal(LITE0, numbers)
+
+
+def test_bfloat16_is_read_from_pth_and_refused_in_safetensors(lite0, tmp_path):
+    rounded = {name: torch.tensor(a).bfloat16() for name, a in lite0.items()}
+    path = tmp_path / "lite0.pth"
+    torch.save(rounded, path)
+    expected = {name: tensor.float().numpy() for name, tensor in rounded.items()}
+    assert_same(
+        pretrained.load(LITE0, str(path)), pretrained.convert(LITE0, expected, "")
+    )
+    path = path.with_suffix(".safetensors")
+    safetensors.torch.save_file(rounded, path)
+    with pytest.raises(InputError, match=r"lite0\.safetensors: .*'BF16'.*convert"):
+        pretrained.load(LITE0, str(path))
 
 
 def test_a_malicious_pickle_is_refused(tmp_path):

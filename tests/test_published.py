@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from configs import coco_vsepp
 from tests import parity, programs
 from tests.models.backbones import pytorch_backbones
 from vse_jax import published
@@ -15,6 +16,7 @@ from vse_jax.checkpoint import Checkpoints
 from vse_jax.data.vocabulary import Vocabulary
 from vse_jax.errors import InputError
 from vse_jax.models.vse import create_model
+from vse_jax.options import check_options
 
 # Files, golden embeddings of the same parameters, and what they are to be told as.
 FILES = {
@@ -127,6 +129,17 @@ def test_network_in_front_is_imported_too(config, tmp_path):
     projected = normalize(torch.tensor(feature)) @ images["fc.weight"].T
     expected = normalize(projected + images["fc.bias"])
     np.testing.assert_allclose(embed(variables, {"image": photos}), expected, atol=1e-5)
+
+
+def test_network_imported_by_a_configuration_of_photos_can_be_evaluated(tmp_path):
+    content, _ = with_backbone("resnet50", "cnn.module.{}")
+    path = str(tmp_path / "resnet.pth.tar")
+    torch.save(content, path)
+    given = coco_vsepp.get_config()
+    configured = published.configure(given, published.read(path), path)
+    check_options(configured)
+    assert configured.data.train_split == given.data.train_split
+    assert not configured.fine_tuning
 
 
 def test_unknown_network_in_front_is_refused(config, tmp_path):

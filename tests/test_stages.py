@@ -25,5 +25,6 @@ def test_stages_follow_each_other_without_a_gap(config):
     assert [stage.train_backbone for stage in stages] == [False, True, True]
     assert stages[2].learning_rate == 1e-6
     assert stages[2].decay_epochs == (2,)
-    numbers = [stage_of(stages, step).number for step in (0, 19, 20, 29, 30, 59, 60)]
+    found = [stage_of(stages, step) for step in (0, 19, 20, 29, 30, 59, 60)]
+    numbers = [stages.index(stage) for stage in found]
     assert numbers == [0, 0, 1, 1, 2, 2, 2]

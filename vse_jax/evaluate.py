@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable
 
@@ -21,6 +22,8 @@ from vse_jax.errors import InputError, TrainingError, reporting_writes
 from vse_jax.experiment import Experiment, create_experiment
 from vse_jax.options import value_of
 from vse_jax.train_step import make_embed_steps
+
+logger = logging.getLogger(__name__)
 
 COCO_TEST_IMAGES = 5_000
 # Options that may be set anew for an evaluation; all others are the checkpoint's.
@@ -246,8 +249,15 @@ def config_from_json(saved: dict) -> ml_collections.ConfigDict:
 def default_split(experiment: Experiment) -> str:
     """The test split if the dataset has it, else the validation split."""
     data = experiment.config.data
-    has_test = data.test_split in experiment.builder.info.splits
-    return data.test_split if has_test else data.validation_split
+    if data.test_split in experiment.builder.info.splits:
+        return data.test_split
+    logger.warning(
+        "there is no split %r (config.data.test_split) but %s: evaluating %r",
+        data.test_split,
+        ", ".join(experiment.builder.info.splits),
+        data.validation_split,
+    )
+    return data.validation_split
 
 
 def report(

@@ -121,6 +121,11 @@ class Extraction:
         if config.extract.numpy_layout:
             numpy_export.check_exportable(self._indexes)
         image = self._example_image()
+        if config.extract.pca_dim and "train" not in self._indexes:
+            raise InputError(
+                f"config.extract.pca_dim is {config.extract.pca_dim}, but "
+                f"{builder.data_dir} has no split 'train' to fit it on; set it to 0"
+            )
         self._variables = load_variables(config, image)
         self._shape = feature_shape(config, self._variables, image)
         self._folder = FeatureFolder(
@@ -141,8 +146,11 @@ class Extraction:
         return image
 
     def _batches(self, split, numbers):
+        config = self._config.copy_and_resolve_references()
+        # Each host extracts shards of its own.
+        config.evaluation_batch_size //= parallel.this_host()["process_count"]
         return input_pipeline.image_batches(
-            self._builder, self._sources[split], self._config, numbers=numbers
+            self._builder, self._sources[split], config, numbers=numbers
         )
 
     def _make_fingerprint(self) -> dict[str, Any]:
@@ -163,8 +171,9 @@ class Extraction:
 
     def run(self) -> None:
         """Writes what is missing, then says what there is."""
-        with parallel.primary_host_first("began the extraction"):
+        if parallel.is_primary_host():
             self._folder.write_fingerprint(self._fingerprint)
+        parallel.wait_for_hosts("began the extraction")
         speed = self._write_shards()
         parallel.wait_for_hosts("extracted the features")
         if parallel.is_primary_host():
@@ -181,9 +190,11 @@ class Extraction:
         host = parallel.this_host()
         own = self._folder.shards[host["process_index"] :: host["process_count"]]
         missing = [shard for shard in own if not shard.path.exists()]
+        # Of all hosts: one waits for the others there.
+        fitted = self._fitted_pca()
         if not missing:
             return 0.0
-        extractor = FeatureExtractor(self._config, self._variables, self._fitted_pca())
+        extractor = FeatureExtractor(self._config, self._variables, fitted)
         progress = ExtractionProgress(
             total=sum(shard.stop - shard.start for shard in own),
             missing=sum(shard.stop - shard.start for shard in missing),
@@ -202,18 +213,12 @@ class Extraction:
         if not self._config.extract.pca_dim:
             return None
         path = self._directory / _PCA_FILE
-        with parallel.primary_host_first("fitted the PCA"):
-            if not path.exists():
-                replace(path, pca.to_bytes(self._fit_pca()))
+        if parallel.is_primary_host() and not path.exists():
+            replace(path, pca.to_bytes(self._fit_pca()))
+        parallel.wait_for_hosts("fitted the PCA")
         return pca.load(path)
 
     def _fit_pca(self) -> pca.PCA:
-        if "train" not in self._indexes:
-            raise InputError(
-                f"config.extract.pca_dim is {self._config.extract.pca_dim}, but "
-                f"{self._builder.data_dir} has no split 'train' to fit it on; set it "
-                "to 0"
-            )
         images = self._indexes["train"].images
         count = min(images, _PCA_IMAGES)
         numbers = np.arange(count) * images // count
@@ -266,11 +271,12 @@ class Extraction:
 
     def _training_command(self) -> list[str]:
         """How a model is trained on the features."""
-        config, options = "configs/f8k_rvse.py", {"data.root": self._directory}
-        if len(self._shape) == 1:
-            config = "configs/f8k_vsepp.py:features"
-        if "restval" in self._indexes:  # of COCO
-            options["data.train_split"] = "train+restval"
+        of_coco = "restval" in self._indexes
+        name = "coco" if of_coco else "f8k"
+        kind = "rvse.py" if len(self._shape) == 2 else "vsepp.py:features"
+        config, options = f"configs/{name}_{kind}", {"data.root": self._directory}
+        if of_coco:
+            options |= {"data.train_split": "train+restval", "data.test_split": "test"}
         return [
             *("python", "main.py", "--config", config),
             *(f"--config.{name}={value}" for name, value in options.items()),

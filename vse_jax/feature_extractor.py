@@ -84,6 +84,11 @@ def feature_shape(
     if config.extract.pool:
         _check_pool(config.extract.pool, shape[0], image)
         shape = config.extract.pool**2, dim
+    if config.extract.pca_dim > dim:
+        raise InputError(
+            f"config.extract.pca_dim is {config.extract.pca_dim}, but features have "
+            f"{dim} dimensions; set it to at most {dim}"
+        )
     if config.extract.pca_dim:
         shape = *shape[:-1], config.extract.pca_dim
     return shape

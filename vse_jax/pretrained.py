@@ -19,7 +19,7 @@ from vse_jax.errors import InputError, one_line, unreadable
 from vse_jax.models import backbones
 from vse_jax.models.backbones import pytorch_names
 
-_SUFFIXES = (".pth", ".pth.tar", ".pt", ".safetensors")
+_SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin", ".safetensors")
 _NESTED_IN = ("state_dict", "model")
 _FEW_PROBLEMS = 8  # with more, the weights are another architecture's
 _PREFIXES = ("backbone.", "cnn.", "model.", "resnet.")
@@ -110,6 +110,11 @@ def _read(path):
         return safetensors.numpy.load(epath.Path(path).expanduser().read_bytes())
     except OSError as error:
         raise unreadable(path, error) from None
+    except KeyError as error:  # a type that numpy does not have, such as bfloat16
+        raise InputError(
+            f"{path}: holds numbers of the type {error}, expected float32 or float16; "
+            "convert them"
+        ) from None
     except safetensors.SafetensorError as error:
         raise InputError(
             f"{path}: not a safetensors file, or damaged ({one_line(error)}); get it "

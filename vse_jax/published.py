@@ -169,7 +169,9 @@ def _configure_photos(config, architecture, path):
             f"{path}: its images are seen by {architecture!r}, which we do not have; "
             f"expected one of {', '.join(pretrained_ones)}"
         )
-    config.model.backbone.name = architecture
+    # Of how it was trained nothing is said, and nothing is needed to evaluate it.
+    config.model.backbone.update(name=architecture, weights="", trainable=True)
+    config.fine_tuning = ()
     config.data.image_size = SPECS[architecture].image_size
     if config.data.builder == "region_features":
         config.data.builder = "karpathy_images"

@@ -77,7 +77,10 @@ def _refused_name(error):
 
 def _to_numpy(value):
     if hasattr(value, "detach"):
-        return value.detach().numpy()
+        tensor = value.detach()
+        # numpy has no such type.
+        is_bfloat16 = str(tensor.dtype) == "torch.bfloat16"
+        return (tensor.float() if is_bfloat16 else tensor).numpy()
     if isinstance(value, argparse.Namespace):
         return _to_numpy(vars(value))
     if isinstance(value, dict):

@@ -9,7 +9,6 @@ class Stage(NamedTuple):
     """A stretch of steps that share an optimizer and its state.
 
     Attributes:
-      number: 0 for the first.
       start: its first step, counted from 0 over the whole training.
       stop: the step behind its last.
       learning_rate: at its beginning.
@@ -17,7 +16,6 @@ class Stage(NamedTuple):
       train_backbone: whether the backbone is trained.
     """
 
-    number: int
     start: int
     stop: int
     learning_rate: float
@@ -38,11 +36,10 @@ def plan_stages(
         }
     )
     stages, start = [], 0
-    for number, options in enumerate((first, *config.fine_tuning)):
+    for options in (first, *config.fine_tuning):
         stop = start + options.epochs * steps_per_epoch
         stages.append(
             Stage(
-                number,
                 start,
                 stop,
                 options.learning_rate,

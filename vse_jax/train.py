@@ -351,8 +351,12 @@ def check_same_run(
             "be evaluated only; choose another --workdir to train"
         )
     before, now = flatten(config_from_json(saved["config"])), flatten(config)
-    # Where nothing follows, a training can be prolonged.
-    free = FREE_OPTIONS if config.fine_tuning else (*FREE_OPTIONS, "epochs")
+    free = set(FREE_OPTIONS)
+    if config.fine_tuning:
+        # A stage begins with the best checkpoint, on which these have an influence.
+        free -= {"data.crops", "data.validation_split", "evaluate_every_epochs"}
+    else:
+        free.add("epochs")  # nothing follows, so the training can be prolonged
     differing = [
         f"{option} was {before.get(option)!r} and is now {now.get(option)!r}"
         for option in sorted(before.keys() | now.keys())

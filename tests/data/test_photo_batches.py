@@ -122,9 +122,12 @@ def test_evaluation(builder, config, crops, resize, shorter):
     assert train(builder, config, num_steps=1)[0]["image"].shape == (4, 24, 24, 3)
 
 
-def test_refuses_a_resize_that_leaves_no_crop(builder, config):
-    config.data.resize = 20
-    with pytest.raises(InputError, match=r"data.resize is 20, from which no crop"):
+@pytest.mark.parametrize("resize", [20, -1])
+def test_refuses_a_resize_that_leaves_no_crop(builder, config, resize):
+    config.data.resize = resize
+    with pytest.raises(
+        InputError, match=rf"data\.resize is {resize}, from which no crop"
+    ):
         next(input_pipeline.image_batches(builder, "dev", config))
 
 

@@ -294,7 +294,7 @@ def _has_photos(
             "any size; set it to the height and width in pixels that the model takes, "
             "such as 224"
         )
-    if 0 < config.data.resize < size:
+    if config.data.resize and config.data.resize < size:
         raise InputError(
             f"data.resize is {config.data.resize}, from which no crop of "
             f"data.image_size {size} can be taken; set it to {size} or more, or to 0"

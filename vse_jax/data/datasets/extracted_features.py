@@ -4,6 +4,7 @@ The folder is in TFDS's layout: its shards, then `features.json` and, at the ver
 `dataset_info.json`. So it is opened by its path alone.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ from vse_jax.errors import InputError, unreadable
 FINGERPRINT_FILE = "extraction.json"
 _METADATA_FILE = "dataset_info.json"
 _SUFFIX = "array_record"
+_UNFINISHED = "incomplete."  # before the name of a file that is being written
 
 
 class Shard(NamedTuple):
@@ -93,9 +95,13 @@ class FeatureFolder:
     def check_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
         """Refuses to go on with what was begun with other options.
 
+        Where nothing of it is complete yet, there is nothing to be kept.
+
         Raises:
           InputError: naming the options that differ.
         """
+        if not self._holds_results():
+            return
         path = self.directory / FINGERPRINT_FILE
         try:
             begun = json.loads(path.read_text())
@@ -117,6 +123,15 @@ class FeatureFolder:
                 f"{are}; set them back, or choose another --workdir"
             )
 
+    def _holds_results(self) -> bool:
+        """Whether anything is there that was computed, and is complete."""
+        if not self.directory.is_dir():
+            return False
+        names = {path.name for path in self.directory.iterdir()}
+        return any(
+            not name.startswith(_UNFINISHED) for name in names - {FINGERPRINT_FILE}
+        )
+
     def write_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
         """Makes the folder, and notes of what its features will be."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -136,15 +151,16 @@ class FeatureFolder:
           OSError: if it cannot be written.
         """
         unfinished = _unfinished(shard.path)
-        try:
+        with _reporting_full_disk():
             writer = array_record_module.ArrayRecordWriter(
                 os.fspath(unfinished), "group_size:1"
             )
-            for example in examples:
-                writer.write(self._serialize(*example))
+        for example in examples:
+            serialized = self._serialize(*example)
+            with _reporting_full_disk():
+                writer.write(serialized)
+        with _reporting_full_disk():
             writer.close()
-        except RuntimeError as error:  # so it tells that the disk is full
-            raise OSError(str(error).split(";")[0]) from error
         unfinished.replace(shard.path)
 
     def _serialize(self, image_id, captions, feature):
@@ -179,6 +195,15 @@ class FeatureFolder:
         return tfds.builder_from_directory(self.directory)
 
 
+@contextlib.contextmanager
+def _reporting_full_disk():
+    """ArrayRecord tells of it as a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error).split(";")[0]) from error
+
+
 def replace(path: epath.Path, content: bytes) -> None:
     """Writes a whole file, or leaves what is there."""
     unfinished = _unfinished(path)
@@ -187,7 +212,7 @@ def replace(path: epath.Path, content: bytes) -> None:
 
 
 def _unfinished(path):
-    return path.parent / f"incomplete.{path.name}"
+    return path.parent / f"{_UNFINISHED}{path.name}"
 
 
 def is_extracted(data: ml_collections.ConfigDict) -> bool:
