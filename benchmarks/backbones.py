@@ -11,7 +11,6 @@ import argparse
 import importlib.util
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
@@ -23,13 +22,7 @@ THREADS = 2
 
 def our_pass(name, batch):
     """One pass over uint8 `[batch, size, size, 3]`, compiled as the program does."""
-    module = backbones.create_backbone(
-        name,
-        pooled=False,
-        dtype=jnp.float32,
-        train=False,
-        sum_over_devices=parallel.sum_over_devices,
-    )
+    module = backbones.create_backbone(name, pooled=False)
     variables = jax.jit(module.init)(jax.random.key(0), batch[:1])
     apply = parallel.map_over_devices(module.apply)
     variables = parallel.replicate(variables)

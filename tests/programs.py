@@ -7,10 +7,13 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 import jax
 import ml_collections
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from configs import f8k_rvse
@@ -169,6 +172,30 @@ def stop_after(
     before = "".join(lines)
     assert text in before, f"it ended before {text!r}: {before}"
     return dataclasses.replace(finished, stderr=before + finished.stderr)
+
+
+def kill_while(
+    is_under_way: Callable[[], bool],
+    start: Callable[[], subprocess.Popen],
+    attempts: int,
+) -> None:
+    """Kills a process in the midst of something, for which it may be started anew.
+
+    Args:
+      is_under_way: whether the thing has begun, and is not complete.
+      start: starts the process; nothing is under way then.
+      attempts: how often it may be started to hit the moment.
+    """
+    for _ in range(attempts):
+        process = start()
+        while process.poll() is None and not is_under_way():
+            time.sleep(0.001)
+        process.kill()
+        killed = finish(process)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        if is_under_way():
+            return
+    pytest.fail(f"nothing was under way at any of {attempts} kills")
 
 
 def refusal(finished: Finished) -> str:

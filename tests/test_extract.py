@@ -4,8 +4,6 @@ import dataclasses
 import importlib.metadata
 import re
 import shlex
-import signal
-import time
 
 import jax
 import numpy as np
@@ -92,13 +90,7 @@ def images_of(config, split):
 
 def stem_features(config, images):
     """What the stem makes of photos, without anything of ours around it."""
-    stem = create_backbone(
-        "stem",
-        pooled=False,
-        dtype=np.float32,
-        train=False,
-        sum_over_devices=parallel.sum_over_devices,
-    )
+    stem = create_backbone("stem", pooled=False)
     variables = stem.init(jax.random.key(config.seed), images[:1])
     return np.asarray(stem.apply(variables, images))
 
@@ -142,7 +134,11 @@ def test_same_features_on_eight_devices_and_in_other_batches(
 
 def test_killed_extraction_ends_as_an_uninterrupted_one(data_dir, reference, tmp_path):
     folder = tmp_path / "features"
-    kill_while_writing(lambda: programs.start(*command(data_dir, tmp_path)), folder)
+    programs.kill_while(
+        lambda: is_within(folder),
+        lambda: programs.start(*command(data_dir, tmp_path)),
+        ATTEMPTS,
+    )
     assert re.search("not complete.*--mode=extract", refused_root(folder))
     last = programs.run(*command(data_dir, tmp_path))
     assert last.returncode == 0, last.stderr
@@ -152,21 +148,8 @@ def test_killed_extraction_ends_as_an_uninterrupted_one(data_dir, reference, tmp
     assert ours == theirs
 
 
-def kill_while_writing(start, folder):
-    """Kills it when a shard is complete, and another one is not."""
-    for _ in range(ATTEMPTS):
-        process = start()
-        while process.poll() is None and not is_within(folder):
-            time.sleep(0.001)
-        process.kill()
-        killed = programs.finish(process)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        if is_within(folder):
-            return
-    pytest.fail(f"no shard was being written at any of {ATTEMPTS} kills")
-
-
 def is_within(folder):
+    """Whether a shard is complete, and another one is not."""
     names = [path.name for path in folder.glob("*array_record*")]
     complete = [name for name in names if not name.startswith("incomplete.")]
     return 0 < len(complete) < len(names)

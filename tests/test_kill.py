@@ -2,7 +2,6 @@
 
 import re
 import signal
-import time
 
 import pytest
 
@@ -73,17 +72,13 @@ def kill_in_evaluation(process, workdir):
 
 def kill_in_save(start, workdir):
     """Kills it when there is an unfinished checkpoint, which then stays behind."""
-    for _ in range(ATTEMPTS):
+
+    def started():
         process = start()
         wait_for_first_step(process)
-        while process.poll() is None and not unfinished_checkpoints(workdir):
-            time.sleep(0.001)
-        process.kill()
-        killed = programs.finish(process)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        if unfinished_checkpoints(workdir):
-            return
-    pytest.fail(f"no save was under way at any of {ATTEMPTS} kills")
+        return process
+
+    programs.kill_while(lambda: unfinished_checkpoints(workdir), started, ATTEMPTS)
 
 
 def wait_for_first_step(process):

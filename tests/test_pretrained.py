@@ -2,7 +2,6 @@ import importlib.metadata
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -68,13 +67,7 @@ def test_published_weights_give_the_features_of_the_package(photos):
     )
     network.network.load_state_dict(torch.load(path, weights_only=True))
     expected = pytorch_backbones.run(network, photos, pooled=False)
-    backbone = backbones.create_backbone(
-        LITE0,
-        pooled=False,
-        dtype=jnp.float32,
-        train=False,
-        sum_over_devices=lambda tree: tree,
-    )
+    backbone = backbones.create_backbone(LITE0, pooled=False)
     features = jax.jit(backbone.apply)(variables, photos)
     np.testing.assert_allclose(features, expected, atol=1e-4 * expected.max())
     assert expected.shape == (16, 7 * 7, 1280)

@@ -12,7 +12,7 @@ import tqdm
 from etils import epath
 from ml_collections.config_flags import config_path
 
-from vse_jax import parallel, pictures, retrieval
+from vse_jax import files, parallel, pictures, retrieval
 from vse_jax.checkpoint import Checkpoints, Restored
 from vse_jax.data import input_pipeline
 from vse_jax.data.input_pipeline import SplitIndex
@@ -243,7 +243,7 @@ def _override(config, option, value):
 
 def config_from_json(saved: dict) -> ml_collections.ConfigDict:
     """Undoes `json.loads(config.to_json())`: lists were tuples."""
-    return ml_collections.ConfigDict(_lists_to_tuples(saved))
+    return _from_json(saved)
 
 
 def default_split(experiment: Experiment) -> str:
@@ -300,9 +300,8 @@ def write_report(
     }
     if evaluation.fold_metrics:
         content["metrics_1k_five_fold"] = evaluation.fold_metrics
-    unfinished = path.with_suffix(".json.unfinished")
-    unfinished.write_text(json.dumps(content, indent=2))
-    unfinished.replace(path)
+    with files.unfinished(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2))
     return path
 
 
@@ -366,14 +365,8 @@ def _check_dimensions(experiment: Experiment, restored: Restored) -> None:
         )
 
 
-def _lists_to_tuples(value):
+def _from_json(value):
     if isinstance(value, dict):
-        return {key: _lists_to_tuples(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return tuple(map(_in_tuple, value))
-    return value
-
-
-def _in_tuple(value):
-    is_group = isinstance(value, dict)
-    return ml_collections.ConfigDict(_lists_to_tuples(value)) if is_group else value
+        options = {name: _from_json(item) for name, item in value.items()}
+        return ml_collections.ConfigDict(options)
+    return tuple(map(_from_json, value)) if isinstance(value, list) else value

@@ -18,10 +18,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from vse_jax import parallel, pca
+from vse_jax import files, parallel, pca
 from vse_jax.data import datasets, input_pipeline
 from vse_jax.data.datasets import numpy_export
-from vse_jax.data.datasets.extracted_features import FeatureFolder, Shard, replace
+from vse_jax.data.datasets.extracted_features import FeatureFolder, Shard
 from vse_jax.data.input_pipeline import SplitIndex
 from vse_jax.data.records import content_of
 from vse_jax.errors import InputError, reporting_writes
@@ -214,7 +214,8 @@ class Extraction:
             return None
         path = self._directory / _PCA_FILE
         if parallel.is_primary_host() and not path.exists():
-            replace(path, pca.to_bytes(self._fit_pca()))
+            with files.unfinished(path) as unfinished:
+                unfinished.write_bytes(pca.to_bytes(self._fit_pca()))
         parallel.wait_for_hosts("fitted the PCA")
         return pca.load(path)
 

@@ -131,8 +131,6 @@ def _backbone(config) -> nn.Module:
         config.model.backbone.name,
         pooled=config.extract.regions == "pooled",
         dtype=jnp.dtype(config.dtype),
-        train=False,
-        sum_over_devices=parallel.sum_over_devices,
     )
 
 

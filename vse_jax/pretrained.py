@@ -155,13 +155,7 @@ def _flatten(content, prefix=""):
 def shapes(name: str, *, pooled: bool) -> dict[pytorch_names.Path, tuple[int, ...]]:
     """Shapes of the backbone's variables by their paths."""
     size = backbones.SPECS[name].image_size
-    module = backbones.create_backbone(
-        name,
-        pooled=pooled,
-        dtype=jnp.float32,
-        train=False,
-        sum_over_devices=lambda tree: tree,
-    )
+    module = backbones.create_backbone(name, pooled=pooled)
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
     variables = jax.eval_shape(module.init, jax.random.key(0), image)
     return {

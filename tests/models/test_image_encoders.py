@@ -131,13 +131,7 @@ def photo_variables(kind, architecture):
 
 def seen(kind, architecture, variables):
     """What the backbone alone makes of the photos."""
-    alone = create_backbone(
-        architecture,
-        pooled=kind == "global",
-        dtype=jnp.float32,
-        train=False,
-        sum_over_devices=lambda tree: tree,
-    )
+    alone = create_backbone(architecture, pooled=kind == "global")
     of_backbone = {name: tree["backbone"] for name, tree in variables.items()}
     return jax.jit(alone.apply)(of_backbone, PHOTOS)
 

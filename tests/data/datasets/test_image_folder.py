@@ -1,15 +1,13 @@
 import csv
 import io
 import json
-import pathlib
 
 import pytest
 
-from configs import common
 from tests.photo_files import drawn, encoded
+from tests.refusals import assert_refused
 from vse_jax.data import datasets, split_index
 from vse_jax.data.datasets import image_folder
-from vse_jax.errors import InputError
 
 NAMES = ["b.jpg", "sub/a.png", "c ü.jpg"]
 
@@ -25,11 +23,8 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def data(tmp_path):
-    data = common.get_config().data
+def data(data):
     data.builder = "image_folder"
-    data.root = str(tmp_path / "source")
-    data.data_dir = str(tmp_path / "prepared")
     return data
 
 
@@ -59,16 +54,6 @@ def contents(builder):
             for i, image_id in enumerate(index.image_ids)
         }
     return found
-
-
-def assert_refused(data, *words):
-    with pytest.raises(InputError) as info:
-        datasets.prepare(data)
-    message = str(info.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message
-    assert not list(pathlib.Path(data.data_dir).rglob("*"))
 
 
 @WRITERS

@@ -5,9 +5,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from configs import common
 from tests import photo_files
 from tests.photo_files import decoded, drawn, encoded
+from tests.refusals import assert_refused
 from vse_jax.data import datasets, records, split_index
 from vse_jax.data.datasets import captioned_images, captioned_photos, karpathy_images
 from vse_jax.errors import InputError
@@ -57,11 +57,8 @@ def root(tmp_path, contents, images):
 
 
 @pytest.fixture
-def data(tmp_path):
-    data = common.get_config().data
+def data(data):
     data.builder = "karpathy_images"
-    data.root = str(tmp_path / "source")
-    data.data_dir = str(tmp_path / "prepared")
     return data
 
 
@@ -73,16 +70,6 @@ def raw_images(builder, split):
     index = split_index.split_index(builder, split)
     photos = records.parse_encoded(content, serialized).numpy()
     return dict(zip(index.image_ids, photos, strict=True))
-
-
-def assert_refused(data, *words):
-    with pytest.raises(InputError) as info:
-        datasets.prepare(data)
-    message = str(info.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message
-    assert not list(pathlib.Path(data.data_dir).rglob("*"))
 
 
 def test_records_are_the_photos_in_their_order(root, data, contents):

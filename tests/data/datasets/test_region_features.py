@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from configs import common
+from tests.refusals import assert_refused
 from vse_jax.data import datasets
 from vse_jax.data.datasets import captioned_images, feature_array
 from vse_jax.errors import InputError, ReportedError
@@ -44,27 +44,13 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def data(tmp_path):
-    data = common.get_config().data
-    data.root = str(tmp_path / "source")
-    data.data_dir = str(tmp_path / "prepared")
+def data(data):
     data.region_dim = 0
     return data
 
 
 def read(builder, split="train"):
     return list(builder.as_data_source(split))
-
-
-def assert_refused(data, *words):
-    """Checks for one line with all the words, and that nothing is left."""
-    with pytest.raises(InputError) as info:
-        datasets.prepare(data)
-    message = str(info.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message
-    assert not files_in(data.data_dir)
 
 
 def files_in(folder):

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +14,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 NAMES = backbones.BACKBONES[1:]
 
 
-def create(name, *, pooled=False, dtype=jnp.float32, train=False):
-    return backbones.create_backbone(
-        name,
-        pooled=pooled,
-        dtype=dtype,
-        train=train,
-        sum_over_devices=lambda tree: tree,
-    )
+create = functools.partial(backbones.create_backbone, pooled=False)
 
 
 def draw_images(height, width, batch=2):

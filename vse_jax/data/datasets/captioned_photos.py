@@ -307,6 +307,14 @@ def path_below_root(name: str) -> str | None:
     return None if leads_out else path
 
 
+def check_split(where: str, split: str, splits: tuple[str, ...]) -> None:
+    """Raises InputError if the split that a record names is none of `splits`."""
+    if split not in splits:
+        raise InputError(
+            f"{where} has the split {split!r}; expected one of {', '.join(splits)}"
+        )
+
+
 def _locate(
     splits: dict[str, list[ListedPhoto]], root: epath.Path
 ) -> dict[str, list[Photo]]:

@@ -4,8 +4,8 @@ The folder is in TFDS's layout: its shards, then `features.json` and, at the ver
 `dataset_info.json`. So it is opened by its path alone.
 """
 
-import contextlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from etils import epath
 
+from vse_jax import files
 from vse_jax.data.datasets import captioned_images, source_folder
 from vse_jax.data.datasets.region_features import (
     RegionFeatures,
@@ -26,7 +27,6 @@ from vse_jax.errors import InputError, unreadable
 FINGERPRINT_FILE = "extraction.json"
 _METADATA_FILE = "dataset_info.json"
 _SUFFIX = "array_record"
-_UNFINISHED = "incomplete."  # before the name of a file that is being written
 
 
 class Shard(NamedTuple):
@@ -75,9 +75,7 @@ class FeatureFolder:
         ]
 
     def _plan(self, split, count, feature_shape, shard_bytes):
-        image_bytes = 2  # of a float16
-        for size in feature_shape:
-            image_bytes *= size
+        image_bytes = 2 * math.prod(feature_shape)  # of float16
         bounds = captioned_images.shard_bounds(count, image_bytes, shard_bytes)
         template = self._template(split)
         for i, (start, stop) in enumerate(bounds):
@@ -129,14 +127,15 @@ class FeatureFolder:
             return False
         names = {path.name for path in self.directory.iterdir()}
         return any(
-            not name.startswith(_UNFINISHED) for name in names - {FINGERPRINT_FILE}
+            not name.startswith(files.UNFINISHED) for name in names - {FINGERPRINT_FILE}
         )
 
     def write_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
         """Makes the folder, and notes of what its features will be."""
         self.directory.mkdir(parents=True, exist_ok=True)
         content = json.dumps(fingerprint, indent=2) + "\n"
-        replace(self.directory / FINGERPRINT_FILE, content.encode())
+        with files.unfinished(self.directory / FINGERPRINT_FILE) as path:
+            path.write_text(content)
 
     def write_shard(
         self, shard: Shard, examples: Iterable[tuple[str, list[str], Any]]
@@ -150,18 +149,18 @@ class FeatureFolder:
         Raises:
           OSError: if it cannot be written.
         """
-        unfinished = _unfinished(shard.path)
-        with _reporting_full_disk():
-            writer = array_record_module.ArrayRecordWriter(
-                os.fspath(unfinished), "group_size:1"
-            )
-        for example in examples:
-            serialized = self._serialize(*example)
-            with _reporting_full_disk():
-                writer.write(serialized)
-        with _reporting_full_disk():
-            writer.close()
-        unfinished.replace(shard.path)
+        with files.unfinished(shard.path) as path:
+            with files.reporting_array_record():
+                writer = array_record_module.ArrayRecordWriter(
+                    os.fspath(path), "group_size:1"
+                )
+            for example in examples:
+                # Outside, as a device may raise the same kind of error.
+                serialized = self._serialize(*example)
+                with files.reporting_array_record():
+                    writer.write(serialized)
+            with files.reporting_array_record():
+                writer.close()
 
     def _serialize(self, image_id, captions, feature):
         example = {"image_id": image_id, "captions": captions, self._key: feature}
@@ -193,26 +192,6 @@ class FeatureFolder:
             check_data=False,
         )
         return tfds.builder_from_directory(self.directory)
-
-
-@contextlib.contextmanager
-def _reporting_full_disk():
-    """ArrayRecord tells of it as a RuntimeError."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise OSError(str(error).split(";")[0]) from error
-
-
-def replace(path: epath.Path, content: bytes) -> None:
-    """Writes a whole file, or leaves what is there."""
-    unfinished = _unfinished(path)
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
-
-
-def _unfinished(path):
-    return path.parent / f"{_UNFINISHED}{path.name}"
 
 
 def is_extracted(data: ml_collections.ConfigDict) -> bool:

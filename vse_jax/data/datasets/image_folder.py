@@ -116,10 +116,7 @@ def _add(entries: dict[str, _Entry], where: str, line: int, row: Row) -> None:
 
 def _split(where: str, row: Row) -> str:
     split = _value(where, row, "split")
-    if split not in SPLITS:
-        raise InputError(
-            f"{where} has the split {split!r}; expected one of {', '.join(SPLITS)}"
-        )
+    captioned_photos.check_split(where, split, SPLITS)
     return split
 
 

@@ -120,10 +120,7 @@ def _photo(where: str, record: Any) -> ListedPhoto:
 
 def _split(where: str, record: dict[str, Any]) -> str:
     split = _string(where, record, "split")
-    if split not in SPLITS:
-        raise InputError(
-            f"{where} has the split {split!r}; expected one of {', '.join(SPLITS)}"
-        )
+    captioned_photos.check_split(where, split, SPLITS)
     return split
 
 

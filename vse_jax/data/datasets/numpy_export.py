@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from vse_jax import files
 from vse_jax.data.datasets.numpy_layout import (
     CAPTIONS_ENDING,
     FEATURES_ENDING,
@@ -84,9 +85,9 @@ def export(builder: tfds.core.DatasetBuilder, folder: epath.Path) -> list[epath.
     for split, names in _present(builder.info.splits).items():
         paths.append(folder / f"{split}{FEATURES_ENDING}")
         with (
-            _unfinished(paths[-1], "wb") as features,
-            _unfinished(folder / f"{split}{CAPTIONS_ENDING}", "w") as captions,
-            _unfinished(folder / f"{split}{IDS_ENDING}", "w") as image_ids,
+            _whole(paths[-1], "wb") as features,
+            _whole(folder / f"{split}{CAPTIONS_ENDING}", "w") as captions,
+            _whole(folder / f"{split}{IDS_ENDING}", "w") as image_ids,
         ):
             _write_split(builder, names, features, captions, image_ids)
     return paths
@@ -140,10 +141,11 @@ def _in_one_line(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _unfinished(path: epath.Path, mode: str):
-    """Opens a file under another name, which becomes `path` if all went well."""
-    unfinished = path.parent / f"incomplete.{path.name}"
+def _whole(path: epath.Path, mode: str):
+    """Opens a file that is there only once all of it is written."""
     encoding = None if "b" in mode else "utf-8"
-    with unfinished.open(mode, encoding=encoding) as file:
+    with (
+        files.unfinished(path) as unfinished,
+        unfinished.open(mode, encoding=encoding) as file,
+    ):
         yield file
-    unfinished.replace(path)

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
 
+from vse_jax import files
 from vse_jax.data.datasets import source_folder
 from vse_jax.data.datasets.coco_captions import CocoCaptionsSource
 from vse_jax.data.datasets.extracted_features import (
@@ -234,13 +235,11 @@ def _prepare(source: Source, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
 
 def _write(source: Source, data_dir: epath.Path) -> None:
     builder = source.builder(data_dir)
-    try:
+    with files.reporting_array_record():
         if source.downloads:
             _download_and_prepare(builder, data_dir / "downloads")
         else:
             _prepare_silently(builder)
-    except RuntimeError as error:  # so ArrayRecord's writer tells that the disk is full
-        raise OSError(str(error).split(";")[0]) from error
 
 
 def _download_and_prepare(

@@ -70,9 +70,9 @@ def create_backbone(
     architecture: str,
     *,
     pooled: bool,
-    dtype: jnp.dtype,
-    train: bool,
-    sum_over_devices: Callable,
+    dtype: jnp.dtype = jnp.float32,
+    train: bool = False,
+    sum_over_devices: Callable = lambda tree: tree,
     **kwargs,
 ) -> nn.Module:
     """Makes one of `BACKBONES`.

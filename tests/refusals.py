@@ -1,0 +1,19 @@
+"""Datasets that are refused."""
+
+import pathlib
+
+import pytest
+
+from vse_jax.data import datasets
+from vse_jax.errors import InputError
+
+
+def assert_refused(data, *words):
+    """Checks for one line with all the words, and that nothing is left."""
+    with pytest.raises(InputError) as info:
+        datasets.prepare(data)
+    message = str(info.value)
+    assert "\n" not in message
+    for word in words:
+        assert str(word) in message
+    assert not list(pathlib.Path(data.data_dir).rglob("*"))
