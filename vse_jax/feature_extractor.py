@@ -11,7 +11,8 @@ import numpy as np
 from vse_jax import parallel, pretrained
 from vse_jax.data.input_pipeline import Batch
 from vse_jax.errors import InputError
-from vse_jax.models.backbones import create_backbone
+from vse_jax.models.backbones import SPECS, create_backbone
+from vse_jax.models.backbones.pieces import apply_in_pieces
 from vse_jax.models.pooling import pool_grid
 from vse_jax.pca import PCA
 
@@ -35,8 +36,7 @@ class FeatureExtractor:
           variables: of the backbone.
           pca: to project on, if any.
         """
-        self._step = _make_step(config)
-        self._run = parallel.map_over_local_devices(self._step)
+        self._run = parallel.map_over_local_devices(_make_step(config))
         self._parameters = parallel.replicate_on_host((variables, pca))
 
     def extract(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -136,11 +136,12 @@ def _backbone(config) -> nn.Module:
 
 def _make_step(config, pool: bool = True) -> Callable:
     """Per-device code from parameters and uint8 images to float16 features."""
-    backbone = _backbone(config)
+    photos_at_once = SPECS[config.model.backbone.name].photos_at_once
+    apply = apply_in_pieces(_backbone(config), photos_at_once)
 
     def step(parameters, image):
         variables, pca = parameters
-        features = backbone.apply(variables, image).astype(jnp.float32)
+        features = apply(variables, image).astype(jnp.float32)
         if pool and config.extract.pool:
             features = pool_grid(features, config.extract.pool)
         if pca is not None:

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from vse_jax.models import initializers
-from vse_jax.models.backbones import create_backbone
+from vse_jax.models.backbones import SPECS, create_backbone
+from vse_jax.models.backbones.pieces import apply_in_pieces
 from vse_jax.models.normalization import MaskedBatchNorm, l2_normalize
 from vse_jax.models.pooling import GeneralizedPooling
 
@@ -151,9 +152,12 @@ class ImageEncoder(nn.Module):
             sum_over_devices=self.sum_over_devices,
             name="backbone",
         )
-        seen = backbone(image)
-        if not self.backbone.trainable:
-            seen = jax.lax.stop_gradient(seen)
+        if self.is_initializing() or (self.train and self.backbone.trainable):
+            seen = backbone(image)
+        else:
+            module, variables = backbone.unbind()
+            apply = apply_in_pieces(module, SPECS[self.backbone.name].photos_at_once)
+            seen = jax.lax.stop_gradient(apply(variables, image))
         if pooled:
             return {"feature": l2_normalize(seen)}  # as VSE++ does
         region_count = jnp.full(seen.shape[0], seen.shape[1], jnp.int32)

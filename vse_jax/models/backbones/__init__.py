@@ -21,17 +21,19 @@ class Spec(NamedTuple):
       dim: of a region.
       pooled_dim: of the one feature; 0 if it has none.
       image_size: height and width that it was published for.
+      photos_at_once: how many a CPU is fastest with; 0 for a whole batch.
     """
 
     module: Callable[..., nn.Module]
     dim: int
     pooled_dim: int
     image_size: int = 224
+    photos_at_once: int = 0
 
 
 def _efficientnet_lite(width, depth, image_size):
     module = functools.partial(EfficientNetLite, stages(width, depth))
-    return Spec(module, 1280, 1280, image_size)
+    return Spec(module, 1280, 1280, image_size, photos_at_once=4)
 
 
 def _resnet(*blocks, **kwargs):

@@ -15,6 +15,7 @@ Measured on two cores, in milliseconds, beside PyTorch's:
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def convolve(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _grouped(x, kernel, stride, padding, groups):
     on_cpu = _shifted_products if _is_depthwise(kernel, groups) else _few_groups
-    return _per_platform(
+    return per_platform(
         functools.partial(on_cpu, stride=stride, padding=padding),
         functools.partial(_plain, stride=stride, padding=padding, groups=groups),
         x,
@@ -74,7 +75,7 @@ def _grouped_backward(stride, padding, groups, inputs, slope):
     else:
         on_cpu = functools.partial(_slopes, functools.partial(_few_groups, **options))
     plain = functools.partial(_plain, groups=groups, **options)
-    return _per_platform(on_cpu, functools.partial(_slopes, plain), *inputs, slope)
+    return per_platform(on_cpu, functools.partial(_slopes, plain), *inputs, slope)
 
 
 _grouped.defvjp(_grouped_forward, _grouped_backward)
@@ -84,8 +85,12 @@ def _is_depthwise(kernel, groups):
     return kernel.shape[2:] == (1, groups)
 
 
-def _per_platform(on_cpu, otherwise, *args):
-    """Chooses when the program is lowered: it may be compiled for another machine."""
+def per_platform(on_cpu: Callable, otherwise: Callable, *args):
+    """Applies the one or the other function, as the platform is.
+
+    The choice is made when the program is lowered: it may be compiled for another
+    machine than this one.
+    """
     return jax.lax.platform_dependent(*args, cpu=on_cpu, default=otherwise)
 
 
