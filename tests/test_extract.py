@@ -227,9 +227,8 @@ def test_each_host_writes_shards_of_its_own(config, tmp_path, monkeypatch):
 def test_numpy_layout_round_trip(config, reference, tmp_path):
     """What is written is read by the builder of the PyTorch repositories' files."""
     layout = tmp_path / "layout"
-    numpy_export.export(
-        datasets.prepare(features_config(reference[0]).data), extract.epath.Path(layout)
-    )
+    builder = datasets.prepare(features_config(reference[0]).data)
+    numpy_export.export(builder, extract.epath.Path(layout), dict.fromkeys(COUNTS, 5))
     assert np.load(layout / "train_ims.npy", mmap_mode="r").dtype == np.float16
     assert not list(layout.glob("incomplete.*"))
     options = features_config(layout)
@@ -245,14 +244,43 @@ def test_numpy_layout_round_trip(config, reference, tmp_path):
             np.testing.assert_array_equal(ours["regions"], theirs["regions"])
 
 
-def test_numpy_layout_needs_as_many_captions_of_each_image(config):
+@pytest.fixture
+def of_dev(config):
+    """Makes an index of images with so many captions each, of which dev has five."""
     index = input_pipeline.split_index(datasets.prepare(config.data), "dev")
-    offset = index.caption_offset.copy()
-    offset[3] += 1  # one more of image 2, one less of image 3
-    uneven = dataclasses.replace(index, caption_offset=offset)
-    with pytest.raises(InputError, match="image 'dev_000002' of 'val' has 6 captions"):
-        numpy_export.check_exportable({"val": uneven})
-    numpy_export.check_exportable({"val": index})
+
+    def with_counts(counts):
+        offset = np.concatenate([[0], np.cumsum(counts)])
+        captions = [index.captions[i % len(index.captions)] for i in range(offset[-1])]
+        return dataclasses.replace(index, caption_offset=offset, captions=captions)
+
+    return with_counts
+
+
+def test_numpy_layout_needs_as_many_captions_of_each_image(of_dev):
+    uneven = {"val": of_dev([5, 5, 6, 4, 5, 5])}
+    with pytest.raises(InputError, match="image 'dev_000003' of 'val' has 4 captions"):
+        numpy_export.count_captions_taken(uneven)
+    assert numpy_export.count_captions_taken({"val": of_dev([3] * 6)}) == {"dev": 3}
+
+
+def test_numpy_layout_takes_five_captions_of_more(of_dev, caplog):
+    """As the published files of COCO do, whose images have five to seven."""
+    splits = {"train": of_dev([5] * 6), "restval": of_dev([5, 7, 6, 5, 5, 5])}
+    with caplog.at_level("INFO"):
+        assert numpy_export.count_captions_taken(splits) == {"train": 5}
+    assert "first 5 captions; 3 are left out" in caplog.text
+
+
+def test_captions_beyond_are_not_written(reference, tmp_path):
+    builder = datasets.prepare(features_config(reference[0]).data)
+    per_image = dict.fromkeys(COUNTS, 2)
+    numpy_export.export(builder, extract.epath.Path(tmp_path), per_image)
+    captions = (tmp_path / "dev_caps.txt").read_text().splitlines()
+    expected = [
+        c.decode() for e in read(reference[0], "dev") for c in e["captions"][:2]
+    ]
+    assert captions == expected
 
 
 def test_newlines_in_captions_become_spaces():

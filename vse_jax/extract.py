@@ -119,7 +119,7 @@ class Extraction:
             for split, source in self._sources.items()
         }
         if config.extract.numpy_layout:
-            numpy_export.check_exportable(self._indexes)
+            self._captions_taken = numpy_export.count_captions_taken(self._indexes)
         image = self._example_image()
         if config.extract.pca_dim and "train" not in self._indexes:
             raise InputError(
@@ -181,7 +181,7 @@ class Extraction:
             layout = self._config.extract.numpy_layout
             if layout:
                 layout = epath.Path(layout).expanduser()
-                numpy_export.export(builder, layout)
+                numpy_export.export(builder, layout, self._captions_taken)
             self._report(builder, speed, layout)
         parallel.wait_for_hosts("completed the extraction")
 

@@ -1,6 +1,7 @@
 """Writes a dataset of features in the numpy layout that the PyTorch repos read."""
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, TextIO
@@ -18,6 +19,9 @@ from vse_jax.data.datasets.numpy_layout import (
 from vse_jax.data.split_index import SplitIndex
 from vse_jax.errors import InputError
 
+logger = logging.getLogger(__name__)
+
+_CAPTIONS = 5  # of an image, in the published files
 # Names of the layout, and the splits that make them, those of Karpathy included.
 _SOURCES = {
     "train": ("train", "restval"),
@@ -27,31 +31,55 @@ _SOURCES = {
 }
 
 
-def check_exportable(indexes: Mapping[str, SplitIndex]) -> None:
-    """Refuses splits whose images have not all the same number of captions.
+def count_captions_taken(indexes: Mapping[str, SplitIndex]) -> dict[str, int]:
+    """Returns how many captions of each image the layout takes.
+
+    It has no place for more of one image than of another. Where all have at least five,
+    as in COCO, it has the first five of each, as the published files do.
 
     Args:
       indexes: of the splits, by name.
 
+    Returns:
+      Numbers by the layout's names of the splits.
+
     Raises:
-      InputError: naming an image.
+      InputError: naming an image that has fewer than others.
     """
-    for names in _present(indexes).values():
-        expected = indexes[names[0]].caption_count[0]
-        for name in names:
-            _check_caption_counts(name, indexes[name], expected)
+    return {
+        target: _count_captions_taken({name: indexes[name] for name in names})
+        for target, names in _present(indexes).items()
+    }
 
 
-def _check_caption_counts(split, index, expected):
-    differing = np.flatnonzero((index.caption_count != expected) | (expected == 0))
-    if differing.size:
-        image = differing[0]
-        raise InputError(
-            f"config.extract.numpy_layout: image {_image_id(index, image)!r} of "
-            f"{split!r} has {index.caption_count[image]} captions and others have "
-            f"{expected}; that layout needs the same number of each: leave the option "
-            "empty, or even out the captions of the source"
+def _count_captions_taken(indexes):
+    counts = np.concatenate([index.caption_count for index in indexes.values()])
+    fewest = counts.min()
+    taken = fewest if fewest == counts.max() else _CAPTIONS
+    for split, index in indexes.items():
+        differing = np.flatnonzero(index.caption_count < max(taken, 1))
+        if differing.size:
+            image = differing[0]
+            raise InputError(
+                f"config.extract.numpy_layout: image {_image_id(index, image)!r} of "
+                f"{split!r} has {index.caption_count[image]} captions and others have "
+                f"up to {counts.max()}; that layout needs as many of each, or "
+                f"{_CAPTIONS} or more: leave the option empty, or even out the "
+                "captions of the source"
+            )
+        _check_captions(split, index)
+    left_out = counts.sum() - taken * len(counts)
+    if left_out:
+        logger.info(
+            "numpy layout: of the images of %s the first %d captions; %s are left out",
+            " and ".join(indexes),
+            taken,
+            f"{left_out:,}",
         )
+    return int(taken)
+
+
+def _check_captions(split, index):
     for caption, text in enumerate(index.captions):
         if not _in_one_line(text):
             image = np.searchsorted(index.caption_offset, caption, side="right") - 1
@@ -66,7 +94,11 @@ def _image_id(index, image):
     return index.image_ids[index.image_id[image]]
 
 
-def export(builder: tfds.core.DatasetBuilder, folder: epath.Path) -> list[epath.Path]:
+def export(
+    builder: tfds.core.DatasetBuilder,
+    folder: epath.Path,
+    captions_taken: Mapping[str, int],
+) -> list[epath.Path]:
     """Writes `{split}_ims.npy`, `{split}_caps.txt` and `{split}_ids.txt`.
 
     Karpathy's `restval` follows `train` in one array, his `val` becomes `dev`. The
@@ -76,6 +108,7 @@ def export(builder: tfds.core.DatasetBuilder, folder: epath.Path) -> list[epath.
     Args:
       builder: of a dataset with `regions` or `feature`.
       folder: for the files.
+      captions_taken: what `count_captions_taken` returned.
 
     Returns:
       The arrays.
@@ -89,7 +122,10 @@ def export(builder: tfds.core.DatasetBuilder, folder: epath.Path) -> list[epath.
             _whole(folder / f"{split}{CAPTIONS_ENDING}", "w") as captions,
             _whole(folder / f"{split}{IDS_ENDING}", "w") as image_ids,
         ):
-            _write_split(builder, names, features, captions, image_ids)
+            _write_split(
+                *(builder, names, captions_taken[split]),
+                *(features, captions, image_ids),
+            )
     return paths
 
 
@@ -105,6 +141,7 @@ def _present(splits: Mapping) -> dict[str, tuple[str, ...]]:
 def _write_split(
     builder: tfds.core.DatasetBuilder,
     names: tuple[str, ...],
+    caption_count: int,
     features: BinaryIO,
     captions: TextIO,
     image_ids: TextIO,
@@ -118,7 +155,7 @@ def _write_split(
             _write_header(features, (images, *feature.shape), feature.dtype)
         features.write(feature.data)
         image_ids.write(_in_one_line(example["image_id"].decode()) + "\n")
-        for caption in example["captions"]:
+        for caption in example["captions"][:caption_count]:
             captions.write(_in_one_line(caption.decode()) + "\n")
 
 
