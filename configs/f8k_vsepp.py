@@ -22,7 +22,7 @@ def get_config(images="photos"):
     config.model.embed_dim = 512
     # The hardest negatives alone would keep it where the gradient vanishes for long.
     config.loss.warmup_mining = "all"
-    config.loss.warmup_epochs = 1
+    config.loss.warmup_epochs = 2
     config.optimizer.learning_rate = 5e-4
     config.optimizer.decay_epochs = (8,)
     if images == "photos":

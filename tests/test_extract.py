@@ -12,7 +12,7 @@ from PIL import Image
 
 from configs import common, f8k_rvse, f8k_vsepp
 from tests import programs
-from vse_jax import extract, feature_extractor, parallel, pca
+from vse_jax import extract, extraction_progress, feature_extractor, parallel, pca
 from vse_jax.data import datasets, input_pipeline
 from vse_jax.data.datasets import numpy_export
 from vse_jax.errors import InputError, TrainingError
@@ -132,6 +132,41 @@ def test_same_features_on_eight_devices_and_in_other_batches(
         np.testing.assert_array_equal(in_layout, ours)
 
 
+@pytest.mark.usefixtures("quick_compilation")
+def test_photos_at_once_do_not_change_features(config):
+    """EfficientNet-Lite takes a few at a time on CPUs: here 1, 2 and 4 on a device."""
+    config.model.backbone.name = "efficientnet_lite0"
+    photos = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), np.uint8)
+    backbone = create_backbone("efficientnet_lite0", pooled=False)
+    variables = jax.jit(backbone.init)(jax.random.key(0), photos[:1])
+    variables = jax.tree.map(np.asarray, variables)
+    expected = jax.jit(backbone.apply)(variables, photos)
+    assert np.std(expected) > 0.01
+    extractor = feature_extractor.FeatureExtractor(config, variables)
+    for size in (8, 16, 32):
+        batches = [
+            {"image": photos[i : i + size], "image_id": np.arange(size)}
+            for i in range(0, len(photos), size)
+        ]
+        ours = np.concatenate([features for _, features in extractor.extract(batches)])
+        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_progress_tells_speed_and_time_left(caplog, monkeypatch):
+    seconds = iter((100.0, 110.0, 140.0))
+    monkeypatch.setattr(extraction_progress.time, "perf_counter", lambda: next(seconds))
+    with (
+        caplog.at_level("INFO"),
+        extraction_progress.ExtractionProgress(total=1_000, missing=900) as progress,
+    ):
+        for _ in range(3):
+            progress.add(200)
+    assert "100 of 1,000 images are there already" in caplog.text
+    # The first 200 were done before the clock could start.
+    assert caplog.text.count("extracted") == 1
+    assert "extracted 700/1,000 images  10.0 images/s  0:00:30 left" in caplog.text
+
+
 def test_killed_extraction_ends_as_an_uninterrupted_one(data_dir, reference, tmp_path):
     folder = tmp_path / "features"
     programs.kill_while(
@@ -187,6 +222,12 @@ def test_printed_command_names_what_training_reads(reference):
     config.batch_size = 8
     batch = next(create_experiment(config).train_batches(0, 1))
     assert batch["regions"].shape == (8, REGIONS, DIM)
+
+
+def test_printed_command_says_which_batch_few_photos_allow(reference):
+    """Of 26 photos a batch can hold 13."""
+    (line,) = re.findall("^to train: *(.*)$", reference[1].stdout, re.MULTILINE)
+    assert "--config.batch_size=8" in shlex.split(line)
 
 
 def test_every_dim_is_taken_of_features_that_are_opened_by_their_path(reference):
@@ -270,6 +311,21 @@ def test_numpy_layout_takes_five_captions_of_more(of_dev, caplog):
     with caplog.at_level("INFO"):
         assert numpy_export.count_captions_taken(splits) == {"train": 5}
     assert "first 5 captions; 3 are left out" in caplog.text
+
+
+def test_numpy_layout_has_cocos_names(of_dev):
+    """Its 5,000 test images are `testall` there."""
+    of_coco = dict.fromkeys(("train", "restval", "val", "test"), of_dev([5] * 6))
+    expected = {"train": 5, "dev": 5, "testall": 5}
+    assert numpy_export.count_captions_taken(of_coco) == expected
+    del of_coco["restval"]
+    assert "test" in numpy_export.count_captions_taken(of_coco)
+
+
+def test_numpy_layout_has_one_split_to_validate_on(of_dev):
+    both = dict.fromkeys(("train", "dev", "val"), of_dev([5] * 6))
+    with pytest.raises(InputError, match="'dev' and 'val'"):
+        numpy_export.count_captions_taken(both)
 
 
 def test_captions_beyond_are_not_written(reference, tmp_path):

@@ -68,6 +68,18 @@ def test_frozen_backbone_needs_weights(config):
     options.check_options(config)
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [("stem", 50, "a multiple of 4"), ("stem", 12, "at least 16"), ("vgg19", 31, "32")],
+)
+def test_photos_have_a_size_that_the_backbone_takes(config, name, size, expected):
+    config.model.backbone.name, config.model.backbone.weights = name, "file.pth"
+    config.data.image_size = size
+    for check in (options.check_options, options.check_extraction_options):
+        with pytest.raises(InputError, match=f"image_size is {size}.*{expected}"):
+            check(config)
+
+
 def test_stem_gives_no_global_feature(config):
     config.model.backbone.name = "stem"
     config.model.image_encoder = "global"

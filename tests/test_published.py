@@ -142,6 +142,15 @@ def test_network_imported_by_a_configuration_of_photos_can_be_evaluated(tmp_path
     assert not configured.fine_tuning
 
 
+def test_photos_are_cropped_as_the_options_say(config, tmp_path):
+    content, _ = with_backbone("resnet50", "cnn.module.{}")
+    vars(content["opt"]).update(crop_size=192)
+    path = str(tmp_path / "resnet.pth.tar")
+    torch.save(content, path)
+    configured = published.configure(config, published.read(path), path)
+    assert configured.data.image_size == 192
+
+
 def test_unknown_network_in_front_is_refused(config, tmp_path):
     content, _ = with_backbone("resnet50", "cnn.module.{}")
     vars(content["opt"]).update(cnn_type="alexnet")

@@ -1,9 +1,13 @@
 import json
+import pathlib
 
+import jax
+import numpy as np
 import pytest
 
 from configs import common
 from vse_jax import train
+from vse_jax.checkpoint import Checkpoints
 from vse_jax.errors import InputError
 
 OPTIONS = ("epochs", "data.crops", "evaluate_every_epochs")
@@ -40,3 +44,53 @@ def test_options_of_a_stage_are_compared_one_by_one(config):
         train.check_same_run(before, config, "runs/x")
     changed = "config.fine_tuning[0].learning_rate was 1e-05 and is now 2e-05"
     assert changed in str(error.value)
+
+
+@pytest.fixture
+def of_scenes(config, shapes_builder):
+    """Two epochs of three steps, and a stage of one epoch with a frozen backbone."""
+    config.batch_size = config.evaluation_batch_size = 8
+    config.epochs = 2
+    config.data.builder = "shapes"
+    config.data.scene_counts = (24, 10, 10)
+    config.data.data_dir = str(pathlib.Path(shapes_builder.data_dir).parents[2])
+    config.data.minimum_word_count = 1
+    config.data.token_lengths = (64,)
+    config.model.backbone.name = "stem"
+    config.model.text_encoder = "gru"
+    config.model.embed_dim, config.model.word_dim = 8, 4
+    config.fine_tuning = (
+        common.fine_tuning_stage(epochs=1, learning_rate=1e-3, train_backbone=False),
+    )
+    return config
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_stage_goes_on_from_the_best_and_keeps_what_it_does_not_train(
+    of_scenes, tmp_path, monkeypatch
+):
+    evaluate = train.Evaluator.evaluate
+    worse_and_worse = iter((30.0, 20.0, 10.0))
+
+    def evaluate_worse(self, variables, split):
+        evaluation = evaluate(self, variables, split)
+        evaluation.metrics["rsum"] = next(worse_and_worse, 0.0)
+        return evaluation
+
+    monkeypatch.setattr(train.Evaluator, "evaluate", evaluate_worse)
+    assert train.train_and_evaluate(of_scenes, str(tmp_path))
+    checkpoints = Checkpoints(str(tmp_path), read_only=True)
+    last, second, best = checkpoints.steps()
+    assert last * 2 == second * 3 == best * 6
+    last, second, best = (
+        checkpoints.restore([step]).variables for step in (last, second, best)
+    )
+    for collection in ("params", "batch_stats"):
+        image = [tree[collection]["image"] for tree in (last, second, best)]
+        assert are_equal(image[0]["backbone"], image[2]["backbone"])
+        assert not are_equal(image[1]["backbone"], image[2]["backbone"])
+        assert not are_equal(image[0]["encoder"], image[2]["encoder"])
+
+
+def are_equal(tree, other):
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, tree, other)))

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from vse_jax import files, parallel, pca
-from vse_jax.data import datasets, input_pipeline
+from vse_jax.data import datasets, input_pipeline, sampling
 from vse_jax.data.datasets import numpy_export
 from vse_jax.data.datasets.extracted_features import FeatureFolder, Shard
 from vse_jax.data.input_pipeline import SplitIndex
@@ -278,6 +278,10 @@ class Extraction:
         config, options = f"configs/{name}_{kind}", {"data.root": self._directory}
         if of_coco:
             options |= {"data.train_split": "train+restval", "data.test_split": "test"}
+        if "train" in self._indexes:
+            largest = sampling.largest_batch_size(self._indexes["train"].images)
+            if largest < self._config.batch_size:
+                options["batch_size"] = 1 << (largest.bit_length() - 1)
         return [
             *("python", "main.py", "--config", config),
             *(f"--config.{name}={value}" for name, value in options.items()),

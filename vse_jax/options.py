@@ -8,7 +8,7 @@ from ml_collections.config_flags import config_path
 from vse_jax.errors import InputError
 from vse_jax.losses import MININGS
 from vse_jax.models import text_encoders
-from vse_jax.models.backbones import BACKBONES, output_dim
+from vse_jax.models.backbones import BACKBONES, SPECS, output_dim
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.optimizer import OPTIMIZERS
 from vse_jax.similarity import SIMILARITIES
@@ -68,6 +68,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         "model.word_dim",
     )
     _check_warmup(config)
+    _check_image_size(config)
     _check_backbone(config.model.backbone, config.model.image_encoder)
 
 
@@ -84,6 +85,7 @@ def check_extraction_options(config: ml_collections.ConfigDict) -> None:
         _require(config, option, value_of(config, option) >= 0, "at least 0")
     _require(config, "data.crops", config.data.crops == 1, "1 to extract features")
     _check_backbone_of_extraction(config)
+    _check_image_size(config)
 
 
 def _check_backbone_of_extraction(config):
@@ -137,6 +139,21 @@ def _require(config, option, is_right, expected):
     if not is_right:
         value = value_of(config, option)
         raise InputError(f"config.{option} is {value!r}, expected {expected}")
+
+
+def _check_image_size(config):
+    name = config.model.backbone.name
+    if not name or not config.data.image_size:  # 0 leaves photos as they are stored
+        return
+    spec = SPECS[name]
+    _require(
+        config,
+        "data.image_size",
+        config.data.image_size >= spec.region_size
+        and config.data.image_size % spec.multiple == 0,
+        f"at least {spec.region_size} with the backbone {name}"
+        + (f", and a multiple of {spec.multiple}" if spec.multiple > 1 else ""),
+    )
 
 
 def _check_warmup(config):

@@ -137,7 +137,7 @@ def configure(
         )
     config = config.copy_and_resolve_references()
     if published.backbone:
-        _configure_photos(config, options.get("cnn_type"), path)
+        _configure_photos(config, options, path)
     encoder = _image_encoder(arrays, options)
     order = options.get("measure", "cosine") == "order"
     both_directions = pytorch_names.has_both_directions(arrays)
@@ -161,8 +161,9 @@ def configure(
     return config
 
 
-def _configure_photos(config, architecture, path):
+def _configure_photos(config, options, path):
     """Makes `config` one of photos, as vsepp reads them."""
+    architecture = options.get("cnn_type")
     pretrained_ones = [name for name in BACKBONES if name != "stem"]
     if architecture not in pretrained_ones:
         raise InputError(
@@ -172,7 +173,9 @@ def _configure_photos(config, architecture, path):
     # Of how it was trained nothing is said, and nothing is needed to evaluate it.
     config.model.backbone.update(name=architecture, weights="", trainable=True)
     config.fine_tuning = ()
-    config.data.image_size = SPECS[architecture].image_size
+    config.data.image_size = int(
+        options.get("crop_size", SPECS[architecture].image_size)
+    )
     if config.data.builder == "region_features":
         config.data.builder = "karpathy_images"
         config.data.validation_split = "val"

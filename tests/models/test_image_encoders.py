@@ -181,12 +181,23 @@ def test_embeddings_of_crops_are_averaged():
     assert np.abs(each[0] - averaged).max() > 1e-3
 
 
-@pytest.mark.parametrize("trainable", [True, False])
-@pytest.mark.parametrize("train_norm", [True, False])
-def test_backbone_is_trained_as_far_as_it_is_asked_for(trainable, train_norm):
-    variables = photo_variables("region_residual", "stem")
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+    ("architecture", "trainable", "train_norm"),
+    [
+        ("stem", True, True),
+        ("stem", True, False),
+        ("stem", False, True),
+        ("stem", False, False),
+        ("efficientnet_lite0", False, True),  # a few photos at a time
+    ],
+)
+def test_backbone_is_trained_as_far_as_it_is_asked_for(
+    architecture, trainable, train_norm
+):
+    variables = photo_variables("region_residual", architecture)
     model = photo_encoder(
-        *("region_residual", "stem"),
+        *("region_residual", architecture),
         train=True,
         trainable=trainable,
         train_norm=train_norm,

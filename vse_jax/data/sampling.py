@@ -87,9 +87,7 @@ class Sampler:
         self._caption_count = np.asarray(caption_count)
         self._images = len(self._caption_count)
         self._batch_size = batch_size
-        # A head and a tail that collide in a straddling batch need this much room in
-        # between, that of the pass's own straddling batch at its other end included.
-        largest = (self._images + 1) // 2
+        largest = largest_batch_size(self._images)
         if not 1 <= batch_size <= largest:
             raise InputError(
                 f"batch_size: {batch_size} for {self._images} training images; "
@@ -135,6 +133,15 @@ class Sampler:
     def _raw_order(self, pass_number: int) -> np.ndarray:
         bits = random_bits(self._seed, ORDER_STREAM, pass_number, count=self._images)
         return np.argsort(bits[0], kind="stable")
+
+
+def largest_batch_size(images: int) -> int:
+    """How many pairs a batch of these training images may have.
+
+    A head and a tail that collide in a straddling batch need as much room in between,
+    that of the pass's own straddling batch at its other end included.
+    """
+    return (images + 1) // 2
 
 
 def choose_caption(

@@ -155,13 +155,17 @@ class ImageEncoder(nn.Module):
         if self.is_initializing() or (self.train and self.backbone.trainable):
             seen = backbone(image)
         else:
-            module, variables = backbone.unbind()
-            apply = apply_in_pieces(module, SPECS[self.backbone.name].photos_at_once)
-            seen = jax.lax.stop_gradient(apply(variables, image))
+            seen = self._see_without_gradient(backbone, image)
         if pooled:
             return {"feature": l2_normalize(seen)}  # as VSE++ does
         region_count = jnp.full(seen.shape[0], seen.shape[1], jnp.int32)
         return {"regions": seen, "region_count": region_count}
+
+    def _see_without_gradient(self, backbone, image):
+        module, variables = backbone.unbind()
+        apply = apply_in_pieces(module, SPECS[self.backbone.name].photos_at_once)
+        # Stopped before the loop, or its gradient would keep what each layer gave.
+        return apply(jax.lax.stop_gradient(variables), image)
 
     def _encode(self, batch):
         if self.kind == "global":

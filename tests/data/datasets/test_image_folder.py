@@ -196,6 +196,8 @@ def test_refuses_text_that_is_not_utf8(root, data, name):
         ("[" * 100_000, ["is no JSON"]),
         ("[1]", ["no JSON object"]),
         ('{"image": "b.jpg", "caption": ["a"]}', ["caption that is no text"]),
+        (r'{"image": "b.jpg", "caption": "a \ud83d"}', ["caption with half a char"]),
+        (r'{"image": "\udc00.jpg", "caption": "a"}', ["image with half a character"]),
         ('{"image": "b.jpg", "caption": "a", "split": "dev"}', ["split", "in none"]),
     ],
 )

@@ -269,6 +269,8 @@ def test_refuses_a_folder_without_json(root, data):
         ([record(0, "train", sentences=["a"])], ["['sentences'][0]", '"a"']),
         ([record(0, "train", sentences=[{"raw": " "}])], ["['sentences'][0]", "raw"]),
         ([record(0, "train", sentences=[{}])], ["['sentences'][0]", "no 'raw'"]),
+        ([record(0, "train", sentences=[{"raw": "\ud83d"}])], ["raw with half a char"]),
+        ([record(0, "train", filename="\udc00.jpg")], ["filename with half a char"]),
         ([record(0, "train"), record(0, "val")], ["images[1]", "images[0]"]),
     ],
 )

@@ -25,7 +25,7 @@ from vse_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_NAMED = 10  # skipped photos of a split that are named, each in a line
+_NAMED = 1_000  # skipped photos of a split that are named, each in a line
 _THREADS = min(16, os.cpu_count() or 1)  # reading and decoding
 _UNKNOWN_BYTES = 2**18  # of a photo, where the listing does not tell
 
@@ -305,6 +305,18 @@ def path_below_root(name: str) -> str | None:
     path = posixpath.normpath(name)
     leads_out = path.startswith(("/", "../")) or path in (".", "..") or "\0" in path
     return None if leads_out else path
+
+
+def check_text(where: str, name: str, text: str) -> None:
+    """Raises InputError if JSON's text holds half of an escaped character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise InputError(
+            f"{where} has a {name} with half a character ({half!r}), as an emoji that "
+            "was cut leaves it; take it out"
+        ) from None
 
 
 def check_split(where: str, split: str, splits: tuple[str, ...]) -> None:

@@ -149,7 +149,7 @@ class FeatureFolder:
         Raises:
           OSError: if it cannot be written.
         """
-        with files.unfinished(shard.path) as path:
+        with files.unfinished_local(shard.path) as path:
             with files.reporting_array_record():
                 writer = array_record_module.ArrayRecordWriter(
                     os.fspath(path), "group_size:1"

@@ -198,6 +198,7 @@ def _parse(where: str, content: str) -> Row:
     for key, value in known.items():
         if not isinstance(value, str):
             raise InputError(f"{where} has a {key} that is no text: {value!r:.60}")
+        captioned_photos.check_text(where, key, value)
     return known
 
 

@@ -146,6 +146,7 @@ def _string(where: str, record: dict[str, Any], key: str) -> str:
     value = record[key]
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where} has the {key} {_short(value)}; expected text")
+    captioned_photos.check_text(where, key, value)
     return value
 
 

@@ -46,6 +46,11 @@ def count_captions_taken(indexes: Mapping[str, SplitIndex]) -> dict[str, int]:
     Raises:
       InputError: naming an image that has fewer than others.
     """
+    if "dev" in indexes and "val" in indexes:
+        raise InputError(
+            "config.extract.numpy_layout: the dataset has the splits 'dev' and 'val', "
+            "and that layout one of them only; leave the option empty, or join them"
+        )
     return {
         target: _count_captions_taken({name: indexes[name] for name in names})
         for target, names in _present(indexes).items()
@@ -101,9 +106,9 @@ def export(
 ) -> list[epath.Path]:
     """Writes `{split}_ims.npy`, `{split}_caps.txt` and `{split}_ids.txt`.
 
-    Karpathy's `restval` follows `train` in one array, his `val` becomes `dev`. The
-    images keep their order. Each file is whole, or is not there; the features last, so
-    that a split with features is complete.
+    Karpathy's `restval` follows `train` in one array, his `val` becomes `dev`, and of
+    COCO his `test` becomes `testall`. The images keep their order. Each file is whole,
+    or is not there; the features last, so that a split with features is complete.
 
     Args:
       builder: of a dataset with `regions` or `feature`.
@@ -135,6 +140,9 @@ def _present(splits: Mapping) -> dict[str, tuple[str, ...]]:
         target: tuple(name for name in names if name in splits)
         for target, names in _SOURCES.items()
     }
+    if "restval" in splits and "test" in present and not present["testall"]:
+        # So the layout calls COCO's 5,000; its `test` are fewer.
+        present["testall"] = present.pop("test")
     return {target: names for target, names in present.items() if names}
 
 

@@ -234,10 +234,22 @@ def _prepare(source: Source, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
 
 
 def _write(source: Source, data_dir: epath.Path) -> None:
+    downloads = data_dir / "downloads"
+    if files.is_local(data_dir):
+        _write_locally(source, data_dir, downloads)
+        return
+    # ArrayRecord is written on local disks only.
+    with tempfile.TemporaryDirectory() as folder:
+        local = epath.Path(folder)
+        _write_locally(source, local, downloads)
+        files.copy_folder(_directory(source, local), _directory(source, data_dir))
+
+
+def _write_locally(source: Source, data_dir: epath.Path, downloads: epath.Path) -> None:
     builder = source.builder(data_dir)
     with files.reporting_array_record():
         if source.downloads:
-            _download_and_prepare(builder, data_dir / "downloads")
+            _download_and_prepare(builder, downloads)
         else:
             _prepare_silently(builder)
 

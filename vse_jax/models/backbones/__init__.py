@@ -21,6 +21,8 @@ class Spec(NamedTuple):
       dim: of a region.
       pooled_dim: of the one feature; 0 if it has none.
       image_size: height and width that it was published for.
+      region_size: least height and width, of which an image has one region.
+      multiple: what height and width must be a multiple of.
       photos_at_once: how many a CPU is fastest with; 0 for a whole batch.
     """
 
@@ -28,6 +30,8 @@ class Spec(NamedTuple):
     dim: int
     pooled_dim: int
     image_size: int = 224
+    region_size: int = 32
+    multiple: int = 1
     photos_at_once: int = 0
 
 
@@ -52,7 +56,7 @@ def _stem(*, pooled, **kwargs):
 
 
 SPECS = {
-    "stem": Spec(_stem, 128, 0),
+    "stem": Spec(_stem, 128, 0, region_size=16, multiple=4),
     "resnet50": _resnet(3, 4, 6, 3),
     "resnet101": _resnet(3, 4, 23, 3),
     "resnet152": _resnet(3, 8, 36, 3),
