@@ -12,7 +12,14 @@ from PIL import Image
 
 from configs import common, f8k_rvse, f8k_vsepp
 from tests import programs
-from vse_jax import extract, extraction_progress, feature_extractor, parallel, pca
+from vse_jax import (
+    extract,
+    extraction_progress,
+    feature_extractor,
+    files,
+    parallel,
+    pca,
+)
 from vse_jax.data import datasets, input_pipeline
 from vse_jax.data.datasets import numpy_export
 from vse_jax.errors import InputError, TrainingError
@@ -200,6 +207,18 @@ def refused_root(root):
     with pytest.raises(InputError) as info:
         datasets.prepare(features_config(root).data)
     return str(info.value)
+
+
+def test_run_waits_for_another_in_the_same_folder(data_dir, reference, tmp_path):
+    folder = extract.epath.Path(tmp_path) / "features"
+    with files.sole_writer(folder):
+        process = programs.start(*command(data_dir, tmp_path))
+        waiting = f"waiting for another process that writes to {folder}"
+        assert any(waiting in line for line in process.stderr)
+        assert not list(folder.iterdir())
+    assert programs.finish(process).returncode == 0
+    written = without_indexes(tmp_path / "features")
+    assert written == without_indexes(reference[0])
 
 
 def test_second_run_writes_nothing_anew(data_dir, reference):

@@ -4,6 +4,7 @@ Photos and a pretrained backbone give a dataset of region features on which the 
 for precomputed features are trained, as their papers do.
 """
 
+import contextlib
 import hashlib
 import logging
 import shlex
@@ -171,7 +172,19 @@ class Extraction:
 
     def run(self) -> None:
         """Writes what is missing, then says what there is."""
+        with self._alone():
+            self._run()
+
+    def _alone(self):
+        """Keeps other runs from the folder, which this host locks for all."""
         if parallel.is_primary_host():
+            return files.sole_writer(self._directory)
+        return contextlib.nullcontext()
+
+    def _run(self):
+        if parallel.is_primary_host():
+            # Another run may have begun while this one waited for it.
+            self._folder.check_fingerprint(self._fingerprint)
             self._folder.write_fingerprint(self._fingerprint)
         parallel.wait_for_hosts("began the extraction")
         speed = self._write_shards()

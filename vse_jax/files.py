@@ -1,12 +1,16 @@
 """Files that are written whole, or not at all."""
 
 import contextlib
+import fcntl
+import logging
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 
 from etils import epath
+
+logger = logging.getLogger(__name__)
 
 UNFINISHED = "incomplete."  # before the name of a file that is being written
 
@@ -30,6 +34,31 @@ def unfinished_local(path: epath.Path) -> Iterator[epath.Path]:
             local = epath.Path(folder) / path.name
             yield local
             local.copy(other, overwrite=True)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: epath.Path) -> Iterator[None]:
+    """Waits until no other process writes to a folder on a local disk, and makes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_local(folder):
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: epath.Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.info("waiting for another process that writes to %s", folder)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:  # some network file systems cannot lock
+        logger.warning("%s cannot be locked: %s", folder, error)
 
 
 def is_local(path: epath.Path) -> bool:

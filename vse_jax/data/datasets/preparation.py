@@ -1,10 +1,8 @@
 """Prepares datasets once, atomically, and opens prepared ones."""
 
 import contextlib
-import fcntl
 import io
 import logging
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -121,7 +119,7 @@ def prepare(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
     if prepared is not None:
         return prepared
     source.check_source()  # before anything is deleted or written
-    with _reporting(data_dir), _sole_preparer(data_dir):
+    with _reporting(data_dir), files.sole_writer(data_dir):
         # Another process may have prepared it while we waited.
         prepared = _open_if_fresh(source, data_dir)
         return _prepare(source, data_dir) if prepared is None else prepared
@@ -317,28 +315,3 @@ def _reporting(data_dir: epath.Path) -> Iterator[None]:
             f"{data_dir}: the dataset cannot be written there: {reason}; make room or "
             "set data.data_dir"
         ) from error
-
-
-@contextlib.contextmanager
-def _sole_preparer(data_dir: epath.Path) -> Iterator[None]:
-    """Waits until no other process prepares data in this local folder."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    if "://" in os.fspath(data_dir):
-        yield
-        return
-    descriptor = os.open(data_dir, os.O_RDONLY)
-    try:
-        _lock(descriptor, data_dir)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, data_dir: epath.Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        logger.info("waiting for another process that prepares data in %s", data_dir)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:  # some network file systems cannot lock
-        logger.warning("%s cannot be locked: %s", data_dir, error)
