@@ -16,7 +16,6 @@ import numpy as np
 from benchmarks import timing
 from vse_jax import parallel
 from vse_jax.models import backbones
-from vse_jax.models.backbones.pieces import apply_in_pieces
 
 THREADS = 2
 
@@ -25,8 +24,7 @@ def our_pass(name, batch):
     """One pass over uint8 `[batch, size, size, 3]`, compiled as the program does."""
     module = backbones.create_backbone(name, pooled=False)
     variables = jax.jit(module.init)(jax.random.key(0), batch[:1])
-    photos_at_once = backbones.SPECS[name].photos_at_once
-    apply = parallel.map_over_devices(apply_in_pieces(module, photos_at_once))
+    apply = parallel.map_over_devices(backbones.fast_apply(name, module))
     variables = parallel.replicate(variables)
     image = parallel.shard({"image": batch})["image"]
     return lambda: apply(variables, image)

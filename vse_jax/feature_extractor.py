@@ -11,8 +11,7 @@ import numpy as np
 from vse_jax import parallel, pretrained
 from vse_jax.data.input_pipeline import Batch
 from vse_jax.errors import InputError
-from vse_jax.models.backbones import SPECS, create_backbone
-from vse_jax.models.backbones.pieces import apply_in_pieces
+from vse_jax.models.backbones import create_backbone, fast_apply
 from vse_jax.models.pooling import pool_grid
 from vse_jax.pca import PCA
 
@@ -136,8 +135,7 @@ def _backbone(config) -> nn.Module:
 
 def _make_step(config, pool: bool = True) -> Callable:
     """Per-device code from parameters and uint8 images to float16 features."""
-    photos_at_once = SPECS[config.model.backbone.name].photos_at_once
-    apply = apply_in_pieces(_backbone(config), photos_at_once)
+    apply = fast_apply(config.model.backbone.name, _backbone(config))
 
     def step(parameters, image):
         variables, pca = parameters

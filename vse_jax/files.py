@@ -61,7 +61,7 @@ def _lock(descriptor: int, folder: epath.Path) -> None:
         logger.warning("%s cannot be locked: %s", folder, error)
 
 
-def is_local(path: epath.Path) -> bool:
+def is_local(path: str | os.PathLike) -> bool:
     """Whether the path is not that of an object store, such as `gs://`."""
     return "://" not in os.fspath(path)
 

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vse_jax.models import initializers
-from vse_jax.models.backbones import SPECS, create_backbone
-from vse_jax.models.backbones.pieces import apply_in_pieces
+from vse_jax.models.backbones import create_backbone, fast_apply
 from vse_jax.models.normalization import MaskedBatchNorm, l2_normalize
 from vse_jax.models.pooling import GeneralizedPooling
 
@@ -163,7 +162,7 @@ class ImageEncoder(nn.Module):
 
     def _see_without_gradient(self, backbone, image):
         module, variables = backbone.unbind()
-        apply = apply_in_pieces(module, SPECS[self.backbone.name].photos_at_once)
+        apply = fast_apply(self.backbone.name, module)
         # Stopped before the loop, or its gradient would keep what each layer gave.
         return apply(jax.lax.stop_gradient(variables), image)
 

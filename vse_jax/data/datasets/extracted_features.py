@@ -131,8 +131,7 @@ class FeatureFolder:
         )
 
     def write_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
-        """Makes the folder, and notes of what its features will be."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        """Notes in the folder, which is there, what its features will be."""
         content = json.dumps(fingerprint, indent=2) + "\n"
         with files.unfinished(self.directory / FINGERPRINT_FILE) as path:
             path.write_text(content)

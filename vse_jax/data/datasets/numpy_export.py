@@ -140,7 +140,7 @@ def _present(splits: Mapping) -> dict[str, tuple[str, ...]]:
         target: tuple(name for name in names if name in splits)
         for target, names in _SOURCES.items()
     }
-    if "restval" in splits and "test" in present and not present["testall"]:
+    if "restval" in splits and not present["testall"]:
         # So the layout calls COCO's 5,000; its `test` are fewer.
         present["testall"] = present.pop("test")
     return {target: names for target, names in present.items() if names}

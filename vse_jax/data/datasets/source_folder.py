@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from etils import epath
 
+from vse_jax import files
 from vse_jax.errors import InputError, unreadable
 
 SizeAndTime = list[int]  # bytes; nanoseconds, or whole seconds where remote
@@ -16,9 +17,9 @@ def absolute(root: str) -> epath.Path | None:
     """Returns the folder that an option names; None if it names none."""
     if not root:
         return None
-    if "://" in root:
-        return epath.Path(root)
-    return epath.Path(os.path.abspath(os.path.expanduser(root)))
+    if files.is_local(root):
+        root = os.path.abspath(os.path.expanduser(root))
+    return epath.Path(root)
 
 
 def name_of(root: epath.Path | None, annotations: str = "") -> str | None:
@@ -87,7 +88,7 @@ class Listing:
 
     def _list(self, folder: epath.Path) -> dict[str, SizeAndTime]:
         try:
-            if "://" in os.fspath(folder):
+            if not files.is_local(folder):
                 return {path.name: [0, 0] for path in folder.iterdir()}
             with os.scandir(folder) as entries:
                 return dict(_statuses(entries))
