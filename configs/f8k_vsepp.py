@@ -5,11 +5,8 @@
     python main.py --config configs/f8k_vsepp.py:features --config.data.root=FOLDER
 
 FOLDER holds Karpathy's `dataset_flickr8k.json` and the photos in `images`; or what
-`--mode=extract --config.extract.regions=pooled` made of them. For VSE0 add
-`--config.loss.mining=all --config.loss.warmup_epochs=0
---config.model.normalize_image=False`; for Order++ `--config.loss.similarity=order
---config.loss.margin=0.05 --config.model.absolute=True
---config.optimizer.learning_rate=0.001`. README.md has the results.
+`--mode=extract --config.extract.regions=pooled` made of them. README.md has the
+results.
 """
 
 from configs import vsepp

@@ -52,6 +52,8 @@ def fine_tuning() -> tuple[ml_collections.ConfigDict, ...]:
 def use_all_negatives(config: ml_collections.ConfigDict) -> None:
     """Turns VSE++ into VSE0: the sum over all negatives, images of any length."""
     config.loss.mining = "all"
+    config.loss.warmup_mining = ""
+    config.loss.warmup_epochs = 0
     config.model.normalize_image = False
 
 

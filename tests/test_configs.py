@@ -28,13 +28,22 @@ def test_configuration_is_accepted(name):
     check_options(config)
 
 
-@pytest.mark.parametrize("name", ["coco_order", "coco_vse0", "coco_vsepp", "f8k_vsepp"])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if re.search("_(vse0|vsepp|order)$", name)]
+)
 def test_precomputed_features_need_no_backbone(name):
     config = module(name).get_config("features")
     assert not config.model.backbone.name
     assert not config.fine_tuning
     assert config.data.builder == "region_features"
     check_options(config)
+
+
+@pytest.mark.parametrize("images", ["photos", "features"])
+@pytest.mark.parametrize("dataset", ["coco", "f8k"])
+def test_vse0_sees_all_negatives_from_its_first_step(dataset, images):
+    loss = module(f"{dataset}_vse0").get_config(images).loss
+    assert (loss.mining, loss.warmup_mining, loss.warmup_epochs) == ("all", "", 0)
 
 
 def test_unknown_form_of_images_is_refused():

@@ -1,0 +1,16 @@
+"""Order++ on photos of Flickr8k: Order-embeddings, trained as VSE++ is.
+
+    python main.py --config configs/f8k_order.py --config.data.root=FOLDER
+    python main.py --config configs/f8k_order.py:features --config.data.root=FOLDER
+
+FOLDER and what to install are those of `f8k_vsepp.py`.
+"""
+
+from configs import f8k_vsepp, vsepp
+
+
+def get_config(images="photos"):
+    """Returns the configuration."""
+    config = f8k_vsepp.get_config(images)
+    vsepp.use_order(config)
+    return config
