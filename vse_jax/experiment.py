@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterator
 
 import ml_collections
@@ -16,9 +15,7 @@ from vse_jax.errors import InputError
 from vse_jax.models.backbones import BACKBONES
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.vse import VSE, create_model
-from vse_jax.options import check_options
-
-IMPORTED_FROM = "imported_from"  # stands in the description of an imported checkpoint
+from vse_jax.run_config import check_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +74,6 @@ def create_experiment(
     return Experiment(config, builder, vocabulary)
 
 
-def describe(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> dict:
-    """What a checkpoint says of its run, as JSON."""
-    return {
-        "config": json.loads(config.to_json()),
-        "vocabulary": json.loads(vocabulary.to_json()),
-    }
-
-
 def check_content(
     config: ml_collections.ConfigDict, builder: tfds.core.DatasetBuilder
 ) -> None:
@@ -98,8 +87,8 @@ def check_content(
     if bool(backbone) != (content == "image"):
         fitting = BACKBONES if content == "image" else ("",)
         raise _unfit("backbone.name", backbone, builder, content, fitting)
-    if content != "image" and (encoder == "global") != (content == "feature"):
-        fitting = [e for e in ENCODERS if (e == "global") == (content == "feature")]
+    if content not in ("image", ENCODERS[encoder].content):
+        fitting = [name for name, spec in ENCODERS.items() if spec.content == content]
         raise _unfit("image_encoder", encoder, builder, content, fitting)
 
 

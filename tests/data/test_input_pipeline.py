@@ -431,7 +431,7 @@ def test_index_without_leave_to_write(builder, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(tfds.core.utils, "incomplete_file", refuse)
-    assert split_index.split_index(builder, "dev").images == 13
+    assert split_index.split_index(builder, "dev").image_count == 13
     assert not (Path(builder.data_dir) / "index-dev.npz").exists()
 
 

@@ -61,7 +61,7 @@ def steps_per_epoch(
     Raises:
         InputError: there is no such split, or the batch is too large for it.
     """
-    count = split_index(builder, config.data.train_split).caption_count
+    count = split_index(builder, config.data.train_split).caption_counts
     Sampler(config.seed, count, config.batch_size)  # refuses a batch that is too large
     return passes_per_epoch(count) * len(count) // config.batch_size
 
@@ -109,7 +109,7 @@ def train_batches(
     plan = _TrainingPlan(
         index=index,
         captions=encode_captions(index, vocabulary, lengths[-1], split),
-        sampler=Sampler(config.seed, index.caption_count, config.batch_size),
+        sampler=Sampler(config.seed, index.caption_counts, config.batch_size),
         seed=config.seed,
         lengths=lengths,
         augment=config.data.augment,
@@ -132,8 +132,8 @@ def image_batches(
 ) -> Iterator[Batch]:
     """Returns this host's slice of images of a split, once each and in order.
 
-    The last batch is padded with rows that repeat the last image and whose image_id is
-    -1. Nothing is augmented. Closing the iterator stops its threads.
+    The last batch is padded with rows that repeat the last image; their image_id and
+    image_index are -1. Nothing is augmented. Closing the iterator stops its threads.
 
     Args:
         builder: a prepared dataset.
@@ -145,7 +145,8 @@ def image_batches(
         process_count: number of hosts.
 
     Returns:
-        Batches with image_id and the content of the images.
+        Batches with image_id, image_index int32 [batch], the record number in the
+        split, and the content of the images.
 
     Raises:
         InputError: the split is missing or empty or cannot be read, the batch size
@@ -157,13 +158,17 @@ def image_batches(
     )
     index = split_index(builder, split)
     size = config.evaluation_batch_size
-    images = np.arange(index.images) if numbers is None else np.asarray(numbers)
+    images = np.arange(index.image_count) if numbers is None else np.asarray(numbers)
 
     def plan(step: int) -> tuple[np.ndarray, Batch]:
         place = step * size + np.arange(size)[own]
         image = images[np.minimum(place, len(images) - 1)]
-        image_id = np.where(place < len(images), index.image_id[image], -1)
-        return image, {"image_id": image_id.astype(np.int32)} | _counts(index, image)
+        exists = place < len(images)
+        batch = {
+            "image_id": np.where(exists, index.image_id[image], -1).astype(np.int32),
+            "image_index": np.where(exists, image, -1).astype(np.int32),
+        }
+        return image, batch | _counts(index, image)
 
     steps = tf.data.Dataset.range(-(-len(images) // size))
     parse = _parser(builder, config, index, crops=config.data.crops)

@@ -54,14 +54,18 @@ class SplitIndex:
     word_offset: np.ndarray
 
     @property
-    def images(self) -> int:
+    def image_count(self) -> int:
         """Number of records."""
         return len(self.image_id)
 
     @property
-    def caption_count(self) -> np.ndarray:
+    def caption_counts(self) -> np.ndarray:
         """Captions of each record: int64 [images]."""
         return np.diff(self.caption_offset)
+
+    def image_id_of(self, record: int) -> str:
+        """Returns the image_id string of a record."""
+        return self.image_ids[self.image_id[record]]
 
 
 def split_index(builder: tfds.core.DatasetBuilder, split: str) -> SplitIndex:
@@ -87,7 +91,7 @@ def _build(builder: tfds.core.DatasetBuilder, split: str) -> SplitIndex:
     distinct = dict.fromkeys(image_ids)
     dense = {image_id: number for number, image_id in enumerate(distinct)}
     image_id = np.array([dense[image_id] for image_id in image_ids], np.int32)
-    caption_count = np.array([len(some) for some in captions], np.int64)
+    caption_counts = np.array([len(some) for some in captions], np.int64)
     flat = list(itertools.chain.from_iterable(captions))
     words, word_ids, word_count = _tokenize_all(flat, split)
     return SplitIndex(
@@ -95,8 +99,8 @@ def _build(builder: tfds.core.DatasetBuilder, split: str) -> SplitIndex:
         image_id=image_id,
         region_count=region_count,
         captions=flat,
-        caption_image_id=np.repeat(image_id, caption_count),
-        caption_offset=_offsets(caption_count),
+        caption_image_id=np.repeat(image_id, caption_counts),
+        caption_offset=_offsets(caption_counts),
         words=words,
         word_ids=word_ids,
         word_offset=_offsets(word_count),
@@ -212,9 +216,9 @@ def check_captions(
     builder: tfds.core.DatasetBuilder, split: str, index: SplitIndex
 ) -> None:
     """Raises InputError if a record has no caption to train on."""
-    without = np.flatnonzero(index.caption_count == 0)
+    without = np.flatnonzero(index.caption_counts == 0)
     if len(without):
-        name = index.image_ids[index.image_id[without[0]]]
+        name = index.image_id_of(without[0])
         raise InputError(
             f"{builder.data_dir}: record {without[0]} (image {name}) of split "
             f"{split!r} has no caption; expected at least one; mend the source and "
