@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from vse_jax import pictures
-from vse_jax.data import split_index, vocabulary
+from vse_jax.data import split_index
+from vse_jax.data.text import vocabulary
 from vse_jax.evaluate import Evaluation
 from vse_jax.experiment import Experiment
 

@@ -13,7 +13,7 @@ from tests import parity, programs
 from tests.models.backbones import pytorch_backbones
 from vse_jax import published
 from vse_jax.checkpoint import Checkpoints
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
 from vse_jax.models.vse import create_model
 from vse_jax.options import check_options

@@ -17,7 +17,7 @@ from vse_jax.checkpoint import Checkpoints, Restored
 from vse_jax.data import input_pipeline
 from vse_jax.data.input_pipeline import SplitIndex
 from vse_jax.data.records import content_of
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError, TrainingError, reporting_writes
 from vse_jax.experiment import Experiment, create_experiment
 from vse_jax.options import value_of

@@ -14,7 +14,7 @@ from flax import traverse_util
 from vse_jax import accounting, pretrained, pytorch_file
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.data import published_vocabulary
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError, reporting_writes
 from vse_jax.experiment import IMPORTED_FROM, describe
 from vse_jax.models import pytorch_names
