@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vse_jax import evaluate, parallel
-from vse_jax.data.vocabulary import training_vocabulary
+from vse_jax.data.text.vocabulary import training_vocabulary
 from vse_jax.errors import InputError, TrainingError
 from vse_jax.evaluation import report, retrieval
 from vse_jax.evaluation.embedder import Embeddings

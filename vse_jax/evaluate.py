@@ -6,7 +6,7 @@ import logging
 from vse_jax import parallel, run_config
 from vse_jax.checkpoint import Checkpoints, Restored
 from vse_jax.data.records import content_of
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError, reporting_writes
 from vse_jax.evaluation.evaluator import Evaluator
 from vse_jax.evaluation.report import report

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from vse_jax import parallel
 from vse_jax.data import datasets, input_pipeline
 from vse_jax.data.records import content_of, has_split
-from vse_jax.data.vocabulary import Vocabulary, training_vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.errors import InputError
 from vse_jax.models.backbones import BACKBONES
 from vse_jax.models.image_encoders import ENCODERS

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import ml_collections
 from ml_collections.config_flags import config_path
 
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
 from vse_jax.losses import MININGS
 from vse_jax.models import image_encoders, text_encoders

@@ -12,7 +12,7 @@ from clu import parameter_overview, periodic_actions
 from vse_jax import parallel
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.data import input_pipeline
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import TrainingError, reporting_writes
 from vse_jax.evaluate import default_split
 from vse_jax.evaluation import pictures

@@ -13,9 +13,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from configs import common
-from vse_jax.data import encoded_captions, input_pipeline, split_index
+from vse_jax.data import input_pipeline, split_index
 from vse_jax.data.sampling import Sampler
-from vse_jax.data.vocabulary import Vocabulary, training_vocabulary
+from vse_jax.data.text import encoded_captions
+from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.errors import InputError
 
 
@@ -465,7 +466,8 @@ def test_program_ends_while_batches_are_being_read(builder):
         import itertools, sys
         import tensorflow_datasets as tfds
         from configs import common
-        from vse_jax.data import input_pipeline, vocabulary
+        from vse_jax.data import input_pipeline
+        from vse_jax.data.text import vocabulary
         builder = tfds.builder_from_directory(sys.argv[1])
         config = common.get_config()
         config.batch_size = 8

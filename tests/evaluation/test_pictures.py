@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vse_jax.data import split_index, vocabulary
+from vse_jax.data import split_index
+from vse_jax.data.text import vocabulary
 from vse_jax.evaluation import pictures
 from vse_jax.evaluation.embedder import Embeddings
 from vse_jax.evaluation.evaluator import Evaluation

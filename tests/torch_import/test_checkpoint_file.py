@@ -12,7 +12,7 @@ from configs import coco_vsepp
 from tests import parity, programs
 from tests.models.backbones import pytorch_backbones
 from vse_jax.checkpoint import Checkpoints
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
 from vse_jax.models.vse import create_model
 from vse_jax.run_config import check_options
@@ -275,12 +275,12 @@ def test_program_imports_and_evaluates(tmp_path_factory):
     again = programs.refusal(playground.run("--mode=import", workdir, *files))
     assert "holds a run already" in again
     trained = programs.refusal(playground.run(workdir))
-    assert "which can be evaluated only" in trained
+    assert "which can only be evaluated" in trained
 
 
-@pytest.mark.parametrize("flag", ["checkpoint", "vocabulary"])
+@pytest.mark.parametrize("flag", ["import_file", "vocabulary"])
 def test_program_asks_for_the_files(flag, tmp_path):
-    given = {"checkpoint": "model.pth", "vocabulary": "vocab.json"}
+    given = {"import_file": "model.pth", "vocabulary": "vocab.json"}
     options = [f"--{name}={value}" for name, value in given.items() if name != flag]
     finished = programs.run(
         "--mode=import", f"--workdir={tmp_path / 'run'}", *options, cwd=tmp_path

@@ -24,14 +24,14 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from vse_jax.data import augmentation, photo_crops, records
-from vse_jax.data.encoded_captions import (
+from vse_jax.data.sampling import Rows, Sampler, passes_per_epoch
+from vse_jax.data.split_index import SplitIndex, check_captions, split_index
+from vse_jax.data.text.encoded_captions import (
     EncodedCaptions,
     encode_captions,
     pad_to_length,
 )
-from vse_jax.data.sampling import Rows, Sampler, passes_per_epoch
-from vse_jax.data.split_index import SplitIndex, check_captions, split_index
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
 
 __all__ = [

@@ -15,7 +15,7 @@ import tqdm
 from etils import epath
 
 from vse_jax.data import records
-from vse_jax.data.tokenizer import tokenize
+from vse_jax.data.text.tokenizers import tokenize
 from vse_jax.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from vse_jax.checkpoint import Checkpoints
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError, reporting_writes
 from vse_jax.models.backbones import BACKBONES, SPECS
 from vse_jax.models.vse import create_model

@@ -6,7 +6,7 @@ import pickle
 
 from etils import epath
 
-from vse_jax.data.vocabulary import MASK, Vocabulary
+from vse_jax.data.text.vocabulary import MASK, Vocabulary
 from vse_jax.errors import InputError, one_line, unreadable
 
 # vsepp's `vocab.py`, which is the main program when it writes the file.

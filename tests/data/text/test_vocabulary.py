@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vse_jax.data import records
-from vse_jax.data.vocabulary import Vocabulary, training_vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.errors import InputError
 
 _CAPTIONS = ["A dog , a cat .", "a bird and a Dog .", "the cat sleeps"]

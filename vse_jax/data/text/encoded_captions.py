@@ -6,7 +6,7 @@ import logging
 import numpy as np
 
 from vse_jax.data.split_index import SplitIndex
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 

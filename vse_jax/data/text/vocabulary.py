@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vse_jax.data import split_index
-from vse_jax.data.tokenizer import tokenize
+from vse_jax.data.text.tokenizers import tokenize
 from vse_jax.errors import InputError
 
 PAD, START, END, UNKNOWN, MASK = "<pad>", "<start>", "<end>", "<unk>", "<mask>"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from nltk.tokenize import word_tokenize
 
-from vse_jax.data.tokenizer import tokenize
+from vse_jax.data.text.tokenizers import tokenize
 
-_GOLDEN = Path(__file__).parents[3] / "shared" / "flickr8k_regions"
+_GOLDEN = Path(__file__).parents[4] / "shared" / "flickr8k_regions"
 _PIECES = """
     man dog cannot gonna gotta gimme lemme wanna can not black-and-white t-shirt 2 two1
     , . , . ,, .. ... ' " ( ) ; : ! ? - -- # & 's n't don't dogs' it's mr. u.s. 3.5
