@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import types
 
@@ -40,8 +41,10 @@ def test_report_shows_every_metric():
 
 
 def test_report_has_both_protocols_of_coco():
-    text = report.format_report(evaluation(folds=True), 1, 5)
-    five_thousand, one_thousand = text.split("1K, mean of five folds")
+    of_coco = Embeddings(np.zeros((5_000, 1)), np.zeros((25_000, 1)))
+    result = dataclasses.replace(evaluation(folds=True), embeddings=of_coco)
+    text = report.format_report(result, 1, 5)
+    five_thousand, one_thousand = text.split("1K, mean of 5 folds")
     assert "5K" in five_thousand
     assert five_thousand.count("R@10") == one_thousand.count("R@10") == 1
 

@@ -44,19 +44,19 @@ def run(config, clock):
 
 
 def lines(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "vse_jax.progress"]
+    return [r.getMessage() for r in caplog.records if r.name == "vse_jax.step_log"]
 
 
 def test_line_tells_where_the_run_is(run, clock, caplog):
-    progress, writer = run
+    log, writer = run
     caplog.set_level(logging.INFO, "vse_jax")
     clock.now += 30
-    progress.add(1, "hardest", metrics(9.0))
+    log.add(1, "hardest", metrics(9.0))
     assert lines(caplog) == ["first step after 30 s, compilation included"]
     for step in (2, 3):
-        progress.add(step, "hardest", metrics(step))
+        log.add(step, "hardest", metrics(step))
         clock.now += 1
-    progress.report(3)
+    log.report(3)
     assert writer.scalars == {
         3: {
             "loss": pytest.approx((9 + 2 + 3) / 3),
@@ -72,37 +72,37 @@ def test_line_tells_where_the_run_is(run, clock, caplog):
 
 
 def test_report_is_of_its_own_interval(run, clock):
-    progress, writer = run
+    log, writer = run
     for step in range(1, 5):
-        progress.add(step, "hardest", metrics(step))
+        log.add(step, "hardest", metrics(step))
         clock.now += 1
         if step % 2 == 0:
-            progress.report(step)
+            log.report(step)
     assert writer.scalars[2]["loss"] == 1.5
     assert writer.scalars[4]["loss"] == 3.5
     assert writer.scalars[4]["pairs_per_second"] == pytest.approx(10)
 
 
 def test_pause_does_not_count(run, clock):
-    progress, writer = run
-    progress.add(1, "hardest", metrics(1))
+    log, writer = run
+    log.add(1, "hardest", metrics(1))
     clock.now += 1
-    progress.report(1)
-    with progress.paused():
+    log.report(1)
+    with log.paused():
         clock.now += 1000
-    progress.add(2, "hardest", metrics(1))
+    log.add(2, "hardest", metrics(1))
     clock.now += 2
-    progress.report(2)
+    log.report(2)
     assert writer.scalars[2]["pairs_per_second"] == pytest.approx(5)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_loss_that_is_not_finite_ends_the_run(run, loss):
-    progress, writer = run
-    progress.add(1, "hardest", metrics(1))
-    progress.add(2, "hardest", metrics(loss))
+    log, writer = run
+    log.add(1, "hardest", metrics(1))
+    log.add(2, "hardest", metrics(loss))
     with pytest.raises(TrainingError) as error:
-        progress.report(2)
+        log.report(2)
     message = str(error.value)
     assert f"the loss is {loss} at step 2; go back to step 7" in message
     assert "\n" not in message
@@ -110,18 +110,18 @@ def test_loss_that_is_not_finite_ends_the_run(run, loss):
 
 
 def test_gradient_that_is_not_finite_ends_the_run(run):
-    progress, _ = run
-    progress.add(1, "hardest", metrics(1.0, gradient_norm=np.nan))
+    log, _ = run
+    log.add(1, "hardest", metrics(1.0, gradient_norm=np.nan))
     with pytest.raises(TrainingError, match="gradient norm is nan at step 1"):
-        progress.report(1)
+        log.report(1)
 
 
 def test_loss_that_is_not_finite_is_noticed_a_few_steps_later(run):
-    progress, _ = run
-    progress.add(1, "hardest", metrics(float("nan")))
-    progress.add(2, "hardest", metrics(1.0))
+    log, _ = run
+    log.add(1, "hardest", metrics(float("nan")))
+    log.add(2, "hardest", metrics(1.0))
     with pytest.raises(TrainingError, match="at step 1;"):
-        progress.add(3, "hardest", metrics(1.0))
+        log.add(3, "hardest", metrics(1.0))
 
 
 @pytest.fixture

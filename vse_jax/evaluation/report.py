@@ -76,9 +76,15 @@ def format_report(evaluation: Evaluation, step: int, folds: int = 0) -> str:
     if not evaluation.fold_metrics:
         return f"\n{title}\n{format_metrics(evaluation.metrics)}"
     return (
-        f"\n{title}\nwhole split\n{format_metrics(evaluation.metrics)}"
-        f"\nmean of {folds} folds\n{format_metrics(evaluation.fold_metrics)}"
+        f"\n{title}\n{_short(images)}\n{format_metrics(evaluation.metrics)}"
+        f"\n{_short(images // folds)}, mean of {folds} folds"
+        f"\n{format_metrics(evaluation.fold_metrics)}"
     )
+
+
+def _short(count):
+    """Writes thousands as papers do: 5,000 is 5K."""
+    return f"{count // 1000}K" if count and count % 1000 == 0 else str(count)
 
 
 def format_metrics(metrics: dict[str, float]) -> str:
