@@ -10,6 +10,9 @@ from collections.abc import Iterable
 import ml_collections
 from ml_collections.config_flags import config_path
 
+from vse_jax import files
+from vse_jax.data.photo_crops import resized_side
+from vse_jax.data.text import tokenizers
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
 from vse_jax.losses import MININGS
@@ -67,11 +70,50 @@ def value_of(config: ml_collections.ConfigDict, option: str):
     return config_path.get_value(option, config)
 
 
-def describe(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> dict:
-    """What a checkpoint says of its run, as JSON."""
+def describe(
+    config: ml_collections.ConfigDict,
+    vocabulary: Vocabulary,
+    *,
+    dataset: dict | None = None,
+    extraction: dict | None = None,
+) -> dict:
+    """What a checkpoint remembers of its run, as JSON.
+
+    Args:
+      config: see `configs/common.py`. Local paths in it become absolute.
+      vocabulary: the words that the model knows.
+      dataset: summary of the identity of the dataset, see `data.identity`.
+      extraction: how the features of the dataset were extracted, if they were.
+    """
     return {
-        "config": json.loads(config.to_json()),
+        "config": json.loads(with_absolute_paths(config).to_json()),
         "vocabulary": json.loads(vocabulary.to_json()),
+        "tokenizer": tokenizers.describe(config.data.tokenizer),
+        "dtype": config.dtype,
+        "preprocessing": _preprocessing(config),
+        "dataset": dataset,
+        "extraction": extraction,
+    }
+
+
+def with_absolute_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a copy that means the same in any current directory."""
+    config = config.copy_and_resolve_references()
+    config.data.root = files.absolute(config.data.root)
+    config.data.data_dir = files.absolute(config.data.data_dir)
+    return config
+
+
+def _preprocessing(config):
+    """How a photo becomes the input of the model."""
+    name, data = config.model.backbone.name, config.data
+    if not name:
+        return None
+    return {
+        "image_size": data.image_size,
+        "resize": data.resize or resized_side(data.image_size),
+        "crop": "center",
+        "backbone": name,
     }
 
 

@@ -21,7 +21,7 @@ from vse_jax.evaluation.report import report
 from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
 from vse_jax.models.vse import with_backbone
 from vse_jax.optimizer import create_optimizer, create_schedule
-from vse_jax.run_config import check_same_run, describe, flatten
+from vse_jax.run_config import check_same_run, flatten
 from vse_jax.stages import Stage, plan_stages, stage_of
 from vse_jax.step_log import StepLog
 from vse_jax.summaries import create_writer
@@ -56,12 +56,17 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
     """
     parallel.check_batch_size(config.batch_size, "batch_size")
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
-    experiment = create_experiment(config)
-    # Better now than at the end of the first epoch.
-    input_pipeline.split_index(experiment.builder, config.data.validation_split)
+    data = config.data
+    experiment = create_experiment(
+        config, required_splits=(data.train_split, data.validation_split)
+    )
+    # A missing split is reported now, not at the end of the first epoch.
+    input_pipeline.split_index(experiment.builder, data.validation_split)
     checkpoints = Checkpoints(workdir)
     try:
-        check_same_run(checkpoints.describe(), config, workdir)
+        saved = checkpoints.describe()
+        check_same_run(saved, config, workdir)
+        experiment.bind(saved, workdir)
         return _train(experiment, checkpoints, workdir)
     finally:
         checkpoints.close()
@@ -244,8 +249,8 @@ class Training:
         writer.flush()
         state = parallel.unreplicate(self._state)
         self._check_finite(state)
-        run = describe(self._config, self._experiment.vocabulary)
-        self._checkpoints.save(state, run, metrics)
+        run, pca = self._experiment.describe(), self._experiment.pca_arrays()
+        self._checkpoints.save(state, run, metrics, pca)
 
     def _check_finite(self, state: TrainState) -> None:
         """Refuses parameters that a step with a finite loss has spoilt."""

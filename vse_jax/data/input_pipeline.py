@@ -46,7 +46,6 @@ __all__ = [
 
 Batch = dict[str, np.ndarray]
 
-_RESIZE = 256 / 224  # shorter side before a crop in evaluation, in sizes of the crop
 _DROP_REGIONS = 0.2  # of the regions, each on its own
 _CHANGE_WORDS = 0.2  # of the tokens, each on its own
 _AT_ONCE = min(8, os.cpu_count() or 1)  # batches being read, and being decoded
@@ -325,7 +324,7 @@ def _parser(
     """Returns how to parse a batch, and to replace what it takes out of the plan's."""
     content = records.content_of(builder)
     size = config.data.image_size
-    shorter = config.data.resize or round(size * _RESIZE)
+    shorter = config.data.resize or photo_crops.resized_side(size)
     regions = int(index.region_count.max())
 
     def parse(

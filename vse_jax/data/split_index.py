@@ -6,7 +6,6 @@ import io
 import itertools
 import logging
 import zipfile
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +14,7 @@ import tqdm
 from etils import epath
 
 from vse_jax.data import records
+from vse_jax.data.string_arrays import pack, unpack
 from vse_jax.data.text.tokenizers import tokenize
 from vse_jax.errors import InputError
 
@@ -161,7 +161,7 @@ def _save(index: SplitIndex, path: epath.Path) -> None:
     for field in dataclasses.fields(index):
         value = getattr(index, field.name)
         if isinstance(value, list):
-            arrays[f"{field.name}.text"], arrays[f"{field.name}.length"] = _pack(value)
+            arrays[f"{field.name}.text"], arrays[f"{field.name}.length"] = pack(value)
         else:
             arrays[field.name] = value
     buffer = io.BytesIO()
@@ -197,19 +197,7 @@ def _index_of(arrays: np.lib.npyio.NpzFile) -> SplitIndex:
 def _field(arrays: np.lib.npyio.NpzFile, name: str) -> np.ndarray | list[str]:
     if name in arrays:
         return arrays[name]
-    return _unpack(arrays[f"{name}.text"], arrays[f"{name}.length"])
-
-
-def _pack(strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns UTF-8 bytes of all strings and the length of each in characters."""
-    text = np.frombuffer("".join(strings).encode(), np.uint8)
-    return text, np.array([len(string) for string in strings], np.int32)
-
-
-def _unpack(text: np.ndarray, lengths: np.ndarray) -> list[str]:
-    joined = text.tobytes().decode()
-    ends = np.cumsum(lengths, dtype=np.int64).tolist()
-    return [joined[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    return unpack(arrays[f"{name}.text"], arrays[f"{name}.length"])
 
 
 def check_captions(

@@ -22,7 +22,8 @@ from etils import epath
 from vse_jax import files, parallel
 from vse_jax.data import datasets, input_pipeline, sampling
 from vse_jax.data.datasets import numpy_export
-from vse_jax.data.input_pipeline import SplitIndex
+from vse_jax.data.datasets.extracted_features import PCA_FILE
+from vse_jax.data.identity import identity_of
 from vse_jax.data.records import content_of
 from vse_jax.errors import InputError, reporting_writes
 from vse_jax.extraction import pca
@@ -39,7 +40,6 @@ from vse_jax.run_config import check_extraction_options, value_of
 logger = logging.getLogger(__name__)
 
 FOLDER = "features"  # of the dataset, in the workdir
-_PCA_FILE = "pca.npz"
 _PCA_IMAGES = 2_000  # of the train split, at most, evenly spaced
 _MEGABYTE = 2**20
 # What the features depend on, beside the photos and the weights.
@@ -136,8 +136,9 @@ class Extraction:
             self._shape,
             int(config.extract.shard_megabytes * _MEGABYTE),
         )
-        self._fingerprint = self._make_fingerprint()
-        self._folder.check_fingerprint(self._fingerprint)
+        self._identity = identity_of(builder)
+        self._description = self._describe()
+        self._folder.check_description(self._description, self._identity)
 
     def _example_image(self):
         """`[batch, height, width, 3]`, of the first photo."""
@@ -155,20 +156,15 @@ class Extraction:
             self._builder, self._sources[split], config, numbers=numbers
         )
 
-    def _make_fingerprint(self) -> dict[str, Any]:
+    def _describe(self) -> dict[str, Any]:
+        """How the features are extracted: all that is needed to embed a new photo."""
         options = {
             f"config.{option}": value_of(self._config, option) for option in _OPTIONS
         }
         return options | {
             "config.model.backbone.weights": _digest_of_variables(self._variables),
-            "photos": {
-                split: [
-                    index.image_count,
-                    self._builder.info.splits[self._sources[split]].num_bytes,
-                    _digest_of_captions(index),
-                ]
-                for split, index in self._indexes.items()
-            },
+            "unit_length": self._config.extract.regions == "pooled",
+            "photos": self._identity.summary(),
         }
 
     def run(self) -> None:
@@ -185,8 +181,8 @@ class Extraction:
     def _run(self):
         if parallel.is_primary_host():
             # Another run may have begun while this one waited for it.
-            self._folder.check_fingerprint(self._fingerprint)
-            self._folder.write_fingerprint(self._fingerprint)
+            self._folder.check_description(self._description, self._identity)
+            self._folder.write_description(self._description, self._identity)
         parallel.wait_for_hosts("began the extraction")
         speed = self._write_shards()
         parallel.wait_for_hosts("extracted the features")
@@ -225,7 +221,7 @@ class Extraction:
         """The stored PCA, fitted by the primary host if there is none yet."""
         if not self._config.extract.pca_dim:
             return None
-        path = self._directory / _PCA_FILE
+        path = self._directory / PCA_FILE
         if parallel.is_primary_host() and not path.exists():
             with files.unfinished(path) as unfinished:
                 unfinished.write_bytes(pca.to_bytes(self._fit_pca()))
@@ -320,14 +316,4 @@ def _digest_of_variables(variables: dict) -> str:
         array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.shape}".encode())
         digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _digest_of_captions(index: SplitIndex) -> str:
-    """Of all image_ids and captions of a split."""
-    digest = hashlib.sha256()
-    for numbers in (index.image_id, index.caption_offset):
-        digest.update(numbers.tobytes())
-    for text in (*index.image_ids, *index.captions):
-        digest.update(f"{text}\0".encode())
     return digest.hexdigest()

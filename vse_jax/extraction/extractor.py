@@ -13,6 +13,7 @@ from vse_jax.data.input_pipeline import Batch
 from vse_jax.errors import InputError
 from vse_jax.extraction.pca import PCA
 from vse_jax.models.backbones import create_backbone, fast_apply
+from vse_jax.models.normalization import l2_normalize
 from vse_jax.models.pooling import pool_grid
 from vse_jax.torch_import import backbone_weights
 
@@ -145,6 +146,8 @@ def _make_step(config, pool: bool = True) -> Callable:
             features = pool_grid(features, config.extract.pool)
         if pca is not None:
             features = pca.project(features)
+        if config.extract.regions == "pooled":
+            features = l2_normalize(features)  # as VSE++ does, in `ImageEncoder` too
         return features.astype(STORED_DTYPE)
 
     return step

@@ -1,7 +1,6 @@
 """Principal components of features: fitted once, stored beside what they reduce."""
 
 import io
-import zipfile
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -10,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from vse_jax.errors import InputError, unreadable
+from vse_jax.data.datasets import extracted_features
+from vse_jax.errors import InputError
 
 _ROWS_AT_ONCE = 4096  # in float64, so that a large batch takes little memory
 
@@ -86,12 +86,7 @@ def load(path: epath.Path) -> PCA:
     Raises:
       InputError: if it is damaged.
     """
-    try:
-        with np.load(io.BytesIO(path.read_bytes())) as arrays:
-            return PCA(**arrays)
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except (EOFError, TypeError, ValueError, zipfile.BadZipFile):
-        raise InputError(
-            f"{path}: is damaged; delete {path.parent} and extract anew"
-        ) from None
+    arrays = extracted_features.read_pca(path)
+    if set(arrays) != set(PCA._fields):
+        raise InputError(f"{path}: is damaged; delete {path.parent} and extract again")
+    return PCA(**arrays)

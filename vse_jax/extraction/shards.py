@@ -17,12 +17,18 @@ from array_record.python import array_record_module
 from etils import epath
 
 from vse_jax import files
+from vse_jax.data import identity
 from vse_jax.data.datasets import captioned_images
-from vse_jax.data.datasets.extracted_features import FINGERPRINT_FILE
+from vse_jax.data.datasets.extracted_features import (
+    DESCRIPTION_FILE,
+    read_description,
+)
 from vse_jax.data.datasets.region_features import RegionFeatures, features_dict
-from vse_jax.errors import InputError, unreadable
+from vse_jax.data.identity import DatasetIdentity
+from vse_jax.errors import InputError
 
 _SUFFIX = "array_record"
+_PHOTOS_FILE = "photos.npz"  # identity of the photos
 
 
 class Shard(NamedTuple):
@@ -86,35 +92,45 @@ class FeatureFolder:
             filetype_suffix=_SUFFIX,
         )
 
-    def check_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
-        """Refuses to go on with what was begun with other options.
+    def check_description(
+        self, description: Mapping[str, Any], photos: DatasetIdentity
+    ) -> None:
+        """Refuses to complete features that were begun with other options or photos.
 
-        Where nothing of it is complete yet, there is nothing to be kept.
+        Does nothing where nothing is complete yet.
+
+        Args:
+          description: how the features are extracted; `photos` is the summary of the
+            identity.
+          photos: identity of the dataset of photos.
 
         Raises:
-          InputError: naming the options that differ.
+          InputError: naming the photos or the options that differ.
         """
-        if not self._holds_results():
+        path = self.directory / DESCRIPTION_FILE
+        if not self._holds_results() or not path.exists():
             return
-        path = self.directory / FINGERPRINT_FILE
-        try:
-            begun = json.loads(path.read_text())
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise unreadable(path, error) from None
-        except ValueError:
+        begun = read_description(path)
+        self._check_photos(begun.get("photos"), photos)
+        now = json.loads(json.dumps(description))
+        differing = [
+            f"{name} was {_short(begun.get(name))} and is now {_short(now.get(name))}"
+            for name in {**now, **begun}
+            if name != "photos" and now.get(name) != begun.get(name)
+        ]
+        if differing:
             raise InputError(
-                f"{path}: is damaged; delete {self.directory} and extract anew"
-            ) from None
-        now = json.loads(json.dumps(fingerprint))
-        names = [name for name in now | begun if now.get(name) != begun.get(name)]
-        if names:
-            were = ", ".join(f"{name} was {begun.get(name)!r}" for name in names)
-            are = ", ".join(f"{now.get(name)!r}" for name in names)
+                f"{self.directory}: was extracted with other options: "
+                f"{', '.join(differing)}; set them back, or choose another --workdir"
+            )
+
+    def _check_photos(self, begun: dict | None, photos: DatasetIdentity) -> None:
+        before = identity.read(self.directory / _PHOTOS_FILE)
+        changed = identity.difference(begun or photos.summary(), before, photos)
+        if changed:
             raise InputError(
-                f"{self.directory}: was extracted with other options: {were}, now "
-                f"{are}; set them back, or choose another --workdir"
+                f"{self.directory}: was extracted from other data: {changed}; delete "
+                "this folder to extract again, or choose another --workdir"
             )
 
     def _holds_results(self) -> bool:
@@ -123,13 +139,17 @@ class FeatureFolder:
             return False
         names = {path.name for path in self.directory.iterdir()}
         return any(
-            not name.startswith(files.UNFINISHED) for name in names - {FINGERPRINT_FILE}
+            not name.startswith(files.UNFINISHED)
+            for name in names - {DESCRIPTION_FILE, _PHOTOS_FILE}
         )
 
-    def write_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
-        """Notes in the folder, which is there, what its features will be."""
-        content = json.dumps(fingerprint, indent=2) + "\n"
-        with files.unfinished(self.directory / FINGERPRINT_FILE) as path:
+    def write_description(
+        self, description: Mapping[str, Any], photos: DatasetIdentity
+    ) -> None:
+        """Writes into the folder how its features are extracted, and from what."""
+        identity.write(photos, self.directory / _PHOTOS_FILE)
+        content = json.dumps(description, indent=2) + "\n"
+        with files.unfinished(self.directory / DESCRIPTION_FILE) as path:
             path.write_text(content)
 
     def write_shard(
@@ -187,3 +207,8 @@ class FeatureFolder:
             check_data=False,
         )
         return tfds.builder_from_directory(self.directory)
+
+
+def _short(value, length=80):
+    text = repr(value)
+    return text if len(text) <= length else f"{text[: length - 3]}..."

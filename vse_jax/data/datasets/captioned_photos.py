@@ -238,13 +238,20 @@ class CaptionedPhotosSource(abc.ABC):
             return None
         return self._checked_config.fingerprint
 
-    def builder(self, data_dir: epath.Path) -> CaptionedPhotos:
+    def splits(self) -> tuple[str, ...]:
+        """Returns the splits that the file lists."""
+        return tuple(self._checked_config.splits)
+
+    def builder(
+        self, data_dir: epath.Path, version: tfds.core.Version
+    ) -> CaptionedPhotos:
         """Returns a builder that prepares the folder.
 
         Raises:
           InputError: if the folder is not as it should be.
         """
-        return self.builder_class(data_dir=data_dir, config=self._checked_config)
+        config = dataclasses.replace(self._checked_config, version=version)
+        return self.builder_class(data_dir=data_dir, config=config)
 
     def check_source(self) -> None:
         """Raises InputError if the folder cannot be prepared; decodes no photo."""

@@ -4,15 +4,21 @@ The folder is in TFDS's layout: its shards, then `features.json` and, at the ver
 `dataset_info.json`. So it is opened by its path alone.
 """
 
+import io
+import json
+import zipfile
+
 import ml_collections
+import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
 from vse_jax.data.datasets import source_folder
 from vse_jax.data.datasets.region_features import RegionFeatures
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, unreadable
 
-FINGERPRINT_FILE = "extraction.json"
+DESCRIPTION_FILE = "extraction.json"
+PCA_FILE = "pca.npz"
 _METADATA_FILE = "dataset_info.json"
 
 
@@ -22,15 +28,66 @@ def is_extracted(data: ml_collections.ConfigDict) -> bool:
     return (
         data.builder == RegionFeatures.name
         and root is not None
-        and any((root / name).exists() for name in (_METADATA_FILE, FINGERPRINT_FILE))
+        and any((root / name).exists() for name in (_METADATA_FILE, DESCRIPTION_FILE))
     )
+
+
+def description(builder: tfds.core.DatasetBuilder) -> dict | None:
+    """Returns how the features were extracted; None if they were not.
+
+    Raises:
+      InputError: if the description is damaged.
+    """
+    path = epath.Path(builder.data_dir) / DESCRIPTION_FILE
+    if not path.exists():
+        return None
+    return read_description(path)
+
+
+def read_description(path: epath.Path) -> dict:
+    """Reads `extraction.json`.
+
+    Raises:
+      InputError: if it cannot be read or is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except ValueError:
+        raise InputError(
+            f"{path}: is damaged; delete {path.parent} and extract again"
+        ) from None
+
+
+def pca_arrays(builder: tfds.core.DatasetBuilder) -> dict[str, np.ndarray]:
+    """Returns the arrays of the PCA that the features were projected with, if any."""
+    path = epath.Path(builder.data_dir) / PCA_FILE
+    return read_pca(path) if path.exists() else {}
+
+
+def read_pca(path: epath.Path) -> dict[str, np.ndarray]:
+    """Reads `pca.npz`.
+
+    Raises:
+      InputError: if it cannot be read or is damaged.
+    """
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (EOFError, ValueError, zipfile.BadZipFile):
+        raise InputError(
+            f"{path}: is damaged; delete {path.parent} and extract again"
+        ) from None
 
 
 def incomplete(directory: epath.Path) -> InputError:
     """Returns the error that says how an extraction is completed."""
     return InputError(
         f"{directory}: the features there are not complete; run --mode=extract again "
-        "with the same options, and it goes on where it stopped"
+        "with the same options to complete them"
     )
 
 
