@@ -3,8 +3,9 @@
 import json
 import logging
 
-from vse_jax import parallel, run_config
+from vse_jax import files, parallel, run_config
 from vse_jax.checkpoint import Checkpoints, Restored
+from vse_jax.data.datasets import extracted_features
 from vse_jax.data.records import content_of
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError, reporting_writes
@@ -46,6 +47,7 @@ def evaluate(
     experiment = create_experiment(config, vocabulary)
     _check_dimensions(experiment, restored)
     split = split or default_split(experiment)
+    _check_dataset(experiment, restored.run, workdir, split)
 
     evaluation = Evaluator(experiment).evaluate(
         parallel.replicate(restored.variables), split
@@ -67,6 +69,58 @@ def default_split(experiment: Experiment) -> str:
         data.validation_split,
     )
     return data.validation_split
+
+
+def _check_dataset(experiment, run, workdir, split):
+    """Refuses a split that changed since the training, and features of another kind.
+
+    Data that the user names explicitly may differ, which is logged.
+    """
+    _check_extraction(experiment, run)
+    remembered = (run.get("dataset") or {}).get("splits", {}).get(split)
+    found = experiment.identity.summary()["splits"].get(split)
+    if experiment.config.data.vocabulary == "checkpoint" or not remembered:
+        return
+    if not found or found == remembered:
+        return
+    changed = experiment.difference(run, workdir)
+    message = (
+        f"{experiment.builder.data_dir}: the split {split!r} is not that of the "
+        f"training: {changed}"
+    )
+    if _same_place(experiment.config.data, run["config"]["data"]):
+        raise InputError(
+            f"{message}; restore it, or set config.data.root to other data to evaluate "
+            "on it, or config.data.vocabulary=checkpoint"
+        )
+    logger.warning("%s", message)
+
+
+def _same_place(data, saved):
+    options = ("root", "data_dir", "name", "annotations")
+    return all(
+        files.absolute(data[option]) == files.absolute(saved[option])
+        for option in options
+    )
+
+
+def _check_extraction(experiment, run):
+    trained_on = run.get("extraction")
+    found = extracted_features.description(experiment.builder)
+    if not trained_on or not found:
+        return
+    differing = [
+        f"{option} was {trained_on.get(option)!r} and is {found.get(option)!r}"
+        for option in sorted(trained_on.keys() | found.keys())
+        if option not in ("photos", "config.extract.shard_megabytes")
+        and trained_on.get(option) != found.get(option)
+    ]
+    if differing:
+        raise InputError(
+            f"{experiment.builder.data_dir}: its features were not extracted as those "
+            f"of the training: {', '.join(differing)}; extract them with the same "
+            "options"
+        )
 
 
 def _restore(checkpoints: Checkpoints, workdir: str, checkpoint: str) -> Restored:
