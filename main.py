@@ -60,10 +60,18 @@ def main(argv):
         print(f"prepared: {datasets.prepare(config.data).data_dir}")
         return 0
 
-    from vse_jax import evaluate, extract, parallel, train
+    from vse_jax import host_connection, parallel
 
     config_or_defaults = config or common.get_config()
-    parallel.set_up(config_or_defaults, workdir)
+    preemptible = FLAGS.mode == "train"
+    parallel.set_up(config_or_defaults, workdir, preemptible=preemptible)
+    with host_connection.failing_together():
+        return _run_mode(config, workdir)
+
+
+def _run_mode(config, workdir):
+    from vse_jax import evaluate, extract, train
+
     if FLAGS.mode == "eval":
         overrides = config and config_flags.get_override_values(FLAGS["config"])
         evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
@@ -72,7 +80,7 @@ def main(argv):
         extract.extract(config, workdir)
         return 0
     if FLAGS.mode == "import":
-        _import(config_or_defaults, workdir)
+        _import(config or common.get_config(), workdir)
         return 0
     finished = train.train_and_evaluate(config, workdir)
     return 0 if finished else SIGTERM_EXIT_CODE

@@ -20,6 +20,7 @@ from vse_jax.data.records import content_of
 from vse_jax.data.vocabulary import Vocabulary
 from vse_jax.errors import InputError, TrainingError, reporting_writes
 from vse_jax.experiment import Experiment, create_experiment
+from vse_jax.host_connection import CONNECTION_OPTIONS
 from vse_jax.options import value_of
 from vse_jax.train_step import make_embed_steps
 
@@ -39,7 +40,7 @@ EVALUATION_OPTIONS = (
     "data.test_split",
     "evaluation_batch_size",
     "platform",
-    "distributed",
+    *CONNECTION_OPTIONS,
     "compilation_cache",
 )
 

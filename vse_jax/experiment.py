@@ -13,6 +13,7 @@ from vse_jax.data import datasets, input_pipeline
 from vse_jax.data.records import content_of, has_split
 from vse_jax.data.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.errors import InputError
+from vse_jax.host_connection import CONNECTION_DEFAULTS
 from vse_jax.models.backbones import BACKBONES
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.vse import VSE, create_model
@@ -79,6 +80,9 @@ def create_experiment(
 
 def describe(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> dict:
     """What a checkpoint says of its run, as JSON."""
+    config = config.copy_and_resolve_references()
+    # A later start may be of other processes, at other addresses.
+    config.update(CONNECTION_DEFAULTS)
     return {
         "config": json.loads(config.to_json()),
         "vocabulary": json.loads(vocabulary.to_json()),

@@ -322,8 +322,9 @@ class Training:
         split = default_split(self._experiment)
         evaluation = self._evaluator.evaluate(variables, split)
         report(self._experiment, evaluation, self._workdir, restored.step)
-        print(f"checkpoint:  {self._checkpoints.path(restored.step)}")
-        print(f"TensorBoard: tensorboard --logdir {self._workdir}", flush=True)
+        if parallel.is_primary_host():
+            print(f"checkpoint:  {self._checkpoints.path(restored.step)}")
+            print(f"TensorBoard: tensorboard --logdir {self._workdir}", flush=True)
 
 
 def _with_backbone(tree, backbone):
