@@ -12,7 +12,11 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0  # of parameters, order of images, choice of captions, augmentation
     config.dtype = "float32"  # of the encoders' arithmetic: float32 or bfloat16
-    config.distributed = False  # True on every host of a pod of more than one
+    config.distributed = False  # True connects the hosts that JAX detects, as of a pod
+    # For hosts that JAX does not detect, on each of them; these imply `distributed`.
+    config.coordinator = ""  # host:port of process 0, the same on all hosts
+    config.num_processes = 0  # number of processes; 0 without a coordinator
+    config.process_id = -1  # of this process, from 0; -1 without a coordinator
     config.platform = ""  # cpu, gpu or tpu: refuse to run elsewhere; "" takes the best
 
     config.batch_size = 128  # pairs, over all devices and hosts

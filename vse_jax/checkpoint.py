@@ -91,7 +91,8 @@ class Checkpoints:
             cleanup_tmp_directories=not self._read_only,
         )
         try:
-            self._remove_unreadable_metrics()
+            with parallel.primary_host_first("looked for damaged metrics"):
+                self._remove_unreadable_metrics()
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_names=ITEMS
             )
@@ -113,7 +114,7 @@ class Checkpoints:
                         f"{path} is damaged ({one_line(error)}); move {step} away"
                     ) from error
                 logger.error("%s is damaged (%s)", path, one_line(error))
-                self._move_aside(step)
+                self._move_aside(step)  # the other hosts then find nothing
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, the latest first."""
@@ -283,19 +284,44 @@ class Checkpoints:
 
     def _set_aside(self, steps):
         self._manager.close()
-        for step in steps:
-            self._move_aside(self.path(step))
+        parallel.wait_for_hosts("found a damaged checkpoint")
+        if parallel.is_primary_host():
+            for step in steps:
+                self._move_aside(self.path(step))
+        parallel.wait_for_hosts("moved a damaged checkpoint")
         self._open()
 
     def _move_aside(self, path):
         """Moves a checkpoint into `damaged/`, beside the folder of checkpoints."""
-        if parallel.is_primary_host():
-            aside = self.directory.parent / "damaged"
-            aside.mkdir(parents=True, exist_ok=True)
-            number = sum(1 for _ in aside.iterdir())
-            path.rename(aside / f"{path.name}-{number}")
-            logger.error("moved %s to %s", path, aside)
-        parallel.wait_for_hosts("moved a damaged checkpoint")
+        aside = self.directory.parent / "damaged"
+        aside.mkdir(parents=True, exist_ok=True)
+        number = sum(1 for _ in aside.iterdir())
+        path.rename(aside / f"{path.name}-{number}")
+        logger.error("moved %s to %s", path, aside)
+
+
+def read_description(workdir: str, checkpoint: str) -> dict:
+    """Reads the description in a checkpoint without JAX, to set JAX up by it.
+
+    Args:
+      workdir: of the run.
+      checkpoint: the step, or anything else for the latest.
+
+    Raises:
+      InputError: if there is no readable checkpoint.
+    """
+    directory = epath.Path(workdir).expanduser() / "checkpoints"
+    steps = [p for p in directory.glob("*/run/metadata") if p.parents[1].name.isdigit()]
+    chosen = [path for path in steps if path.parents[1].name == checkpoint] or steps
+    for path in sorted(chosen, key=lambda path: -int(path.parents[1].name)):
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+    raise InputError(
+        f"{workdir} has no checkpoint to evaluate; train first, or name another "
+        "--workdir"
+    )
 
 
 def digest(tree: Any) -> str:

@@ -1,38 +1,58 @@
-"""All that knows there is more than one device, or more than one host.
+"""Everything that knows of more than one device or more than one host.
 
-A step is written for one device, with the collectives below; `map_over_devices` runs it
-on all of them with `jax.pmap`. Arrays that go into a mapped function carry a leading
-axis of this host's devices, `[local_devices, ...]`.
+A step is written for one device, with the collectives below. `map_over_devices` runs it
+on all devices. Arguments of a mapped function have a leading axis of devices: numpy
+arrays hold the rows of this host, `[local_devices, ...]`, and results are global JAX
+arrays, `[devices, ...]`, of which a host can read only the rows of its own devices.
 """
 
 import contextlib
 import ctypes
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import orbax.checkpoint as ocp
 import tensorflow as tf
 from etils import epath
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vse_jax import host_connection
 from vse_jax.errors import InputError, TrainingError, one_line
 
 AXIS = "devices"
+BARRIER_TIMEOUT = 7 * 24 * 3600  # seconds; one host may prepare data for days
+_barrier_number = itertools.count()  # a name may be used for one barrier only
 
 
-def set_up(config: ml_collections.ConfigDict, workdir: str) -> None:
-    """Prepares JAX for a run; to be called before anything else uses JAX.
+def set_up(
+    config: ml_collections.ConfigDict, workdir: str, *, preemptible: bool = False
+) -> None:
+    """Prepares JAX for a run. Call it before anything else uses JAX.
 
-    Connects the hosts, chooses the devices, and keeps what is compiled for the next
-    start in `config.compilation_cache`, or beside the workdir.
+    Connects the hosts, selects the devices, and sets JAX's compilation cache to
+    `config.compilation_cache`, or to a folder beside the workdir. Only the primary host
+    logs below the level of warnings.
+
+    Args:
+      config: see `configs/common.py`.
+      workdir: folder of the run.
+      preemptible: with several hosts, whether SIGTERM is noted for `agree_to_stop`
+        instead of ending the process.
 
     Raises:
-      InputError: if there is no device of the kind that the configuration asks for.
+      InputError: if the hosts cannot be connected, or there is no device of
+        `config.platform`.
     """
+    host_connection.check_options(config)
     tf.config.set_visible_devices([], "GPU")  # TensorFlow reads data, nothing else
     cache = (
         config.compilation_cache or epath.Path(workdir).parent / ".compilation_cache"
@@ -41,19 +61,10 @@ def set_up(config: ml_collections.ConfigDict, workdir: str) -> None:
     if config.dtype == "float32":
         # TPUs would multiply in bfloat16 all the same.
         jax.config.update("jax_default_matmul_precision", "float32")
-    if config.distributed:
-        _connect_hosts()
+    host_connection.connect(config, preemptible=preemptible)
     select_platform(config.platform)
-
-
-def _connect_hosts():
-    try:
-        jax.distributed.initialize()
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"config.distributed is set, but the hosts of a pod cannot be connected "
-            f"({one_line(error)}); leave it unset on a single host"
-        ) from error
+    if not is_primary_host():
+        logging.getLogger("vse_jax").setLevel(logging.WARNING)
 
 
 def select_platform(platform: str) -> None:
@@ -129,25 +140,55 @@ def reporting_memory(batch_size: int, name: str) -> Iterator[None]:
 
 
 def map_over_devices(function: Callable, donate_argnums=()) -> Callable:
-    """Runs per-device code on all devices, compiled once per shape of its arguments."""
-    mapped = jax.pmap(function, axis_name=AXIS, donate_argnums=donate_argnums)
-    return _compiled_per_shape(mapped, function)
+    """Runs per-device code on all devices, compiled once per shape of its arguments.
+
+    Args:
+      function: takes and returns pytrees of arrays without the axis of devices.
+      donate_argnums: positions of arguments whose memory the results may reuse.
+
+    Returns:
+      A function that every host must call in the same order.
+    """
+    return _map(function, _all_devices(), donate_argnums)
 
 
 def map_over_local_devices(function: Callable) -> Callable:
     """Runs per-device code without collectives on the devices of this host.
 
-    So hosts need not make the same calls. Compiled once per shape of the arguments.
+    Hosts need not make the same calls. Compiled once per shape of the arguments.
     """
-    mapped = jax.pmap(function, devices=jax.local_devices())
-    return _compiled_per_shape(mapped, function)
+    return _map(function, jax.local_devices())
 
 
-def _compiled_per_shape(mapped, function):
+def _map(function, devices, donate_argnums=()):
+    sharding = _sharding(devices)
+
+    def on_device(*args):
+        result = function(*jax.tree.map(lambda x: jnp.squeeze(x, 0), args))
+        return jax.tree.map(lambda x: jnp.expand_dims(x, 0), result)
+
+    mapped = jax.jit(
+        jax.shard_map(
+            on_device,
+            mesh=sharding.mesh,
+            in_specs=sharding.spec,
+            out_specs=sharding.spec,
+            check_vma=False,  # gradients of collectives are those of `jax.pmap`
+        ),
+        in_shardings=sharding,
+        out_shardings=sharding,
+        donate_argnums=donate_argnums,
+    )
+    return _compiled_per_shape(mapped, function, sharding)
+
+
+def _compiled_per_shape(mapped, function, sharding):
     compiled = {}
 
     @functools.wraps(function)
     def run(*args):
+        if not sharding.is_fully_addressable:
+            args = jax.tree.map(functools.partial(_to_global, sharding), args)
         leaves, structure = jax.tree.flatten(args)
         key = structure, tuple(map(jax.typeof, leaves))
         if key not in compiled:
@@ -156,6 +197,23 @@ def _compiled_per_shape(mapped, function):
         return compiled[key](*args)
 
     return run
+
+
+def _to_global(sharding, array):
+    """Makes a global array of this host's rows; leaves global arrays as they are."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return array
+    return jax.make_array_from_process_local_data(sharding, np.asarray(array))
+
+
+def _all_devices():
+    """All devices, those of the first host first, as `gather_over_hosts` orders."""
+    return sorted(jax.devices(), key=lambda device: device.process_index)
+
+
+def _sharding(devices: Sequence[jax.Device]) -> NamedSharding:
+    """The leading axis is split over devices."""
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 
 
 def _compiler_options():
@@ -196,16 +254,30 @@ def position_in_global_batch(batch_size: int) -> jax.Array:
 
 
 def replicate(tree: Any) -> Any:
-    """Puts one copy of a pytree of host arrays on each of this host's devices."""
-    copy = jax.pmap(lambda _, tree: tree, in_axes=(0, None))
-    return copy(np.arange(jax.local_device_count()), tree)
+    """Puts a copy of a pytree of host arrays on every device.
+
+    Args:
+      tree: arrays, the same on every host.
+
+    Returns:
+      The arrays with a leading axis of devices, `[devices, ...]`.
+    """
+    return _copy_to(_all_devices(), tree)
 
 
 def replicate_on_host(tree: Any) -> Any:
     """As `replicate`, for `map_over_local_devices`."""
-    devices = jax.local_devices()
-    copy = jax.pmap(lambda _, tree: tree, in_axes=(0, None), devices=devices)
-    return copy(np.arange(len(devices)), tree)
+    return _copy_to(jax.local_devices(), tree)
+
+
+def _copy_to(devices, tree):
+    def copy(tree):
+        return jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (len(devices), *jnp.shape(x))), tree
+        )
+
+    # Compiled, since `jax.device_put` may share the memory of the host's arrays.
+    return jax.jit(copy, out_shardings=_sharding(devices))(tree)
 
 
 def unreplicate(tree: Any) -> Any:
@@ -236,15 +308,18 @@ def gather_over_hosts(array: np.ndarray) -> np.ndarray:
 
 
 def agree_to_stop(received: bool, step: int) -> bool:
-    """Whether the hosts stop after `step`, of which one or more were told to.
+    """Whether all hosts stop after `step`, since one or more received a signal.
 
     Args:
-      received: whether this host was told to stop.
+      received: whether this host received a signal. With several hosts JAX notes
+        SIGTERM itself, so this need only be set for other signals.
       step: number of steps made, the same on all hosts.
     """
-    if jax.process_count() == 1:
+    if is_single_host():
         return received
-    # JAX's own service agrees on a step that no host has passed yet.
+    if received:
+        signal.raise_signal(signal.SIGTERM)  # JAX's handler tells the other hosts
+    # JAX's service agrees on a step that no host has passed yet.
     return multihost_utils.reached_preemption_sync_point(step)
 
 
@@ -254,14 +329,16 @@ def is_single_host() -> bool:
 
 
 def wait_for_hosts(name: str) -> None:
-    """Returns when all hosts have come here; `name` is the same on all of them."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    """Returns when all hosts have called it with the same `name`."""
+    # Not a collective of the devices, which would time out within minutes.
+    wait = ocp.multihost.get_barrier_sync_fn()
+    key = f"vse_jax {name} {next(_barrier_number)}"
+    wait(key=key, timeout_ms=1000 * BARRIER_TIMEOUT)
 
 
 @contextlib.contextmanager
 def primary_host_first(name: str) -> Iterator[None]:
-    """Lets the primary host do what stands inside before the others do it.
+    """Runs the body on the primary host first, then on the others.
 
     Args:
       name: the same on all hosts.
@@ -274,7 +351,7 @@ def primary_host_first(name: str) -> Iterator[None]:
 
 
 def this_host() -> dict[str, int]:
-    """Which host this is, and of how many, as arguments of the input pipeline."""
+    """This host's index and the number of hosts, as the input pipeline's arguments."""
     return {
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
@@ -282,5 +359,5 @@ def this_host() -> dict[str, int]:
 
 
 def is_primary_host() -> bool:
-    """Whether this is the one host that writes reports and curves."""
+    """Whether this is the host that prints, and writes reports and curves."""
     return jax.process_index() == 0

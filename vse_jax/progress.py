@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import tqdm
 
+from vse_jax import termination
+
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -55,6 +57,7 @@ class Progress:
 
     def add(self, count: int = 1) -> None:
         """Counts items that are done."""
+        termination.check()
         now = time.perf_counter()
         self._done += count
         self._bar.update(count)

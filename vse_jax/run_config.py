@@ -15,6 +15,7 @@ from vse_jax.data.photo_crops import resized_side
 from vse_jax.data.text import tokenizers
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
+from vse_jax.host_connection import CONNECTION_DEFAULTS, CONNECTION_OPTIONS
 from vse_jax.losses import MININGS
 from vse_jax.models import image_encoders, text_encoders
 from vse_jax.models.backbones import BACKBONES, SPECS, output_dim
@@ -36,7 +37,7 @@ EVALUATION_OPTIONS = (
     "data.test_split",
     "evaluation_batch_size",
     "platform",
-    "distributed",
+    *CONNECTION_OPTIONS,
     "compilation_cache",
 )
 # Options that may change when a run is resumed: no training step depends on them.
@@ -86,7 +87,7 @@ def describe(
       extraction: how the features of the dataset were extracted, if they were.
     """
     return {
-        "config": json.loads(with_absolute_paths(config).to_json()),
+        "config": json.loads(_of_any_start(config).to_json()),
         "vocabulary": json.loads(vocabulary.to_json()),
         "tokenizer": tokenizers.describe(config.data.tokenizer),
         "dtype": config.dtype,
@@ -96,9 +97,11 @@ def describe(
     }
 
 
-def with_absolute_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns a copy that means the same in any current directory."""
+def _of_any_start(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a copy that means the same in any directory and on any hosts."""
     config = config.copy_and_resolve_references()
+    # A later start may be of other processes, at other addresses.
+    config.update(CONNECTION_DEFAULTS)
     config.data.root = files.absolute(config.data.root)
     config.data.data_dir = files.absolute(config.data.data_dir)
     return config

@@ -1,27 +1,100 @@
-"""SIGTERM, which a cloud sends before it takes a machine away."""
+"""Signals that end the program: Ctrl-C (SIGINT), and SIGTERM, which clouds send.
 
+Outside of training, the first Ctrl-C raises `KeyboardInterrupt`. Libraries that run our
+code in their threads or destructors may swallow it, so it is raised once more by the
+next `check`, and a watchdog ends the process after a few seconds in any case. All that
+is written can be interrupted at any moment.
+
+In training, both signals are noted instead, so that the loop can save a checkpoint
+after the step it is at. A second Ctrl-C ends the process at once.
+"""
+
+import os
 import signal
+import sys
+import threading
 
-from vse_jax import parallel
+WATCHDOG_SECONDS = 10.0
+
+_noted: signal.Signals | None = None  # the last signal that asked the program to end
+_is_noted_only = False  # in training: nothing is raised
+
+
+def install() -> None:
+    """Handles Ctrl-C from now on; to be called by the main thread."""
+    signal.signal(signal.SIGINT, _interrupt)
+
+
+def check() -> None:
+    """Raises `KeyboardInterrupt` if an earlier one was swallowed."""
+    if (
+        _noted == signal.SIGINT
+        and not _is_noted_only
+        and threading.current_thread() is threading.main_thread()
+    ):
+        raise KeyboardInterrupt
+
+
+def exit_code() -> int:
+    """What a shell reports of a process that the noted signal ended."""
+    return 128 + (_noted or signal.SIGTERM)
+
+
+def signal_name() -> str:
+    """Name of the noted signal, for people."""
+    return "Ctrl-C" if _noted == signal.SIGINT else "SIGTERM"
 
 
 class Termination:
-    """Within it, SIGTERM is noted instead of ending the process."""
+    """Within it, SIGTERM and Ctrl-C are noted instead of ending the process."""
 
     def __enter__(self):
+        global _is_noted_only
+        _is_noted_only = True
         self._received = False
-        self._handler = None
-        if parallel.is_single_host():  # else JAX has a handler of its own
-            self._handler = signal.signal(signal.SIGTERM, self._note)
+        self._handlers = {
+            number: signal.signal(number, self._note) for number in self._signals()
+        }
         return self
 
     def __exit__(self, *exception):
-        if self._handler is not None:
-            signal.signal(signal.SIGTERM, self._handler)
+        global _is_noted_only
+        _is_noted_only = False
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
-    def _note(self, *unused):
+    def _signals(self):
+        from vse_jax import parallel
+
+        if parallel.is_single_host():
+            return signal.SIGINT, signal.SIGTERM
+        return (signal.SIGINT,)  # JAX notes SIGTERM on several hosts
+
+    def _note(self, number, frame):
+        global _noted
+        if number == signal.SIGINT and _noted == signal.SIGINT:
+            _exit_at_once()
+        _noted = signal.Signals(number)
         self._received = True
 
     def is_due(self, step: int) -> bool:
         """Whether to save and leave after `step`; the same on all hosts."""
+        from vse_jax import parallel
+
         return parallel.agree_to_stop(self._received, step)
+
+
+def _interrupt(number, frame):
+    global _noted
+    if _noted == signal.SIGINT:
+        _exit_at_once()
+    _noted = signal.SIGINT
+    watchdog = threading.Timer(WATCHDOG_SECONDS, _exit_at_once)
+    watchdog.daemon = True
+    watchdog.start()
+    raise KeyboardInterrupt
+
+
+def _exit_at_once():
+    print("interrupted", file=sys.stderr, flush=True)
+    os._exit(128 + signal.SIGINT)

@@ -1,8 +1,10 @@
 """The training loop."""
 
+import contextlib
 import functools
 import json
 import logging
+import shlex
 
 import jax
 import ml_collections
@@ -22,10 +24,11 @@ from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
 from vse_jax.models.vse import with_backbone
 from vse_jax.optimizer import create_optimizer, create_schedule
 from vse_jax.run_config import check_same_run, flatten
+from vse_jax.run_lock import sole_run
 from vse_jax.stages import Stage, plan_stages, stage_of
 from vse_jax.step_log import StepLog
 from vse_jax.summaries import create_writer
-from vse_jax.termination import Termination
+from vse_jax.termination import Termination, signal_name
 from vse_jax.torch_import import backbone_weights
 from vse_jax.train_step import (
     TrainState,
@@ -56,6 +59,18 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
     """
     parallel.check_batch_size(config.batch_size, "batch_size")
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
+    with _sole_run(workdir):
+        return _train_and_evaluate(config, workdir)
+
+
+def _sole_run(workdir):
+    """The primary host locks the workdir for all."""
+    if parallel.is_primary_host():
+        return sole_run(workdir)
+    return contextlib.nullcontext()
+
+
+def _train_and_evaluate(config, workdir):
     data = config.data
     experiment = create_experiment(
         config, required_splits=(data.train_split, data.validation_split)
@@ -286,8 +301,9 @@ class Training:
     def _leave(self) -> bool:
         self._checkpoints.wait()
         logger.info(
-            "stopped by SIGTERM after step %d, which is saved; the same command "
-            "goes on from there",
+            "stopped by %s after step %d, which is saved; the same command resumes "
+            "from there",
+            signal_name(),
             self.step,
         )
         return False
@@ -306,5 +322,7 @@ class Training:
         split = default_split(self._experiment)
         evaluation = self._evaluator.evaluate(variables, split)
         report(self._experiment, evaluation, self._workdir, restored.step)
-        print(f"checkpoint:  {self._checkpoints.path(restored.step)}")
-        print(f"TensorBoard: tensorboard --logdir {self._workdir}", flush=True)
+        if parallel.is_primary_host():
+            print(f"checkpoint:  {self._checkpoints.path(restored.step)}")
+            command = shlex.join(["tensorboard", "--logdir", self._workdir])
+            print(f"TensorBoard: {command}", flush=True)

@@ -1,0 +1,271 @@
+"""The command line: flags, and one function for each mode.
+
+`main.py` and the installed command `vse_jax` both run it.
+"""
+
+import os
+
+# Read once, when TensorFlow is imported: only its errors are of interest here.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces them
+
+import argparse
+import logging
+import pathlib
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from configs import common
+from vse_jax import termination
+from vse_jax.errors import InputError, ReportedError
+
+FLAGS = flags.FLAGS
+_NO_CONFIG = ("eval", "import")  # modes that can do without --config
+
+config_flags.DEFINE_config_file("config", None, "File of configs/.")
+flags.DEFINE_string("workdir", "", "Folder of the run; runs/<name of the config>.")
+flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "eval", "prepare", "extract", "import"],
+    "train or resume; evaluate a checkpoint; prepare the dataset; extract features of "
+    "photos; import a checkpoint of the PyTorch repositories.",
+)
+flags.DEFINE_string("split", "", "Split to evaluate; the test split if there is one.")
+flags.DEFINE_string(
+    "checkpoint", "best", "Checkpoint to evaluate: best, latest or its step."
+)
+flags.DEFINE_string("import_file", "", "Checkpoint to import: .pth or .pth.tar.")
+flags.DEFINE_string("vocabulary", "", "Its vocabulary: *_vocab.json or *_vocab.pkl.")
+
+
+def run() -> None:
+    """Parses the command line and runs the mode; exits the process."""
+    termination.install()
+    for stream in (sys.stdout, sys.stderr):
+        # Paths and captions may hold what a terminal cannot show.
+        stream.reconfigure(errors="backslashreplace")
+    app.run(_run, flags_parser=_parse_flags)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the mode and returns the exit code."""
+    if len(argv) > 1:
+        raise InputError(f"unexpected argument {argv[1]!r}; options begin with --")
+    config = FLAGS.config if _has_config_file() else None
+    if config is None and FLAGS.mode not in _NO_CONFIG:
+        raise InputError("--config is missing, such as --config configs/quickstart.py")
+    workdir = _workdir()
+    _set_up_logging()
+    return MODES[FLAGS.mode](config, workdir)
+
+
+def _train(config, workdir):
+    with _hosts(config, workdir, preemptible=True):
+        from vse_jax import train
+
+        finished = train.train_and_evaluate(config, workdir)
+    return 0 if finished else termination.exit_code()
+
+
+def _evaluate(config, workdir):
+    from vse_jax import run_config
+    from vse_jax.checkpoint import read_description
+
+    overrides = config_flags.get_override_values(FLAGS["config"])
+    if config is None:  # the checkpoint's
+        saved = read_description(workdir, FLAGS.checkpoint)
+        config = run_config.merge(saved["config"], overrides)
+    with _hosts(config, workdir):
+        from vse_jax import evaluate
+
+        evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
+    return 0
+
+
+def _prepare(config, workdir):
+    del workdir
+    from vse_jax.data import datasets
+
+    print(f"prepared: {datasets.prepare(config.data).data_dir}")
+    return 0
+
+
+def _extract(config, workdir):
+    with _hosts(config, workdir):
+        from vse_jax.extraction import extract
+
+        extract.extract(config, workdir)
+    return 0
+
+
+def _import(config, workdir):
+    for flag in ("import_file", "vocabulary"):
+        if not FLAGS[flag].present:
+            raise InputError(f"--{flag} is missing, the file to import")
+    config = config or FLAGS.config or common.get_config()
+    with _hosts(config, workdir):
+        from vse_jax.torch_import import checkpoint_file
+
+        checkpoint_file.import_checkpoint(
+            config, workdir, FLAGS.import_file, FLAGS.vocabulary
+        )
+    return 0
+
+
+MODES = {
+    "train": _train,
+    "eval": _evaluate,
+    "prepare": _prepare,
+    "extract": _extract,
+    "import": _import,
+}
+
+
+def _hosts(config, workdir, *, preemptible=False):
+    """Sets JAX up; within the context, all hosts fail together."""
+    from vse_jax import host_connection, parallel
+
+    parallel.set_up(config, workdir, preemptible=preemptible)
+    return host_connection.failing_together()
+
+
+def _has_config_file():
+    return FLAGS.config is not None and not _is_default_config(
+        config_flags.get_config_filename(FLAGS["config"])
+    )
+
+
+def _is_default_config(path):
+    return os.path.abspath(path) == os.path.abspath(common.__file__)
+
+
+def _workdir():
+    if FLAGS.workdir:
+        return os.path.expanduser(FLAGS.workdir)
+    if not _has_config_file():
+        raise InputError("--workdir is missing, or --config to tell it from")
+    path = config_flags.get_config_filename(FLAGS["config"])
+    path, _, form = path.partition(".py:")
+    name = pathlib.Path(path).name.removesuffix(".py")
+    return str(pathlib.Path("runs") / "_".join(filter(None, [name, form])))
+
+
+def _set_up_logging():
+    """Logs only this program's own messages, on standard error."""
+    # Orbax logs the stack trace of a failed save; it is reported in one line later.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    sys.unraisablehook = _print_unraisable
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("vse_jax")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class _Formatter(logging.Formatter):
+    """Marks warnings."""
+
+    def formatMessage(self, record):  # noqa: N802
+        line = super().formatMessage(record)
+        if record.levelno < logging.WARNING:
+            return line
+        time, _, message = line.partition("  ")
+        return f"{time}  {record.levelname.lower()}: {message}"
+
+
+def _print_unraisable(unraisable):
+    """Prints an error of a thread, unless it is TensorStore's after a failed save.
+
+    It reports its results to an event loop that Orbax has closed by then.
+    """
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        return  # `termination.check` raises it again
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _parse_flags(argv):
+    """Parses the flags; a mistake in them is reported in one line."""
+    try:
+        arguments = FLAGS(_with_config(argv))
+        # A file that cannot be opened is reported only when its options are used.
+        getattr(FLAGS.config, "seed", None)
+        return arguments
+    except KeyboardInterrupt:
+        return _interrupted()
+    # A file of options is a program, which may raise anything.
+    except Exception as error:
+        return _fail(_mistake(error, argv))
+
+
+def _with_config(argv):
+    """Adds the default configuration where options are given without --config.
+
+    An installed `vse_jax` finds the files of configs/ from any folder.
+    """
+    path = _given_config(argv)
+    if path is None:
+        if any(argument.startswith("--config.") for argument in argv):
+            return [argv[0], f"--config={common.__file__}", *argv[1:]]
+        return argv
+    file, colon, form = path.partition(".py:")
+    file = file + ".py" if colon else file
+    installed = pathlib.Path(common.__file__).parent / pathlib.Path(file).name
+    is_of_configs = pathlib.Path(file).parent.name == "configs"
+    if pathlib.Path(file).exists() or not is_of_configs or not installed.exists():
+        return argv
+    replaced = f"{installed}:{form}" if colon else str(installed)
+    return [
+        f"--config={replaced}"
+        if argument == f"--config={path}"
+        else replaced
+        if argument == path and before == "--config"
+        else argument
+        for before, argument in zip(["", *argv], argv, strict=False)
+    ]
+
+
+def _given_config(argv):
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    return parser.parse_known_args(argv[1:])[0].config
+
+
+def _mistake(error, argv):
+    """One line; the message may hold a stack trace, or not name the file."""
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]  # of an unknown option: its KeyError
+    text = str(error.args[0] if isinstance(error, KeyError) else error)
+    if isinstance(error, flags.Error) and "Traceback" not in text:
+        return " ".join(text.split())
+    if isinstance(error, OSError) or "Traceback" in text:
+        text = text.strip().splitlines()[-1]
+    return f"{_given_config(argv)}: {' '.join(text.split())}"
+
+
+def _run(argv):
+    try:
+        return main(argv)
+    except ReportedError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _interrupted()
+
+
+def _interrupted():
+    print(
+        "interrupted: what is complete is kept, and the same command continues",
+        file=sys.stderr,
+        flush=True,
+    )
+    sys.exit(130)
+
+
+def _fail(message):
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
