@@ -95,7 +95,7 @@ class Evaluator:
     def _evaluate(self, variables, split):
         builder, config = self._experiment.builder, self._experiment.config
         host = parallel.this_host()
-        index = input_pipeline.split_index(builder, split)
+        index = input_pipeline.split_index(builder, split, config.data.tokenizer)
         images = _embed(
             self._embed_images,
             variables,
@@ -201,6 +201,7 @@ def evaluate(
     experiment = create_experiment(config, vocabulary)
     _check_dimensions(experiment, restored)
     split = split or default_split(experiment)
+    experiment.log_unknown_words(split)
 
     evaluation = Evaluator(experiment).evaluate(
         parallel.replicate(restored.variables), split

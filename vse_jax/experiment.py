@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from vse_jax import parallel
 from vse_jax.data import datasets, input_pipeline
 from vse_jax.data.records import content_of, has_split
+from vse_jax.data.text import unknown_words
 from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.errors import InputError
 from vse_jax.models.backbones import BACKBONES
@@ -49,6 +50,20 @@ class Experiment:
             num_steps=num_steps,
             **parallel.this_host(),
         )
+
+    def log_unknown_words(self, *splits: str) -> None:
+        """Logs how much of some splits the vocabulary does not know.
+
+        Raises:
+          InputError: there is no such split, or it cannot be read.
+        """
+        tokenizer = self.config.data.tokenizer
+        for split in splits:
+            input_pipeline.split_index(self.builder, split, tokenizer)
+        if parallel.is_primary_host():
+            unknown_words.log_unknown_words(
+                self.builder, self.vocabulary, splits, tokenizer
+            )
 
 
 def create_experiment(
@@ -131,6 +146,7 @@ def check_vocabulary(of_checkpoint: Vocabulary, of_dataset: Vocabulary) -> None:
 
 
 def _of_dataset(config, builder):
+    data = config.data
     return training_vocabulary(
-        builder, config.data.minimum_word_count, config.data.train_split
+        builder, data.minimum_word_count, data.train_split, data.tokenizer
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import ml_collections
 from ml_collections.config_flags import config_path
 
+from vse_jax.data.text.tokenizers import TOKENIZERS
 from vse_jax.errors import InputError
 from vse_jax.losses import MININGS
 from vse_jax.models import text_encoders
@@ -15,6 +16,7 @@ from vse_jax.similarity import SIMILARITIES
 
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
+    "data.tokenizer": tuple(TOKENIZERS),
     "data.vocabulary": ("dataset", "checkpoint"),
     "data.crops": (1, 10),
     "model.image_encoder": ENCODERS,
