@@ -73,8 +73,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
     parallel.check_batch_size(config.batch_size, "batch_size")
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
     experiment = create_experiment(config)
-    # Better now than at the end of the first epoch.
-    input_pipeline.split_index(experiment.builder, config.data.validation_split)
+    # A missing validation split is found here, not at the end of the first epoch.
+    experiment.log_unknown_words(config.data.train_split, config.data.validation_split)
     checkpoints = Checkpoints(workdir)
     try:
         check_same_run(checkpoints.describe(), config, workdir)
