@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 FONT_SIZE = 12  # pixels
 LINE_HEIGHT = FONT_SIZE + 4
 _PLAIN = str.maketrans("。、「」『』《》“”‘’–—…", '.,""""""""\'\'--.')  # noqa: RUF001
-_WITH_CJK = ("HIRAGANA", "KATAKANA", "BOPOMOFO", "IDEOGRAPHIC")  # in one caption
+_WITH_CJK = ("HIRAGANA", "KATAKANA", "BOPOMOFO")  # in one caption
 _JOINS_PREVIOUS = ("Cf", "Me", "Mn", "Zs")  # categories; of a run's font if it has them
 
 
