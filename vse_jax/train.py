@@ -320,6 +320,7 @@ class Training:
         restored = self._checkpoints.restore(self._checkpoints.best_first())
         variables = parallel.replicate(restored.variables)
         split = default_split(self._experiment)
+        self._experiment.log_unknown_words(split)
         evaluation = self._evaluator.evaluate(variables, split)
         report(self._experiment, evaluation, self._workdir, restored.step)
         print(f"checkpoint:  {self._checkpoints.path(restored.step)}")
