@@ -33,6 +33,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.name = ""  # of the prepared data; "" names it after the root or the counts
     data.scene_counts = (6000, 500, 500)  # train, dev, test scenes to draw; shapes only
     data.region_dim = 2048  # expected dimensions of a region's feature; 0 takes any
+    # Splits captions into words: nltk (NLTK's rules) or nltk_sentences (into sentences
+    # first, as VSE++ does). Both split scripts without spaces by ICU's dictionaries.
+    data.tokenizer = "nltk"
     data.vocabulary = "dataset"  # dataset: refuse a checkpoint with another; checkpoint
     data.minimum_word_count = 4  # of a word in training captions, or it is <unk>
     data.token_lengths = (16, 24, 32, 48, 64)  # that batches of captions are padded to

@@ -15,6 +15,7 @@ def test_defaults_are_taken(config):
     ("option", "value", "expected"),
     [
         ("dtype", "float16", "'float32', 'bfloat16'"),
+        ("data.tokenizer", "spacy", "'nltk', 'nltk_sentences'"),
         ("data.vocabulary", "mine", "'dataset', 'checkpoint'"),
         ("model.image_encoder", "resnet", "'region_residual'"),
         ("model.text_encoder", "bert", "'bigru_gpo'"),

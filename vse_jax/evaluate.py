@@ -48,6 +48,7 @@ def evaluate(
     _check_dimensions(experiment, restored)
     split = split or default_split(experiment)
     _check_dataset(experiment, restored.run, workdir, split)
+    experiment.log_unknown_words(split)
 
     evaluation = Evaluator(experiment).evaluate(
         parallel.replicate(restored.variables), split

@@ -15,6 +15,7 @@ from vse_jax.data import datasets, identity, input_pipeline
 from vse_jax.data.datasets import extracted_features
 from vse_jax.data.identity import DatasetIdentity, identity_of
 from vse_jax.data.records import content_of, has_split
+from vse_jax.data.text import unknown_words
 from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.errors import InputError, reporting_writes
 from vse_jax.models.backbones import BACKBONES
@@ -107,6 +108,20 @@ class Experiment:
             **parallel.this_host(),
         )
 
+    def log_unknown_words(self, *splits: str) -> None:
+        """Logs how much of some splits the vocabulary does not know.
+
+        Raises:
+          InputError: there is no such split, or it cannot be read.
+        """
+        tokenizer = self.config.data.tokenizer
+        for split in splits:
+            input_pipeline.split_index(self.builder, split, tokenizer)
+        if parallel.is_primary_host():
+            unknown_words.log_unknown_words(
+                self.builder, self.vocabulary, splits, tokenizer
+            )
+
 
 def create_experiment(
     config: ml_collections.ConfigDict,
@@ -183,6 +198,7 @@ def check_vocabulary(of_checkpoint: Vocabulary, of_dataset: Vocabulary) -> None:
 
 
 def _of_dataset(config, builder):
+    data = config.data
     return training_vocabulary(
-        builder, config.data.minimum_word_count, config.data.train_split
+        builder, data.minimum_word_count, data.train_split, data.tokenizer
     )

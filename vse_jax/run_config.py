@@ -51,6 +51,7 @@ FREE_OPTIONS = (
 )
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
+    "data.tokenizer": tuple(tokenizers.TOKENIZERS),
     "data.vocabulary": ("dataset", "checkpoint"),
     "data.crops": (1, 10),
     "model.image_encoder": tuple(image_encoders.ENCODERS),

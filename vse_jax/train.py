@@ -76,7 +76,7 @@ def _train_and_evaluate(config, workdir):
         config, required_splits=(data.train_split, data.validation_split)
     )
     # A missing split is reported now, not at the end of the first epoch.
-    input_pipeline.split_index(experiment.builder, data.validation_split)
+    experiment.log_unknown_words(data.train_split, data.validation_split)
     checkpoints = Checkpoints(workdir)
     try:
         saved = checkpoints.describe()
@@ -320,6 +320,7 @@ class Training:
         restored = self._checkpoints.restore(self._checkpoints.best_first())
         variables = parallel.replicate(restored.variables)
         split = default_split(self._experiment)
+        self._experiment.log_unknown_words(split)
         evaluation = self._evaluator.evaluate(variables, split)
         report(self._experiment, evaluation, self._workdir, restored.step)
         if parallel.is_primary_host():

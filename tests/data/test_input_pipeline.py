@@ -173,7 +173,8 @@ def test_long_captions_are_cut_and_counted_once(builder, make_builder, monkeypat
     captions = [c for e in make_builder.examples(37) for c in e["captions"]]
     long = [c for c in captions if len(vocabulary.encode(c)) > 10]
     assert messages == [
-        f"train: {len(long)} of 185 captions are cut to 10 tokens (data.token_lengths)"
+        f"train: {len(long)} of 185 captions are cut to 10 tokens "
+        "(config.data.token_lengths)"
     ]
     expected = {(*vocabulary.encode(c)[:9], vocabulary.end) for c in long}
     seen = {
@@ -402,13 +403,13 @@ def test_damaged_data_is_one_line(builder):
     (path,) = Path(builder.data_dir).glob("*train.array_record*")
     path.write_bytes(path.read_bytes()[:1000])
     _refused("the split 'train' cannot be read", lambda: _train(builder, config))
-    (Path(builder.data_dir) / "index-train.npz").unlink()
+    (Path(builder.data_dir) / "index-train-nltk.npz").unlink()
     _refused("the split 'train' cannot be read", lambda: _train(builder, config))
 
 
 def test_damaged_index_is_made_anew(builder):
     index = split_index.split_index(builder, "dev")
-    path = Path(builder.data_dir) / "index-dev.npz"
+    path = Path(builder.data_dir) / "index-dev-nltk.npz"
     whole = path.read_bytes()
     for damaged in (b"", whole[:300], b"x" * 500, whole[: len(whole) // 2]):
         path.write_bytes(damaged)
@@ -417,6 +418,29 @@ def test_damaged_index_is_made_anew(builder):
         np.testing.assert_array_equal(again.word_ids, index.word_ids)
         assert len(path.read_bytes()) == len(whole)
     assert not [p for p in path.parent.iterdir() if "incomplete" in p.name]
+
+
+def test_each_tokenizer_has_an_index_of_its_own(make_builder):
+    examples = make_builder.examples(2, captions=1)
+    captions = ["two dogs run. one barks.", "a dog"]
+    for example, caption in zip(examples, captions, strict=True):
+        example["captions"] = [caption]
+    builder = make_builder(dev=examples)
+    for _ in range(2):  # read, and from the cache
+        lines = split_index.split_index(builder, "dev", "nltk")
+        sentences = split_index.split_index(builder, "dev", "nltk_sentences")
+        assert lines.words == ["two", "dogs", "run.", "one", "barks", ".", "a", "dog"]
+        assert sentences.words[:4] == ["two", "dogs", "run", "."]
+
+
+def test_index_of_another_version_of_a_tokenizer_is_not_read(builder, monkeypatch):
+    expected = split_index.split_index(builder, "dev").words
+    with monkeypatch.context() as context:
+        other = {"name": "nltk", "library": "nltk 0.1"}
+        context.setattr(split_index.tokenizers, "describe", lambda name: other)
+        context.setattr(split_index.tokenizers, "tokenize", lambda *_: ["other"])
+        assert split_index.split_index(builder, "dev").words == ["other"]
+    assert split_index.split_index(builder, "dev").words == expected
 
 
 def test_index_survives_the_cache(builder):
@@ -433,7 +457,7 @@ def test_index_without_leave_to_write(builder, monkeypatch):
 
     monkeypatch.setattr(tfds.core.utils, "incomplete_file", refuse)
     assert split_index.split_index(builder, "dev").image_count == 13
-    assert not (Path(builder.data_dir) / "index-dev.npz").exists()
+    assert not (Path(builder.data_dir) / "index-dev-nltk.npz").exists()
 
 
 def _endless(builder):

@@ -20,13 +20,14 @@ from vse_jax.torch_import import checkpoint_file
 
 # Files, golden embeddings of the same parameters, and what they are to be told as.
 FILES = {
-    "rvsepp_model_best.pth": ("rvsepp_eval", "region_residual", "bigru_gpo"),
+    "rvsepp_model_best.pth": ("rvsepp_eval", "region_residual", "bigru_gpo", "nltk"),
     "vse_infty_bigru_model_best.pth": (
         "vse_infty_bigru_eval",
         "region_parallel",
         "bigru_gpo",
+        "nltk",
     ),
-    "vsepp_model_best.pth.tar": ("vsepp_eval", "global", "gru"),
+    "vsepp_model_best.pth.tar": ("vsepp_eval", "global", "gru", "nltk_sentences"),
 }
 
 
@@ -47,7 +48,7 @@ def content_of(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_parity_of_imported_embeddings(name, config, tmp_path):
-    golden_name, image_encoder, text_encoder = FILES[name]
+    golden_name, image_encoder, text_encoder, tokenizer = FILES[name]
     path = parity.path_of(name)
     golden = parity.read(path.with_name(f"{golden_name}.npz"))
     size = len(golden["param/txt.embed.weight"])
@@ -61,6 +62,7 @@ def test_parity_of_imported_embeddings(name, config, tmp_path):
     assert saved["model"]["image_encoder"] == image_encoder
     assert saved["model"]["text_encoder"] == text_encoder
     assert saved["data"]["vocabulary"] == "checkpoint"
+    assert saved["data"]["tokenizer"] == tokenizer
     config.update(saved)
     model = create_model(config, size + 1, train=False)  # and <mask>
     batch = parity.batch(golden)

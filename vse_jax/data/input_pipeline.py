@@ -60,7 +60,8 @@ def steps_per_epoch(
     Raises:
         InputError: there is no such split, or the batch is too large for it.
     """
-    count = split_index(builder, config.data.train_split).caption_counts
+    data = config.data
+    count = split_index(builder, data.train_split, data.tokenizer).caption_counts
     Sampler(config.seed, count, config.batch_size)  # refuses a batch that is too large
     return passes_per_epoch(count) * len(count) // config.batch_size
 
@@ -101,7 +102,7 @@ def train_batches(
     """
     own = _own_rows("batch_size", config.batch_size, process_index, process_count)
     split = config.data.train_split
-    index = split_index(builder, split)
+    index = split_index(builder, split, config.data.tokenizer)
     check_captions(builder, split, index)
     lengths = _token_lengths(config)
     has_photos = _has_photos(builder, config)
@@ -155,7 +156,7 @@ def image_batches(
         "evaluation_batch_size",
         *(config.evaluation_batch_size, process_index, process_count),
     )
-    index = split_index(builder, split)
+    index = split_index(builder, split, config.data.tokenizer)
     size = config.evaluation_batch_size
     images = np.arange(index.image_count) if numbers is None else np.asarray(numbers)
 
@@ -206,7 +207,7 @@ def caption_batches(
         *(config.evaluation_batch_size, process_index, process_count),
     )
     lengths = _token_lengths(config)
-    index = split_index(builder, split)
+    index = split_index(builder, split, config.data.tokenizer)
     captions = encode_captions(index, vocabulary, lengths[-1], split)
     return _sorted_captions(captions, config.evaluation_batch_size, lengths, own)
 

@@ -10,17 +10,19 @@ import zipfile
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-import tqdm
 from etils import epath
 
+from vse_jax import files
 from vse_jax.data import records
 from vse_jax.data.string_arrays import pack, unpack
-from vse_jax.data.text.tokenizers import tokenize
+from vse_jax.data.text import tokenizers
 from vse_jax.errors import InputError
+from vse_jax.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # of the cached file; to be raised when it or the tokenizer changes
+# Of the cached file. Raise it when its content or a rule of our tokenizers changes.
+_VERSION = 2
 _READ_AT_ONCE = 64  # records, so that features of any size take little memory
 
 
@@ -29,18 +31,18 @@ class SplitIndex:
     """What there is in a split, and which caption belongs to which image.
 
     Attributes:
-        image_ids: the distinct image_id strings, in order of first appearance.
-        image_id: int32 [images], position in `image_ids` for each record; two records
-            of one picture share it.
-        region_count: int32 [images]; 0 where the content is not regions.
-        captions: all captions, those of the first record first.
-        caption_image_id: int32 [captions], the `image_id` of each caption's image.
-        caption_offset: int64 [images + 1]; record i has the captions from
-            `caption_offset[i]` up to `caption_offset[i + 1]`.
-        words: the distinct words of the captions, in order of first appearance.
-        word_ids: int32 [words of all captions], positions in `words`.
-        word_offset: int64 [captions + 1]; caption j has the words from `word_offset[j]`
-            up to `word_offset[j + 1]`.
+      image_ids: the distinct image_id strings, in order of first appearance.
+      image_id: int32 [images], position in `image_ids` for each record; two records
+        of one picture share it.
+      region_count: int32 [images]; 0 where the content is not regions.
+      captions: all captions, those of the first record first.
+      caption_image_id: int32 [captions], the `image_id` of each caption's image.
+      caption_offset: int64 [images + 1]; record i has the captions from
+        `caption_offset[i]` up to `caption_offset[i + 1]`.
+      words: the distinct words of the captions, in order of first appearance.
+      word_ids: int32 [words of all captions], positions in `words`.
+      word_offset: int64 [captions + 1]; caption j has the words from `word_offset[j]`
+        up to `word_offset[j + 1]`.
     """
 
     image_ids: list[str]
@@ -68,32 +70,47 @@ class SplitIndex:
         return self.image_ids[self.image_id[record]]
 
 
-def split_index(builder: tfds.core.DatasetBuilder, split: str) -> SplitIndex:
+def split_index(
+    builder: tfds.core.DatasetBuilder, split: str, tokenizer: str = tokenizers.DEFAULT
+) -> SplitIndex:
     """Returns the index of a split of a prepared dataset, or of a sum of splits.
 
-    The first call reads the split once, without decoding any image, and leaves the
-    index beside the prepared data, from where later calls take it.
+    The first call reads the split once, without decoding any image, and caches the
+    index beside the prepared data. Later calls read the cache, unless it was written by
+    another version of the tokenizer or of its libraries.
+
+    Args:
+      builder: a prepared dataset.
+      split: its name.
+      tokenizer: splits the captions into words, see `tokenizers.TOKENIZERS`.
 
     Raises:
-        InputError: there is no such split, it is empty, or it cannot be read.
+      InputError: there is no such split, it is empty, or it cannot be read.
     """
     records.check_split(builder, split)
-    path = epath.Path(builder.data_dir) / f"index-{split}.npz"
-    index = _load(path, images=builder.info.splits[split].num_examples)
+    path = epath.Path(builder.data_dir) / f"index-{split}-{tokenizer}.npz"
+    # Sizes and times of the files tell whether the cache is of these records.
+    made_by = f"{_VERSION}, {tokenizers.describe(tokenizer)}, {_status(builder, split)}"
+    index = _load(path, made_by, images=builder.info.splits[split].num_examples)
     if index is None:
-        index = _build(builder, split)
-        _save(index, path)
+        index = _build(builder, split, tokenizer)
+        _save(index, path, made_by)
     return index
 
 
-def _build(builder: tfds.core.DatasetBuilder, split: str) -> SplitIndex:
+def _status(builder: tfds.core.DatasetBuilder, split: str) -> list:
+    paths = map(epath.Path, builder.info.splits[split].filepaths)
+    return [[path.name, *files.size_and_time(path)] for path in paths]
+
+
+def _build(builder: tfds.core.DatasetBuilder, split: str, tokenizer: str) -> SplitIndex:
     image_ids, region_count, captions = _read(builder, split)
     distinct = dict.fromkeys(image_ids)
     dense = {image_id: number for number, image_id in enumerate(distinct)}
     image_id = np.array([dense[image_id] for image_id in image_ids], np.int32)
     caption_counts = np.array([len(some) for some in captions], np.int64)
     flat = list(itertools.chain.from_iterable(captions))
-    words, word_ids, word_count = _tokenize_all(flat, split)
+    words, word_ids, word_count = _tokenize_all(flat, split, tokenizer)
     return SplitIndex(
         image_ids=list(distinct),
         image_id=image_id,
@@ -120,12 +137,14 @@ def _read(
     )
     image_ids, region_counts, captions = [], [], []
     try:
-        with _progress(f"reading captions of {split}", len(reader)) as progress:
+        with Progress(
+            f"reading captions of {split}", len(reader), "images"
+        ) as progress:
             for some_ids, some_captions, some_counts in dataset.prefetch(1):
                 image_ids += some_ids.numpy().tolist()
                 captions += some_captions.to_list()
                 region_counts.append(some_counts.numpy())
-                progress.update(len(some_counts))
+                progress.add(len(some_counts))
         image_ids = [image_id.decode() for image_id in image_ids]
         captions = [[caption.decode() for caption in some] for some in captions]
     except (tf.errors.OpError, UnicodeDecodeError) as error:
@@ -134,30 +153,26 @@ def _read(
 
 
 def _tokenize_all(
-    captions: list[str], split: str
+    captions: list[str], split: str, tokenizer: str
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Returns the distinct words, the flat positions in them, and words per caption."""
     positions: dict[str, int] = {}
     flat, counts = array.array("i"), array.array("q")
-    with _progress(f"splitting captions of {split}", len(captions)) as progress:
+    with Progress(f"tokenizing {split}", len(captions), "captions") as progress:
         for caption in captions:
-            tokens = tokenize(caption)
+            tokens = tokenizers.tokenize(caption, tokenizer)
             flat.extend(positions.setdefault(word, len(positions)) for word in tokens)
             counts.append(len(tokens))
-            progress.update()
+            progress.add()
     return list(positions), np.array(flat, np.int32), np.array(counts, np.int64)
-
-
-def _progress(text: str, total: int) -> tqdm.tqdm:
-    return tqdm.tqdm(desc=text, total=total, delay=1, leave=False, disable=None)
 
 
 def _offsets(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _save(index: SplitIndex, path: epath.Path) -> None:
-    arrays = {"version": np.array(_VERSION)}
+def _save(index: SplitIndex, path: epath.Path, made_by: str) -> None:
+    arrays = {"made_by": np.array(made_by)}
     for field in dataclasses.fields(index):
         value = getattr(index, field.name)
         if isinstance(value, list):
@@ -167,7 +182,7 @@ def _save(index: SplitIndex, path: epath.Path) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     try:
-        with tfds.core.utils.incomplete_file(path) as unfinished:
+        with files.unfinished(path) as unfinished:
             unfinished.write_bytes(buffer.getbuffer())
     except OSError as error:
         logger.warning(
@@ -175,13 +190,13 @@ def _save(index: SplitIndex, path: epath.Path) -> None:
         )
 
 
-def _load(path: epath.Path, images: int) -> SplitIndex | None:
+def _load(path: epath.Path, made_by: str, images: int) -> SplitIndex | None:
     """Returns the cached index, or None if there is none that fits."""
     if not path.exists():
         return None
     try:
         arrays = np.load(io.BytesIO(path.read_bytes()))
-        if arrays["version"] != _VERSION or len(arrays["image_id"]) != images:
+        if str(arrays["made_by"]) != made_by or len(arrays["image_id"]) != images:
             return None
         return _index_of(arrays)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:

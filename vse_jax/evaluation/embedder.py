@@ -58,7 +58,7 @@ class Embedder:
     def _embed(self, variables, split):
         builder, config = self._experiment.builder, self._experiment.config
         host = parallel.this_host()
-        index = split_index(builder, split)
+        index = split_index(builder, split, config.data.tokenizer)
         images = _embed_all(
             self._embed_images,
             variables,

@@ -1,14 +1,13 @@
 """A picture of what a few queries retrieve, with the right results marked."""
 
-import textwrap
-
 import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from vse_jax.data import records
+from vse_jax.evaluation import text_drawing
 from vse_jax.evaluation.evaluator import Evaluation
 from vse_jax.experiment import Experiment
 from vse_jax.similarity import SIMILARITIES
@@ -18,7 +17,6 @@ RESULTS = 5
 THUMBNAIL = 112  # pixels
 BORDER = 4
 TEXT_WIDTH = 4 * THUMBNAIL
-FONT_SIZE = 12
 RIGHT, WRONG = (30, 140, 60), (190, 40, 40)
 BACKGROUND, INK = (255, 255, 255), (20, 20, 20)
 
@@ -118,12 +116,12 @@ def _text_cell(lines, widths=1.0):
     width = int(TEXT_WIDTH * widths)
     cell = Image.new("RGB", (width, THUMBNAIL + 2 * BORDER), BACKGROUND)
     draw = ImageDraw.Draw(cell)
-    font = ImageFont.load_default(FONT_SIZE)
+    fonts = text_drawing.system_fonts()
     top = BORDER
     for text, color in lines:
-        for line in textwrap.wrap(text, width // (FONT_SIZE // 2 + 1)):
-            draw.text((2 * BORDER, top), line, fill=color, font=font)
-            top += FONT_SIZE + 3
+        top = text_drawing.draw_text(
+            draw, (2 * BORDER, top), text, width - 4 * BORDER, color, fonts
+        )
     return cell
 
 

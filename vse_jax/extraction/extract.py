@@ -117,7 +117,7 @@ class Extraction:
         self._directory = directory
         self._sources = _sources(builder)
         self._indexes = {
-            split: input_pipeline.split_index(builder, source)
+            split: input_pipeline.split_index(builder, source, config.data.tokenizer)
             for split, source in self._sources.items()
         }
         if config.extract.numpy_layout:

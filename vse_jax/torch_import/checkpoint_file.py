@@ -149,6 +149,7 @@ def configure(
         {
             "data.region_dim": arrays["img.fc.weight"].shape[1],
             "data.vocabulary": "checkpoint",
+            "data.tokenizer": _tokenizer(encoder),
             "model.image_encoder": encoder,
             "model.text_encoder": "bigru_gpo" if both_directions else "gru",
             "model.embed_dim": arrays["img.fc.weight"].shape[0],
@@ -239,6 +240,11 @@ def _image_encoder(arrays, options):
     if embed_dim == region_dim:  # the parameters look alike, vse_infty's options differ
         return "region_parallel" if "precomp_enc_type" in options else "region_residual"
     return "region_residual" if inputs == embed_dim else "region_parallel"
+
+
+def _tokenizer(encoder):
+    """The rule of the repository; VSE++'s models alone have one global feature."""
+    return "nltk_sentences" if encoder == "global" else "nltk"
 
 
 def _mining(encoder, options):

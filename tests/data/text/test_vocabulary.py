@@ -1,7 +1,6 @@
 """The vocabulary: which words, in which order, and from which captions."""
 
 import json
-import re
 import time
 
 import numpy as np
@@ -98,5 +97,5 @@ def test_second_start_reads_no_record(make_builder, monkeypatch):
 
 def test_too_high_a_minimum_count(make_builder):
     builder = make_builder(train=make_builder.examples(3))
-    with pytest.raises(InputError, match=re.escape("data.minimum_word_count: ")):
+    with pytest.raises(InputError, match=r"^config.data.minimum_word_count is 1000, "):
         training_vocabulary(builder, 1000)

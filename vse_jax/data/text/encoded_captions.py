@@ -16,10 +16,10 @@ class EncodedCaptions:
     """Token numbers of captions, one behind the other.
 
     Attributes:
-        flat: int32 [tokens of all captions], `<start>` and `<end>` included.
-        offset: int64 [captions], where each caption begins.
-        token_count: int32 [captions], at most the longest length there is a batch for.
-        vocabulary: what the numbers mean.
+      flat: int32 [tokens of all captions], `<start>` and `<end>` included.
+      offset: int64 [captions], where each caption begins.
+      token_count: int32 [captions], at most the longest length there is a batch for.
+      vocabulary: what the numbers mean.
     """
 
     flat: np.ndarray
@@ -31,11 +31,11 @@ class EncodedCaptions:
         """Returns some captions side by side.
 
         Args:
-            captions: int [batch], positions in the split.
+          captions: int [batch], positions in the split.
 
         Returns:
-            tokens int32 [batch, time], padded with `<pad>`, `time` being the longest;
-            token_count int32 [batch]. A caption that was cut ends with `<end>`.
+          tokens int32 [batch, time], padded with `<pad>`, `time` being the longest;
+          token_count int32 [batch]. A caption that was cut ends with `<end>`.
         """
         count = self.token_count[captions]
         column = np.arange(count.max())
@@ -54,10 +54,10 @@ def encode_captions(
     """Encodes all captions of a split.
 
     Args:
-        index: of the split.
-        vocabulary: words it does not know become `<unk>`.
-        longest: tokens, `<start>` and `<end>` included; longer captions are cut.
-        name: of the split, to log how many captions were cut.
+      index: of the split.
+      vocabulary: words it does not know become `<unk>`.
+      longest: tokens, `<start>` and `<end>` included; longer captions are cut.
+      name: of the split, to log how many captions were cut.
     """
     words = vocabulary.numbers(index.words)[index.word_ids]
     word_count = np.diff(index.word_offset)
@@ -80,8 +80,11 @@ def _log_cut(token_count: np.ndarray, longest: int, name: str) -> None:
     cut = int((token_count > longest).sum())
     if cut:
         logger.warning(
-            "%s: %d of %d captions are cut to %d tokens (data.token_lengths)",
-            *(name, cut, len(token_count), longest),
+            "%s: %d of %d captions are cut to %d tokens (config.data.token_lengths)",
+            name,
+            cut,
+            len(token_count),
+            longest,
         )
 
 
@@ -91,12 +94,12 @@ def pad_to_length(
     """Pads or trims tokens to the smallest of some lengths that holds `time` tokens.
 
     Args:
-        tokens: int32 [batch, any].
-        lengths: ascending; the last is at least `time`.
-        time: tokens of the longest caption.
+      tokens: int32 [batch, any].
+      lengths: ascending; the last is at least `time`.
+      time: tokens of the longest caption.
 
     Returns:
-        int32 [batch, length].
+      int32 [batch, length].
     """
     length = next(length for length in lengths if length >= time)
     padded = np.zeros((len(tokens), length), np.int32)  # `<pad>` is 0

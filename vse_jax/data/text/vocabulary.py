@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vse_jax.data import split_index
-from vse_jax.data.text.tokenizers import tokenize
+from vse_jax.data.text import tokenizers
 from vse_jax.errors import InputError
 
 PAD, START, END, UNKNOWN, MASK = "<pad>", "<start>", "<end>", "<unk>", "<mask>"
@@ -20,16 +20,16 @@ class Vocabulary:
     """`<pad>` = 0, `<start>`, `<end>`, `<unk>`, the words, and `<mask>` last.
 
     Attributes:
-        words: every entry, in the order of its number.
-        pad, start, end, unknown, mask: numbers of the special entries.
-        first_word: number of the first ordinary word; `mask` follows the last one.
+      words: every entry, in the order of its number.
+      pad, start, end, unknown, mask: numbers of the special entries.
+      first_word: number of the first ordinary word; `mask` follows the last one.
     """
 
     def __init__(self, words: Sequence[str]):
         """Takes the ordinary words, without the special entries.
 
         Raises:
-            InputError: there is no word, a word stands twice or is a special entry.
+          InputError: there is no word, a word stands twice or is a special entry.
         """
         self.words = (*_FIRST, *words, MASK)
         self._numbers = {word: number for number, word in enumerate(self.words)}
@@ -71,9 +71,9 @@ class Vocabulary:
         # No caption can hold a special entry: the tokenizer sets brackets apart.
         return np.array([self._numbers.get(w, self.unknown) for w in words], np.int32)
 
-    def encode(self, caption: str) -> np.ndarray:
+    def encode(self, caption: str, tokenizer: str = tokenizers.DEFAULT) -> np.ndarray:
         """Returns the caption's numbers between `<start>` and `<end>`: int32 [time]."""
-        words = self.numbers(tokenize(caption))
+        words = self.numbers(tokenizers.tokenize(caption, tokenizer))
         return np.concatenate([[self.start], words, [self.end]]).astype(np.int32)
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -90,11 +90,11 @@ class Vocabulary:
         """Reads what `to_json` wrote.
 
         Args:
-            text: the JSON.
-            name: of the file, for the message.
+          text: the JSON.
+          name: of the file, for the message.
 
         Raises:
-            InputError: the text is no vocabulary.
+          InputError: the text is no vocabulary.
         """
         try:
             words = json.loads(text)["words"]
@@ -118,7 +118,7 @@ class Vocabulary:
         """
         counts = collections.Counter()
         for caption in captions:
-            counts.update(tokenize(caption))
+            counts.update(tokenizers.tokenize(caption))
         return cls._of_frequent(counts, minimum_count)
 
     @classmethod
@@ -126,24 +126,33 @@ class Vocabulary:
         words = [word for word, count in counts.items() if count >= minimum_count]
         if not words:
             raise InputError(
-                f"data.minimum_word_count: no word stands {minimum_count} times in the "
-                "training captions; take a smaller number"
+                f"config.data.minimum_word_count is {minimum_count}, but no word "
+                "occurs so often in the training captions; set it to a smaller number"
             )
         return cls(words)
 
 
 def training_vocabulary(
-    builder: tfds.core.DatasetBuilder, minimum_count: int, split: str = "train"
+    builder: tfds.core.DatasetBuilder,
+    minimum_count: int,
+    split: str = "train",
+    tokenizer: str = tokenizers.DEFAULT,
 ) -> Vocabulary:
     """Returns the vocabulary of the split of a prepared dataset that trains a model.
 
     The words and their counts are part of the split's index, which is cached beside the
     prepared data, so that only the first call reads the captions.
 
+    Args:
+      builder: a prepared dataset.
+      minimum_count: how often a word must occur in the split.
+      split: its name.
+      tokenizer: splits the captions into words.
+
     Raises:
-        InputError: there is no such split, or no word is frequent enough.
+      InputError: there is no such split, or no word is frequent enough.
     """
-    index = split_index.split_index(builder, split)
+    index = split_index.split_index(builder, split, tokenizer)
     counts = np.bincount(index.word_ids, minlength=len(index.words)).tolist()
     return Vocabulary._of_frequent(
         dict(zip(index.words, counts, strict=True)), minimum_count

@@ -1,0 +1,108 @@
+"""Logs what a vocabulary does not know of a split, and warns if that is much."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from vse_jax.data.split_index import SplitIndex, split_index
+from vse_jax.data.text import tokenizers
+from vse_jax.data.text.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+WARN_ABOVE = 0.1  # of the words of a split
+_EXAMPLES = 5
+_LONGEST_EXAMPLE = 40  # characters
+# Drawn scenes have 20 words. Fewer than these, for so many captions, are a mistake.
+_FEW_WORDS, _MANY_CAPTIONS = 10, 100
+
+
+def log_unknown_words(
+    builder: tfds.core.DatasetBuilder,
+    vocabulary: Vocabulary,
+    splits: Sequence[str],
+    tokenizer: str = tokenizers.DEFAULT,
+) -> None:
+    """Logs the share of `<unk>` of some splits in one line, and warns if it is high.
+
+    It also warns if captions are hardly split into words, which happens to a language
+    without spaces that no dictionary covers.
+
+    Args:
+      builder: a prepared dataset.
+      vocabulary: of the model.
+      splits: their names.
+      tokenizer: splits the captions into words.
+
+    Raises:
+      InputError: there is no such split, or it cannot be read.
+    """
+    indexes = {split: split_index(builder, split, tokenizer) for split in splits}
+    unknown = {split: count_unknown(indexes[split], vocabulary) for split in splits}
+    shares = {split: _share(indexes[split], unknown[split]) for split in splits}
+    words = vocabulary.mask - vocabulary.first_word
+    logger.info(
+        "unknown words (<unk>): %s; the vocabulary has %s words",
+        ", ".join(f"{share:.1%} of {split}" for split, share in shares.items()),
+        f"{words:,}",
+    )
+    for split, index in indexes.items():
+        if shares[split] > WARN_ABOVE:
+            _warn_of_unknown(split, index, unknown[split], shares[split])
+        _warn_of_short_captions(split, index)
+    captions = len(indexes[splits[0]].captions)
+    if words < _FEW_WORDS and captions >= _MANY_CAPTIONS:
+        logger.warning(
+            "the vocabulary has only %d words, and %s has %s captions; check the "
+            "captions and config.data.minimum_word_count",
+            words,
+            splits[0],
+            f"{captions:,}",
+        )
+
+
+def count_unknown(index: SplitIndex, vocabulary: Vocabulary) -> np.ndarray:
+    """Returns how often each of the index's words occurs and is `<unk>`: int64 [words].
+
+    Args:
+      index: of a split.
+      vocabulary: of a model.
+    """
+    counts = np.bincount(index.word_ids, minlength=len(index.words))
+    is_unknown = vocabulary.numbers(index.words) == vocabulary.unknown
+    return np.where(is_unknown, counts, 0)
+
+
+def _share(index: SplitIndex, unknown: np.ndarray) -> float:
+    return float(unknown.sum() / max(1, len(index.word_ids)))
+
+
+def _warn_of_unknown(split, index, unknown, share):
+    often = np.argsort(-unknown, kind="stable")[:_EXAMPLES]
+    examples = [index.words[word] for word in often if unknown[word]]
+    logger.warning(
+        "%s: %.0f%% of the words are not in the vocabulary and become <unk>, such as "
+        "%s; check the language of these captions and config.data.minimum_word_count",
+        split,
+        100 * share,
+        ", ".join(map(_shown, examples)),
+    )
+
+
+def _warn_of_short_captions(split: str, index: SplitIndex) -> None:
+    word_count = np.diff(index.word_offset)
+    if len(word_count) and np.median(word_count) <= 1:
+        example = index.captions[int(np.argmax(word_count <= 1))]
+        logger.warning(
+            "%s: most captions have one word or none, such as %s; expected sentences, "
+            "with spaces between words unless the script has none",
+            split,
+            _shown(example),
+        )
+
+
+def _shown(text: str) -> str:
+    cut = text if len(text) <= _LONGEST_EXAMPLE else f"{text[:_LONGEST_EXAMPLE]}..."
+    return repr(cut)
