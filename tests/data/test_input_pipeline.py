@@ -455,7 +455,7 @@ def test_index_without_leave_to_write(builder, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(tfds.core.utils, "incomplete_file", refuse)
+    monkeypatch.setattr(split_index.files, "unfinished", refuse)
     assert split_index.split_index(builder, "dev").image_count == 13
     assert not (Path(builder.data_dir) / "index-dev-nltk.npz").exists()
 
