@@ -9,18 +9,8 @@ import struct
 
 from PIL import Image
 
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "TIFF",
-    "MPO",
-    "PPM",
-    "JPEG2000",
-    "AVIF",
-)
+# JPEG includes MPO, of which the first picture is read.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _SIGNATURES = (
     (b"%!PS", "PostScript"),
     (b"\xc5\xd0\xd3\xc6", "PostScript"),

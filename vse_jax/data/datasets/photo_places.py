@@ -6,6 +6,7 @@ accents), then in another case. Each of these counts only if a single file match
 """
 
 import dataclasses
+import functools
 import os
 import posixpath
 import re
@@ -68,22 +69,35 @@ def path_below_root(name: str, root: epath.Path | None = None) -> str | None:
     """
     if "\0" in name:
         return None
-    if root is not None and name.startswith("/"):
+    if root is not None:
         name = _relative(name, root) or name
     path = posixpath.normpath(name)
-    leads_out = path.startswith(("/", "../")) or path in (".", "..")
+    leads_out = path.startswith(("/", "../")) or path in (".", "..") or "://" in name
     return None if leads_out else path
 
 
 def _relative(name: str, root: epath.Path) -> str | None:
     """Returns an absolute path relative to the root; None if it is not below it."""
-    path = posixpath.normpath(name)
-    folder = os.fspath(root)
+    folder = os.fspath(root).rstrip("/")
+    if "://" in name:
+        return name[len(folder) + 1 :] if name.startswith(f"{folder}/") else None
+    if not name.startswith("/"):
+        return None
+    parent, file = posixpath.split(posixpath.normpath(name))
     # The path of either may lead through links.
-    for base in (folder, os.path.realpath(folder)):
-        if path.startswith(f"{base.rstrip('/')}/"):
-            return path[len(base.rstrip("/")) + 1 :]
+    for path, base in (
+        (parent, folder),
+        (parent, _real(folder)),
+        (_real(parent), _real(folder)),
+    ):
+        if f"{path}/".startswith(f"{base}/"):
+            return f"{path}/{file}"[len(base) + 1 :]
     return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder).rstrip("/")
 
 
 def with_slashes(path: str) -> str:
