@@ -71,10 +71,11 @@ def read_rows(path: epath.Path, leniency: Leniency) -> Iterator[CaptionRow]:
 
 
 def _rows_of_tokens(path: epath.Path, text: str) -> Iterator[CaptionRow]:
+    file = str(path)
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        where = f"{path}: line {number}"
+        where = f"{file}: line {number}"
         parts = _TOKEN.fullmatch(line.rstrip("\r"))
         if parts is None:
             raise InputError(
@@ -99,8 +100,9 @@ def _rows_of_table(
         unread = names([name.strip() for name in columns.unread])
         logger.info("%s: columns that are not read: %s", path, unread)
     broken = total = 0
+    file = str(path)  # a path takes long to become text
     for line, fields in records:
-        where, total = f"{path}: line {line}", total + 1
+        where, total = f"{file}: line {line}", total + 1
         if len(fields) == len(header):
             yield _row_of_fields(where, fields, columns)
             continue
@@ -218,8 +220,9 @@ def _check_broken(path: epath.Path, broken: int, total: int, leniency: Leniency)
 
 
 def _rows_of_json_lines(path: epath.Path, text: str) -> Iterator[CaptionRow]:
+    file = str(path)
     records = (
-        (f"{path}: line {number}", _parse(f"{path}: line {number}", line, "an object"))
+        (f"{file}: line {number}", _parse(f"{file}: line {number}", line, "an object"))
         for number, line in enumerate(text.split("\n"), 1)
         if line.strip()
     )
@@ -229,7 +232,8 @@ def _rows_of_json_lines(path: epath.Path, text: str) -> Iterator[CaptionRow]:
 def _rows_of_json(path: epath.Path, text: str) -> Iterator[CaptionRow]:
     content = _parse(str(path), text, _EXPECTED_JSON)
     if isinstance(content, list):
-        records = ((f"{path}: [{i}]", record) for i, record in enumerate(content))
+        file = str(path)
+        records = ((f"{file}: [{i}]", record) for i, record in enumerate(content))
         return _rows_of_objects(records)
     return coco_annotations.rows(path, content)
 

@@ -163,8 +163,8 @@ class CaptionedPhotos(captioned_images.CaptionedImages, skip_registration=True):
             logger.warning("skipping more photos of %s, which are only counted", split)
         if too_many(skipped, listed, config.allowed_missing):
             raise InputError(
-                f"{printable(config.root)}: at least {skipped} of {listed} photos of the "
-                f"split {split!r} are absent ({self._absent[split]}) or cannot be "
+                f"{printable(config.root)}: at least {skipped} of {listed} photos of "
+                f"the split {split!r} are absent ({self._absent[split]}) or cannot be "
                 f"decoded ({self._invalid[split]}), such as {path} ({error}); "
                 f"expected at most {config.allowed_missing:.3g} of them; replace them, "
                 "or set config.data.allowed_missing to a larger share"

@@ -41,8 +41,9 @@ def rows(path: epath.Path, content: Any) -> Iterator[CaptionRow]:
     images, annotations = _lists(path, content)
     captions = _captions(path, annotations, _positions(path, images))
     name = _NAME.fullmatch(path.name)
+    file = str(path)  # a path takes long to become text
     for position, image in enumerate(images):
-        where = f"{path}: images[{position}]"
+        where = f"{file}: images[{position}]"
         file_name = image.get("file_name")
         if not isinstance(file_name, str):
             raise InputError(
@@ -86,8 +87,9 @@ def _is_karpathys(image: Any) -> bool:
 def _positions(path: epath.Path, images: list[dict]) -> dict[int | str, int]:
     """Returns the position of each photo by its id."""
     positions: dict[int | str, int] = {}
+    file = str(path)  # a path takes long to become text
     for position, image in enumerate(images):
-        where = f"{path}: images[{position}]"
+        where = f"{file}: images[{position}]"
         number = _id(where, image, "id")
         first = positions.setdefault(number, position)
         if first != position:
@@ -103,8 +105,9 @@ def _captions(
 ) -> list[list[str]]:
     """Returns the captions of each photo by its position."""
     captions: list[list[str]] = [[] for _ in positions]
+    file = str(path)
     for position, annotation in enumerate(annotations):
-        where = f"{path}: annotations[{position}]"
+        where = f"{file}: annotations[{position}]"
         number = _id(where, annotation, "image_id")
         if number not in positions:
             raise InputError(

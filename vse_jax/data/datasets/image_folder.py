@@ -13,6 +13,7 @@ COCO's annotations tells the split: `captions_val2017.json` is `dev`.
 import dataclasses
 import hashlib
 import itertools
+import os
 from collections.abc import Iterable
 
 import tensorflow_datasets as tfds
@@ -145,7 +146,7 @@ def read_captions(
     """
     reader = _Reader(root)
     for path in paths:
-        prefix = path_below_root(str(path.parent), root) or ""
+        prefix = path_below_root(os.fspath(path.parent), os.fspath(root)) or ""
         rows = list(caption_files.read_rows(path, leniency))
         if not rows:
             raise InputError(f"{path}: has no rows; expected one for each caption")
@@ -170,22 +171,24 @@ class _Reader:
 
     def __init__(self, root: epath.Path):
         self.entries: dict[str, _Entry] = {}
-        self._root = root
+        self._root = os.fspath(root)
+        # By the photo's path as listed, its folder and the prefix: see `_image`.
+        self._images: dict[tuple[str, str, str], tuple[str, tuple[str, ...], str]] = {}
         self._spelling: dict[str, tuple[str, str]] = {}  # and where, of each split
 
     def add(self, row: CaptionRow, prefix: str) -> None:
         """Adds a row of a file in the folder `prefix` below the root."""
-        for name, text in (
-            ("image", row.image),
-            *(("caption", c) for c in row.captions),
-        ):
-            photo_source.check_text(row.where, name, text)
+        for caption in row.captions:
+            photo_source.check_text(row.where, "caption", caption)
         if not row.captions:
             raise InputError(
                 f"{row.where} has an empty caption; fill it or remove the row"
             )
-        image, places = self._image(row, prefix)
-        split = hashed_split(image) if row.split is None else self._split(row)
+        key = row.image, row.folder, prefix
+        if key not in self._images:
+            self._images[key] = self._image(row, prefix)
+        image, places, hashed = self._images[key]
+        split = hashed if row.split is None else self._split(row)
         entry = self.entries.setdefault(image, _Entry(row.where, split, [], places))
         if entry.split != split:
             raise InputError(
@@ -194,8 +197,9 @@ class _Reader:
             )
         entry.captions += row.captions
 
-    def _image(self, row: CaptionRow, prefix: str) -> tuple[str, tuple[str, ...]]:
-        """Returns the photo's path below the root, and where it may lie."""
+    def _image(self, row: CaptionRow, prefix: str) -> tuple[str, tuple[str, ...], str]:
+        """Returns a photo's path below the root, where it may lie, its hashed split."""
+        photo_source.check_text(row.where, "image", row.image)
         listed = row.image.strip()
         if not listed:
             raise InputError(
@@ -214,7 +218,7 @@ class _Reader:
             folders = dict.fromkeys((row.folder, f"images/{row.folder}", *folders))
         places = itertools.product(folders, paths)
         joined = (f"{folder}/{path}" if folder else path for folder, path in places)
-        return paths[0], tuple(joined)
+        return paths[0], tuple(joined), hashed_split(paths[0])
 
     def _split(self, row: CaptionRow) -> str:
         spelling = row.split.strip().casefold()

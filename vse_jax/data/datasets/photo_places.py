@@ -60,7 +60,7 @@ class Photo:
     reason: str = ""
 
 
-def path_below_root(name: str, root: epath.Path | None = None) -> str | None:
+def path_below_root(name: str, root: str | None = None) -> str | None:
     """Returns a path with slashes in its plain form; None if it leads out of the root.
 
     Args:
@@ -76,9 +76,9 @@ def path_below_root(name: str, root: epath.Path | None = None) -> str | None:
     return None if leads_out else path
 
 
-def _relative(name: str, root: epath.Path) -> str | None:
+def _relative(name: str, root: str) -> str | None:
     """Returns an absolute path relative to the root; None if it is not below it."""
-    folder = os.fspath(root).rstrip("/")
+    folder = root.rstrip("/")
     if "://" in name:
         return name[len(folder) + 1 :] if name.startswith(f"{folder}/") else None
     if not name.startswith("/"):
