@@ -31,60 +31,84 @@ flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval", "prepare", "extract", "import"],
-    "train, or go on training; eval: evaluate a checkpoint; prepare: the dataset only; "
-    "extract: features of photos; import: a checkpoint of the PyTorch repositories.",
+    "train or resume; evaluate a checkpoint; prepare the dataset; extract features of "
+    "photos; import a checkpoint of the PyTorch repositories.",
 )
 flags.DEFINE_string("split", "", "Split to evaluate; the test split if there is one.")
 flags.DEFINE_string(
-    "checkpoint",
-    "best",
-    "To evaluate: best, latest, or its step. To import: a .pth or .pth.tar file.",
+    "checkpoint", "best", "Checkpoint to evaluate: best, latest or its step."
 )
-flags.DEFINE_string(
-    "vocabulary", "", "To import: its *_vocab.json or *_vocab.pkl file."
-)
+flags.DEFINE_string("import_file", "", "Checkpoint to import: .pth or .pth.tar.")
+flags.DEFINE_string("vocabulary", "", "Its vocabulary: *_vocab.json or *_vocab.pkl.")
 
 
 def main(argv):
     """Runs the mode."""
     if len(argv) > 1:
         raise InputError(f"unexpected argument {argv[1]!r}; options begin with --")
-    config = FLAGS.config
-    if config is None and FLAGS.mode not in ("eval", "import"):
+    if FLAGS.config is None and FLAGS.mode not in ("eval", "import"):
         raise InputError("--config is missing, such as --config configs/quickstart.py")
     workdir = _workdir()
     _set_up_logging()
-    if FLAGS.mode == "prepare":
-        from vse_jax.data import datasets
+    return MODES[FLAGS.mode](FLAGS.config, workdir)
 
-        print(f"prepared: {datasets.prepare(config.data).data_dir}")
-        return 0
 
-    from vse_jax import evaluate, extract, parallel, train
+def _train(config, workdir):
+    from vse_jax import parallel, train
 
-    config_or_defaults = config or common.get_config()
-    parallel.set_up(config_or_defaults, workdir)
-    if FLAGS.mode == "eval":
-        overrides = config and config_flags.get_override_values(FLAGS["config"])
-        evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
-        return 0
-    if FLAGS.mode == "extract":
-        extract.extract(config, workdir)
-        return 0
-    if FLAGS.mode == "import":
-        _import(config_or_defaults, workdir)
-        return 0
+    parallel.set_up(config, workdir)
     finished = train.train_and_evaluate(config, workdir)
     return 0 if finished else SIGTERM_EXIT_CODE
 
 
-def _import(config, workdir):
-    from vse_jax import published
+def _evaluate(config, workdir):
+    from vse_jax import evaluate, parallel
 
-    for flag in ("checkpoint", "vocabulary"):
+    overrides = config and config_flags.get_override_values(FLAGS["config"])
+    parallel.set_up(config or common.get_config(), workdir)
+    evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
+    return 0
+
+
+def _prepare(config, workdir):
+    del workdir
+    from vse_jax.data import datasets
+
+    print(f"prepared: {datasets.prepare(config.data).data_dir}")
+    return 0
+
+
+def _extract(config, workdir):
+    from vse_jax import parallel
+    from vse_jax.extraction import extract
+
+    parallel.set_up(config, workdir)
+    extract.extract(config, workdir)
+    return 0
+
+
+def _import(config, workdir):
+    from vse_jax import parallel
+    from vse_jax.torch_import import checkpoint_file
+
+    for flag in ("import_file", "vocabulary"):
         if not FLAGS[flag].present:
             raise InputError(f"--{flag} is missing, the file to import")
-    published.import_checkpoint(config, workdir, FLAGS.checkpoint, FLAGS.vocabulary)
+    config = config or common.get_config()
+    parallel.set_up(config, workdir)
+    checkpoint_file.import_checkpoint(
+        config, workdir, FLAGS.import_file, FLAGS.vocabulary
+    )
+    return 0
+
+
+MODES = {
+    "train": _train,
+    "eval": _evaluate,
+    "prepare": _prepare,
+    "extract": _extract,
+    "import": _import,
+}
 
 
 def _workdir():

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import timing
 from configs import common
 from vse_jax.data import datasets, input_pipeline
-from vse_jax.data.vocabulary import training_vocabulary
+from vse_jax.data.text.vocabulary import training_vocabulary
 
 _SIZES = ((4000, 16, 256), (512, 36, 2048))  # images, regions, dim
 _BATCH_SIZE = 128

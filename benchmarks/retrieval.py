@@ -10,7 +10,7 @@ import resource
 import numpy as np
 
 from benchmarks import timing
-from vse_jax import retrieval
+from vse_jax.evaluation import retrieval
 
 IMAGES, CAPTIONS_PER_IMAGE, DIM = 5_000, 5, 1_024
 REPEATS = 5

@@ -16,4 +16,5 @@ def get_config():
     """Returns the configuration."""
     config = common.get_config()
     config.data.test_split = "testall"
+    config.data.folds = 5  # of 1,000 images
     return config

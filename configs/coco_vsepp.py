@@ -17,6 +17,7 @@ def get_config(images="photos"):
     """Returns the configuration."""
     config = vsepp.get_config(images)
     config.optimizer.decay_epochs = (15,)
+    config.data.folds = 5  # of 1,000 images
     if images == "photos":
         config.data.train_split = "train+restval"
         config.fine_tuning = vsepp.fine_tuning()

@@ -40,6 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Pixels, shorter side before a crop in evaluation; 0: image_size * 256 / 224.
     data.resize = 0
     data.crops = 1  # of a photo in evaluation: 1 (the centre) or 10 (corners, mirrored)
+    data.folds = 0  # average an evaluation over so many parts too; 5: COCO's "1K"
     data.train_split = "train"  # or a sum, such as train+restval of COCO
     data.validation_split = "dev"
     data.test_split = "test"

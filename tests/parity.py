@@ -10,8 +10,8 @@ import pytest
 from flax import traverse_util
 
 from vse_jax import parallel
-from vse_jax.models import pytorch_names
 from vse_jax.models.vse import VSE
+from vse_jax.torch_import import parameter_names
 from vse_jax.train_step import global_costs
 
 _REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -48,7 +48,7 @@ def variables(golden: dict, prefix: str) -> dict:
     Returns:
       Nested dicts under `params` and `batch_stats`.
     """
-    return pytorch_names.variables(
+    return parameter_names.variables(
         {
             name.removeprefix(f"{prefix}/").replace("gpool", "txt.gpool")
             if name.startswith(f"{prefix}/gpool")  # in the file of the pooling alone

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from vse_jax.options import check_options
+from vse_jax.run_config import check_options
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SHARED = ("__init__", "common", "vsepp")  # what experiments are made of

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import types
 
@@ -5,44 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-from vse_jax import evaluate, parallel, retrieval
-from vse_jax.data.vocabulary import training_vocabulary
+from vse_jax import evaluate, parallel
+from vse_jax.data.text.vocabulary import training_vocabulary
 from vse_jax.errors import InputError, TrainingError
-from vse_jax.evaluate import Evaluation, Evaluator
+from vse_jax.evaluation import report, retrieval
+from vse_jax.evaluation.embedder import Embeddings
+from vse_jax.evaluation.evaluator import Evaluation, Evaluator, evaluate_embeddings
 from vse_jax.experiment import Experiment
 from vse_jax.models.vse import create_model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-@pytest.fixture
-def saved(config):
-    """A configuration as a checkpoint holds it."""
-    config.data.root = "/data/there"
-    config.loss.margin = 0.3
-    return json.loads(config.to_json())
-
-
-def test_checkpoint_rules_but_for_where_and_how(saved):
-    overrides = {
-        "data.root": "/data/here",
-        "evaluation_batch_size": 64,
-        "data.vocabulary": "checkpoint",
-    }
-    merged = evaluate.merge_config(saved, overrides)
-    assert merged.data.root == "/data/here"
-    assert merged.evaluation_batch_size == 64
-    assert merged.data.vocabulary == "checkpoint"
-    assert merged.loss.margin == 0.3
-    assert merged.data.token_lengths == (16, 24, 32, 48, 64)  # JSON has no tuples
-
-
-def test_options_of_the_model_cannot_be_overridden(saved):
-    with pytest.raises(InputError, match=r"config\.loss\.margin is 0\.3") as error:
-        evaluate.merge_config(saved, {"loss.margin": 0.5})
-    assert "data.root" in str(error.value)
-    same = evaluate.merge_config(saved, {"loss.margin": 0.3})
-    assert same.loss.margin == 0.3
 
 
 def evaluation(images=6, folds=False):
@@ -51,12 +24,12 @@ def evaluation(images=6, folds=False):
     ids = np.arange(images), np.repeat(np.arange(images), 2)
     metrics = retrieval.recalls(retrieval.rank(*embeddings, *ids))
     fold_metrics = retrieval.evaluate_folds(*embeddings, *ids) if folds else None
-    return Evaluation("dev", None, *embeddings, metrics, fold_metrics)
+    return Evaluation("dev", None, Embeddings(*embeddings), metrics, fold_metrics)
 
 
 def test_report_shows_every_metric():
     result = evaluation()
-    lines = evaluate.format_report(result, 1234).splitlines()
+    lines = report.format_report(result, 1234).splitlines()
     assert lines[1] == "dev split, 6 images, 12 captions, checkpoint of step 1,234"
     metrics = result.metrics
     for line, direction in zip(lines[3:5], ("i2t", "t2i"), strict=True):
@@ -68,41 +41,48 @@ def test_report_shows_every_metric():
 
 
 def test_report_has_both_protocols_of_coco():
-    text = evaluate.format_report(evaluation(folds=True), 1)
-    five_thousand, one_thousand = text.split("1K, mean of five folds")
+    of_coco = Embeddings(np.zeros((5_000, 1)), np.zeros((25_000, 1)))
+    result = dataclasses.replace(evaluation(folds=True), embeddings=of_coco)
+    text = report.format_report(result, 1, 5)
+    five_thousand, one_thousand = text.split("1K, mean of 5 folds")
     assert "5K" in five_thousand
     assert five_thousand.count("R@10") == one_thousand.count("R@10") == 1
 
 
-def test_folds_are_for_splits_of_cocos_size(monkeypatch):
+def test_folds_are_those_of_the_option():
     result = evaluation(images=10)
     ids = np.arange(10), np.repeat(np.arange(10), 2)
-    index = types.SimpleNamespace(image_id=ids[0], caption_image_id=ids[1])
-    arguments = ("dev", index, result.images, result.captions, "cosine")
-    assert evaluate._rank(*arguments).fold_metrics is None
-    monkeypatch.setattr(evaluate, "COCO_TEST_IMAGES", 10)
-    ranked = evaluate._rank(*arguments)
+    index = types.SimpleNamespace(
+        image_id=ids[0], caption_image_id=ids[1], image_count=10
+    )
+    arguments = ("dev", index, result.embeddings, "cosine")
+    assert evaluate_embeddings(*arguments, folds=0).fold_metrics is None
+    ranked = evaluate_embeddings(*arguments, folds=5)
     assert ranked.metrics == result.metrics
     assert ranked.fold_metrics == retrieval.evaluate_folds(
-        result.images, result.captions, *ids
+        *result.embeddings, *ids, folds=5
     )
     assert ranked.fold_metrics["i2t_r5"] == 100  # of the four captions of a fold
+    with pytest.raises(InputError, match=r"config\.data\.folds is 11, but the split"):
+        evaluate_embeddings(*arguments, folds=11)
 
 
 def test_report_file_has_metrics_step_and_configuration(tmp_path, config):
     result = evaluation(folds=True)
-    path = evaluate.write_report(tmp_path, result, config, 77)
+    config.data.folds = 5
+    path = report.write_report(tmp_path, result, config, 77)
     assert path == tmp_path / "eval" / "dev.json"
     content = json.loads(path.read_text())
     assert content["metrics"] == result.metrics
-    assert content["metrics_1k_five_fold"] == result.fold_metrics
+    assert content["fold_metrics"] == result.fold_metrics
+    assert content["folds"] == 5
     assert (content["step"], content["images"], content["captions"]) == (77, 6, 12)
     assert content["config"]["loss"]["mining"] == config.loss.mining
     assert [p.name for p in path.parent.iterdir()] == ["dev.json"]
 
 
 def test_report_that_fails_leaves_the_one_before(tmp_path, config, monkeypatch):
-    path = evaluate.write_report(tmp_path, evaluation(), config, 1)
+    path = report.write_report(tmp_path, evaluation(), config, 1)
     before = path.read_text()
 
     def cut_off(self, text):
@@ -112,7 +92,7 @@ def test_report_that_fails_leaves_the_one_before(tmp_path, config, monkeypatch):
 
     monkeypatch.setattr(type(path), "write_text", cut_off)
     with pytest.raises(OSError, match="No space left"):
-        evaluate.write_report(tmp_path, evaluation(), config, 2)
+        report.write_report(tmp_path, evaluation(), config, 2)
     assert path.read_text() == before
 
 
@@ -167,11 +147,11 @@ def embedded(experiment):
 
 def test_split_is_embedded_in_its_own_order(embedded):
     _, _, result, (images, captions) = embedded
-    np.testing.assert_allclose(result.images, images, atol=1e-5)
-    np.testing.assert_allclose(result.captions, captions, atol=1e-5)
-    assert len(result.captions) == 5 * len(result.images)
+    np.testing.assert_allclose(result.embeddings.images, images, atol=1e-5)
+    np.testing.assert_allclose(result.embeddings.captions, captions, atol=1e-5)
+    assert len(result.embeddings.captions) == 5 * len(result.embeddings.images)
     ids = np.arange(10), np.repeat(np.arange(10), 5)
-    ranks = retrieval.rank(result.images, result.captions, *ids)
+    ranks = retrieval.rank(result.embeddings.images, result.embeddings.captions, *ids)
     assert result.metrics == retrieval.recalls(ranks)
 
 

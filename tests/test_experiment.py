@@ -6,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vse_jax import experiment
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
 from vse_jax.models.image_encoders import ENCODERS
 

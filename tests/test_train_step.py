@@ -9,10 +9,11 @@ import pytest
 from tests import parity
 from vse_jax import parallel
 from vse_jax.losses import MININGS, AnchorCosts
-from vse_jax.models import pytorch_names, recurrent
 from vse_jax.models.image_encoders import Backbone
+from vse_jax.models.kernels import packed_gru
 from vse_jax.models.vse import VSE
 from vse_jax.optimizer import create_optimizer
+from vse_jax.torch_import import parameter_names
 from vse_jax.train_step import (
     TrainState,
     anchor_metrics,
@@ -30,7 +31,7 @@ BATCH, TIME, VOCABULARY = 16, 5, 20
 def few_branches():
     """Compiles each product of packed rows once, not for each of many sizes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recurrent, "PACKED_PARTS", 1)
+        patch.setattr(packed_gru, "PACKED_PARTS", 1)
         yield
 
 
@@ -265,8 +266,8 @@ def test_parity_of_three_adamw_steps(three_steps):
     # The normalization takes this bias out again, so its gradient is zero. PyTorch's
     # is rounding noise, which AdamW scales up to steps of the learning rate, whatever
     # its size; ours is zero, and the bias just decays.
-    bias = pytorch_names.our_path("img.mlp.layers.0.bias")
-    mean = pytorch_names.our_path("img.mlp.bns.0.running_mean")
+    bias = parameter_names.our_path("img.mlp.layers.0.bias")
+    mean = parameter_names.our_path("img.mlp.bns.0.running_mean")
     steps, learning_rate = len(losses), float(golden["cfg/learning_rate"])
     # The running mean takes a tenth of the bias at each step, those before included.
     allowed = {

@@ -24,7 +24,7 @@ from vse_jax.train_step import TrainState
 
 logger = logging.getLogger(__name__)
 
-ITEMS = ("variables", "optimizer", "run")
+ITEMS = ("variables", "optimizer", "run", "pca")
 
 
 class Restored(NamedTuple):
@@ -36,6 +36,8 @@ class Restored(NamedTuple):
       optimizer: nested dicts of numpy arrays, empty if not asked for.
       run: the description that it was saved with.
       metrics: of the validation split, if it was evaluated.
+      pca: arrays of the PCA that the features of the dataset were projected with, empty
+        if there was none.
     """
 
     step: int
@@ -43,6 +45,7 @@ class Restored(NamedTuple):
     optimizer: dict
     run: dict
     metrics: dict | None
+    pca: dict
 
     def train_state(self, template: TrainState) -> TrainState:
         """Returns the state of training.
@@ -137,7 +140,11 @@ class Checkpoints:
         return self.directory / str(step)
 
     def save(
-        self, state: TrainState, run: dict, metrics: dict[str, float] | None = None
+        self,
+        state: TrainState,
+        run: dict,
+        metrics: dict[str, float] | None = None,
+        pca: dict[str, np.ndarray] | None = None,
     ) -> None:
         """Starts to save; returns as soon as the arrays are copied.
 
@@ -145,13 +152,15 @@ class Checkpoints:
           state: on the host, numpy arrays.
           run: JSON-serializable description of the run.
           metrics: of the validation split, if it was evaluated at this step.
+          pca: arrays of the PCA that the features were projected with, if any.
 
         Raises:
           TrainingError: if this checkpoint or the one before cannot be written.
         """
         variables = flax.serialization.to_state_dict(state.variables)
         optimizer = flax.serialization.to_state_dict(state.opt_state)
-        digests = {"variables": digest(variables), "optimizer": digest(optimizer)}
+        arrays = {"variables": variables, "optimizer": optimizer, "pca": pca or {}}
+        digests = {name: digest(tree) for name, tree in arrays.items()}
         step = int(state.step)
         items = {
             "variables": ocp.args.StandardSave(variables),
@@ -159,6 +168,8 @@ class Checkpoints:
         }
         if optimizer:  # an imported model has none
             items["optimizer"] = ocp.args.StandardSave(_without_empty(optimizer))
+        if pca:
+            items["pca"] = ocp.args.StandardSave(pca)
         args = ocp.args.Composite(**items)
 
         def save():
@@ -245,7 +256,9 @@ class Checkpoints:
         return None
 
     def _restore(self, step, with_optimizer):
-        names = ITEMS if with_optimizer else ("variables", "run")
+        names = ["variables", "run"]
+        names += ["optimizer"] if with_optimizer else []
+        names += ["pca"] if (self.path(step) / "pca").exists() else []
         restore_args = {
             name: ocp.args.JsonRestore()
             if name == "run"
@@ -265,6 +278,7 @@ class Checkpoints:
             items["optimizer"] if with_optimizer else {},
             items.run,
             metrics,
+            items["pca"] if "pca" in names else {},
         )
 
     def _set_aside(self, steps):

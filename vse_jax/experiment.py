@@ -1,24 +1,27 @@
 """What training and evaluation share: the dataset, its vocabulary and the model."""
 
 import dataclasses
+import functools
 import itertools
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import ml_collections
+import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
-from vse_jax import parallel
-from vse_jax.data import datasets, input_pipeline
+from vse_jax import parallel, run_config
+from vse_jax.data import datasets, identity, input_pipeline
+from vse_jax.data.datasets import extracted_features
+from vse_jax.data.identity import DatasetIdentity, identity_of
 from vse_jax.data.records import content_of, has_split
-from vse_jax.data.vocabulary import Vocabulary, training_vocabulary
-from vse_jax.errors import InputError
+from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
+from vse_jax.errors import InputError, reporting_writes
 from vse_jax.models.backbones import BACKBONES
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.vse import VSE, create_model
-from vse_jax.options import check_options
 
-IMPORTED_FROM = "imported_from"  # stands in the description of an imported checkpoint
+_IDENTITY_FILE = "dataset.npz"  # in the workdir: identity of the run's dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,60 @@ class Experiment:
             sum_over_devices=parallel.sum_over_devices,
         )
 
+    @functools.cached_property
+    def identity(self) -> DatasetIdentity:
+        """Identity of the dataset; the first call on a dataset reads it once."""
+        return identity_of(self.builder)
+
+    def describe(self) -> dict:
+        """What a checkpoint remembers of the run, as JSON."""
+        return run_config.describe(
+            self.config,
+            self.vocabulary,
+            dataset=self.identity.summary(),
+            extraction=extracted_features.description(self.builder),
+        )
+
+    def pca_arrays(self) -> dict[str, np.ndarray]:
+        """Arrays of the PCA that the dataset's features were projected with, if any."""
+        return extracted_features.pca_arrays(self.builder)
+
+    def bind(self, saved: dict | None, workdir: str) -> None:
+        """Binds a run to its dataset: a run that has begun refuses another one.
+
+        Args:
+          saved: description in the workdir's checkpoint, None if there is none.
+          workdir: of the run.
+
+        Raises:
+          InputError: saying what changed.
+        """
+        path = epath.Path(workdir).expanduser() / _IDENTITY_FILE
+        if saved is not None:
+            changed = self.difference(saved, workdir)
+            if changed:
+                raise InputError(
+                    f"{self.builder.data_dir}: is not the dataset that {workdir} was "
+                    f"trained on: {changed}; restore it, or choose another --workdir "
+                    "to train on it"
+                )
+        if parallel.is_primary_host() and (saved is None or not path.exists()):
+            with reporting_writes(workdir):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                identity.write(self.identity, path)
+
+    def difference(self, saved: dict, workdir: str) -> str | None:
+        """Says how the dataset differs from that of a checkpoint; None if it does not.
+
+        Args:
+          saved: description in the checkpoint.
+          workdir: of its run.
+        """
+        if not saved.get("dataset"):
+            return None  # imported models have none
+        before = identity.read(epath.Path(workdir).expanduser() / _IDENTITY_FILE)
+        return identity.difference(saved["dataset"], before, self.identity)
+
     def train_batches(self, start_step: int, num_steps: int) -> Iterator[dict]:
         """This host's batches of training, see `input_pipeline.train_batches`."""
         return input_pipeline.train_batches(
@@ -52,22 +109,25 @@ class Experiment:
 
 
 def create_experiment(
-    config: ml_collections.ConfigDict, vocabulary: Vocabulary | None = None
+    config: ml_collections.ConfigDict,
+    vocabulary: Vocabulary | None = None,
+    required_splits: Sequence[str] = (),
 ) -> Experiment:
-    """Prepares the dataset if need be.
+    """Prepares the dataset if that was not done.
 
     Args:
       config: see `configs/common.py`.
       vocabulary: of a checkpoint; the dataset's own if None.
+      required_splits: splits without which nothing is prepared.
 
     Raises:
       InputError: if an option or the dataset cannot be used, or if the vocabulary is
         not that of the dataset and `config.data.vocabulary` does not allow it.
     """
-    check_options(config)
+    run_config.check_options(config)
     # One host prepares the data; the others find it prepared.
     with parallel.primary_host_first("prepared the dataset"):
-        builder = datasets.prepare(config.data)
+        builder = datasets.prepare(config.data, required_splits)
     check_content(config, builder)
     if vocabulary is None:
         return Experiment(config, builder, _of_dataset(config, builder))
@@ -75,14 +135,6 @@ def create_experiment(
     if config.data.vocabulary == "dataset" and has_captions:
         check_vocabulary(vocabulary, _of_dataset(config, builder))
     return Experiment(config, builder, vocabulary)
-
-
-def describe(config: ml_collections.ConfigDict, vocabulary: Vocabulary) -> dict:
-    """What a checkpoint says of its run, as JSON."""
-    return {
-        "config": json.loads(config.to_json()),
-        "vocabulary": json.loads(vocabulary.to_json()),
-    }
 
 
 def check_content(
@@ -98,8 +150,8 @@ def check_content(
     if bool(backbone) != (content == "image"):
         fitting = BACKBONES if content == "image" else ("",)
         raise _unfit("backbone.name", backbone, builder, content, fitting)
-    if content != "image" and (encoder == "global") != (content == "feature"):
-        fitting = [e for e in ENCODERS if (e == "global") == (content == "feature")]
+    if content not in ("image", ENCODERS[encoder].content):
+        fitting = [name for name, spec in ENCODERS.items() if spec.content == content]
         raise _unfit("image_encoder", encoder, builder, content, fitting)
 
 

@@ -61,9 +61,29 @@ def _lock(descriptor: int, folder: epath.Path) -> None:
         logger.warning("%s cannot be locked: %s", folder, error)
 
 
+def absolute(path: str) -> str:
+    """Returns a path that means the same in any current directory; "" stays ""."""
+    if not path or not is_local(path):
+        return path
+    return os.path.abspath(os.path.expanduser(path))
+
+
 def is_local(path: str | os.PathLike) -> bool:
     """Whether the path is not that of an object store, such as `gs://`."""
     return "://" not in os.fspath(path)
+
+
+def size_and_time(path: epath.Path) -> list[int]:
+    """Returns the size of a file in bytes and its time of change.
+
+    The time is in nanoseconds, or in seconds where the file is remote.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:  # a remote path: whole seconds must do
+        status = path.stat()
+        return [status.length, int(status.mtime)]
+    return [status.st_size, status.st_mtime_ns]
 
 
 def copy_folder(source: epath.Path, target: epath.Path) -> None:

@@ -9,30 +9,24 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview, periodic_actions
 
-from vse_jax import parallel, pictures, pretrained
+from vse_jax import parallel
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.data import input_pipeline
-from vse_jax.data.vocabulary import Vocabulary
-from vse_jax.errors import InputError, TrainingError, reporting_writes
-from vse_jax.evaluate import (
-    EVALUATION_OPTIONS,
-    Evaluator,
-    config_from_json,
-    default_split,
-    report,
-)
-from vse_jax.experiment import (
-    IMPORTED_FROM,
-    Experiment,
-    check_vocabulary,
-    create_experiment,
-    describe,
-)
+from vse_jax.data.text.vocabulary import Vocabulary
+from vse_jax.errors import TrainingError, reporting_writes
+from vse_jax.evaluate import default_split
+from vse_jax.evaluation import pictures
+from vse_jax.evaluation.evaluator import Evaluator
+from vse_jax.evaluation.report import report
+from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
+from vse_jax.models.vse import with_backbone
 from vse_jax.optimizer import create_optimizer, create_schedule
-from vse_jax.progress import Progress
+from vse_jax.run_config import check_same_run, flatten
 from vse_jax.stages import Stage, plan_stages, stage_of
+from vse_jax.step_log import StepLog
 from vse_jax.summaries import create_writer
 from vse_jax.termination import Termination
+from vse_jax.torch_import import backbone_weights
 from vse_jax.train_step import (
     TrainState,
     create_train_state,
@@ -41,16 +35,6 @@ from vse_jax.train_step import (
 )
 
 logger = logging.getLogger(__name__)
-
-# Options that may change from one start of a run to the next: no step depends on them.
-FREE_OPTIONS = (
-    *EVALUATION_OPTIONS,
-    "log_every_steps",
-    "checkpoint_every_steps",
-    "evaluate_every_epochs",
-    "stuck_steps",
-    "profile_at_step",
-)
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
@@ -72,12 +56,17 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
     """
     parallel.check_batch_size(config.batch_size, "batch_size")
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
-    experiment = create_experiment(config)
-    # Better now than at the end of the first epoch.
-    input_pipeline.split_index(experiment.builder, config.data.validation_split)
+    data = config.data
+    experiment = create_experiment(
+        config, required_splits=(data.train_split, data.validation_split)
+    )
+    # A missing split is reported now, not at the end of the first epoch.
+    input_pipeline.split_index(experiment.builder, data.validation_split)
     checkpoints = Checkpoints(workdir)
     try:
-        check_same_run(checkpoints.describe(), config, workdir)
+        saved = checkpoints.describe()
+        check_same_run(saved, config, workdir)
+        experiment.bind(saved, workdir)
         return _train(experiment, checkpoints, workdir)
     finally:
         checkpoints.close()
@@ -176,13 +165,8 @@ class Training:
         if not options.weights:
             return state
         pooled = self._config.model.image_encoder == "global"
-        loaded = pretrained.load(options.name, options.weights, pooled=pooled)
-        return state.replace(
-            **{
-                collection: _with_backbone(state.variables[collection], backbone)
-                for collection, backbone in loaded.items()
-            }
-        )
+        loaded = backbone_weights.load(options.name, options.weights, pooled=pooled)
+        return state.replace(**with_backbone(state.variables, loaded))
 
     def _begin_stage(self, stage: Stage) -> None:
         """Goes on from the best checkpoint so far, with an optimizer that is new."""
@@ -197,7 +181,7 @@ class Training:
         """Makes the remaining steps; returns False if SIGTERM ended them early."""
         if self.step == 0:
             writer.write_hparams(flatten(self._config))
-        progress = Progress(
+        step_log = StepLog(
             self._config,
             self._steps_per_epoch,
             self._num_steps,
@@ -212,26 +196,26 @@ class Training:
                 stage = stage_of(self._stages, self.step)
                 if stage != self._stage:
                     self._begin_stage(stage)
-                self._train(batch, progress)
+                self._train(batch, step_log)
                 profile(self.step)
                 stopping = termination.is_due(self.step)
                 if self._must_save() or stopping:
-                    progress.report(self.step)
-                    with progress.paused():
+                    step_log.report(self.step)
+                    with step_log.paused():
                         self._evaluate_and_save(writer)
                 elif self._is_multiple_of(self._config.log_every_steps):
-                    progress.report(self.step)
+                    step_log.report(self.step)
                 if stopping:
                     return self._leave()
         return True
 
-    def _train(self, batch, progress):
+    def _train(self, batch, step_log):
         mining = self._mining()
         self._state, metrics = self._train_steps[mining](
             self._state, parallel.shard(batch)
         )
         self.step += 1
-        progress.add(self.step, mining, metrics)
+        step_log.add(self.step, mining, metrics)
 
     def _mining(self) -> str:
         loss = self._config.loss
@@ -265,8 +249,8 @@ class Training:
         writer.flush()
         state = parallel.unreplicate(self._state)
         self._check_finite(state)
-        run = describe(self._config, self._experiment.vocabulary)
-        self._checkpoints.save(state, run, metrics)
+        run, pca = self._experiment.describe(), self._experiment.pca_arrays()
+        self._checkpoints.save(state, run, metrics, pca)
 
     def _check_finite(self, state: TrainState) -> None:
         """Refuses parameters that a step with a finite loss has spoilt."""
@@ -324,66 +308,3 @@ class Training:
         report(self._experiment, evaluation, self._workdir, restored.step)
         print(f"checkpoint:  {self._checkpoints.path(restored.step)}")
         print(f"TensorBoard: tensorboard --logdir {self._workdir}", flush=True)
-
-
-def _with_backbone(tree, backbone):
-    return {**tree, "image": {**tree["image"], "backbone": backbone}}
-
-
-def check_same_run(
-    saved: dict | None, config: ml_collections.ConfigDict, workdir: str
-) -> None:
-    """Refuses to go on with another configuration than that of the workdir's run.
-
-    Args:
-      saved: description of the workdir's checkpoint, None if there is none.
-      config: the configuration asked for.
-      workdir: to be named in the message.
-
-    Raises:
-      InputError: naming the options that differ.
-    """
-    if saved is None:
-        return
-    if IMPORTED_FROM in saved:
-        raise InputError(
-            f"{workdir} holds a model imported from {saved[IMPORTED_FROM]}, which can "
-            "be evaluated only; choose another --workdir to train"
-        )
-    before, now = flatten(config_from_json(saved["config"])), flatten(config)
-    free = set(FREE_OPTIONS)
-    if config.fine_tuning:
-        # A stage begins with the best checkpoint, on which these have an influence.
-        free -= {"data.crops", "data.validation_split", "evaluate_every_epochs"}
-    else:
-        free.add("epochs")  # nothing follows, so the training can be prolonged
-    differing = [
-        f"{option} was {before.get(option)!r} and is now {now.get(option)!r}"
-        for option in sorted(before.keys() | now.keys())
-        if option not in free and before.get(option) != now.get(option)
-    ]
-    if differing:
-        raise InputError(
-            f"{workdir} holds a run of another configuration "
-            f"(config.{', config.'.join(differing)}); choose another --workdir, "
-            "or delete this one to start over"
-        )
-
-
-def flatten(config: ml_collections.ConfigDict) -> dict:
-    """Nested options as one dict, named with dots; tuples of values become text."""
-    flat = {}
-    for name, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            flat |= {f"{name}.{key}": item for key, item in flatten(value).items()}
-        elif isinstance(value, tuple) and value and not _are_values(value):
-            for number, group in enumerate(value):
-                for key, item in flatten(group).items():
-                    flat[f"{name}[{number}].{key}"] = item
-        else:
-            flat[name] = str(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def _are_values(items):
-    return not isinstance(items[0], ml_collections.ConfigDict)

@@ -11,7 +11,7 @@ import optax
 
 from vse_jax import parallel
 from vse_jax.losses import AnchorCosts, triplet_costs
-from vse_jax.models.vse import VSE
+from vse_jax.models.vse import VSE, of_encoders
 from vse_jax.similarity import SIMILARITIES
 
 
@@ -188,11 +188,11 @@ def anchor_metrics(directions: tuple[AnchorCosts, AnchorCosts]) -> dict:
 
 def gradient_norms(gradients: dict) -> dict:
     """Norm of the gradient of each encoder and of all parameters, before clipping."""
-    return {
-        "gradient_norm": optax.global_norm(gradients),
-        "gradient_norm_image": optax.global_norm(gradients["image"]),
-        "gradient_norm_text": optax.global_norm(gradients["text"]),
+    norms = {
+        f"gradient_norm_{name}": optax.global_norm(tree)
+        for name, tree in of_encoders(gradients).items()
     }
+    return {"gradient_norm": optax.global_norm(gradients)} | norms
 
 
 def global_batch_size(batch: dict):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vse_jax.data.augmentation import corrupt_words, keep_regions
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 
 _VOCABULARY = Vocabulary([f"word{i}" for i in range(1000)])
 _FIRST = 5000  # token at the first place of a caption; never drawn as a random word

@@ -13,9 +13,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from configs import common
-from vse_jax.data import encoded_captions, input_pipeline, split_index
+from vse_jax.data import input_pipeline, split_index
 from vse_jax.data.sampling import Sampler
-from vse_jax.data.vocabulary import Vocabulary, training_vocabulary
+from vse_jax.data.text import encoded_captions
+from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.errors import InputError
 
 
@@ -431,7 +432,7 @@ def test_index_without_leave_to_write(builder, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(tfds.core.utils, "incomplete_file", refuse)
-    assert split_index.split_index(builder, "dev").images == 13
+    assert split_index.split_index(builder, "dev").image_count == 13
     assert not (Path(builder.data_dir) / "index-dev.npz").exists()
 
 
@@ -465,7 +466,8 @@ def test_program_ends_while_batches_are_being_read(builder):
         import itertools, sys
         import tensorflow_datasets as tfds
         from configs import common
-        from vse_jax.data import input_pipeline, vocabulary
+        from vse_jax.data import input_pipeline
+        from vse_jax.data.text import vocabulary
         builder = tfds.builder_from_directory(sys.argv[1])
         config = common.get_config()
         config.batch_size = 8

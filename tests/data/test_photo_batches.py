@@ -12,7 +12,7 @@ from configs import common
 from tests.photo_files import drawn, encoded
 from vse_jax.data import input_pipeline, photo_crops, records
 from vse_jax.data.sampling import Sampler
-from vse_jax.data.vocabulary import training_vocabulary
+from vse_jax.data.text.vocabulary import training_vocabulary
 from vse_jax.errors import InputError
 
 TRAIN, DEV = 19, 7

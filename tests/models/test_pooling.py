@@ -7,17 +7,10 @@ import pytest
 
 from tests import parity
 from vse_jax.models import pooling
-from vse_jax.models.pooling import GeneralizedPooling, ranked_sum
+from vse_jax.models.kernels.ranked_sum import ranked_sum
+from vse_jax.models.pooling import GeneralizedPooling
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-def sorted_sum(vectors, weights, count):
-    """The published form: sort every dimension in descending order, then sum."""
-    exists = (jnp.arange(vectors.shape[1]) < count[:, None])[..., None]
-    descending = -jnp.sort(jnp.where(exists, -vectors, jnp.inf), axis=1)
-    descending = jnp.where(exists, descending, 0)
-    return (descending * weights[..., None]).sum(1)
 
 
 def problem(kind):
@@ -37,54 +30,6 @@ def problem(kind):
         count[:] = length, 130
     weights = rng.normal(size=(batch, length))
     return vectors.astype(np.float32), weights.astype(np.float32), jnp.array(count)
-
-
-KINDS = ("ragged", "ties", "negative", "single", "whole", "edge", "long")
-
-
-@functools.cache
-def jitted(function):
-    return jax.jit(function)
-
-
-@functools.cache
-def gradient_of(function):
-    def total(vectors, weights, count, direction):
-        return (function(vectors, weights, count) * direction).sum()
-
-    return jax.jit(jax.grad(total, argnums=(0, 1)))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_ranked_sum_is_that_of_a_sort(kind):
-    arguments = problem(kind)
-    np.testing.assert_allclose(
-        jitted(ranked_sum)(*arguments), jitted(sorted_sum)(*arguments), atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradient_of_ranked_sum_is_that_of_a_sort(kind):
-    arguments = problem(kind)
-    batch, _, dim = arguments[0].shape
-    direction = np.random.default_rng(1).normal(size=(batch, dim))
-    actual = gradient_of(ranked_sum)(*arguments, direction)
-    expected = gradient_of(sorted_sum)(*arguments, direction)
-    # Of equals, both give the lower rank to the first.
-    np.testing.assert_allclose(actual[0], expected[0], atol=1e-5)
-    # The weights of ranks beyond the count meet zeros.
-    np.testing.assert_allclose(actual[1], expected[1], atol=1e-5)
-
-
-def test_what_does_not_exist_does_not_matter():
-    vectors, weights, count = problem("ragged")
-    exists = np.arange(vectors.shape[1]) < np.asarray(count)[:, None]
-    assert not exists.all()
-    for filling in (1e3, -1e3):
-        other = np.where(exists[..., None], vectors, np.float32(filling))
-        np.testing.assert_array_equal(
-            ranked_sum(other, weights, count), ranked_sum(vectors, weights, count)
-        )
 
 
 def rank_weights(pool):

@@ -7,7 +7,7 @@ hosts and after any restart.
 import numpy as np
 
 from vse_jax.data.sampling import REGION_STREAM, WORD_STREAM, random_uniform
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 
 _MASKED, _REPLACED = 0.5, 0.6  # of the chosen words, cumulated; the rest are dropped
 

@@ -24,14 +24,14 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from vse_jax.data import augmentation, photo_crops, records
-from vse_jax.data.encoded_captions import (
+from vse_jax.data.sampling import Rows, Sampler, passes_per_epoch
+from vse_jax.data.split_index import SplitIndex, check_captions, split_index
+from vse_jax.data.text.encoded_captions import (
     EncodedCaptions,
     encode_captions,
     pad_to_length,
 )
-from vse_jax.data.sampling import Rows, Sampler, passes_per_epoch
-from vse_jax.data.split_index import SplitIndex, check_captions, split_index
-from vse_jax.data.vocabulary import Vocabulary
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
 
 __all__ = [
@@ -46,7 +46,6 @@ __all__ = [
 
 Batch = dict[str, np.ndarray]
 
-_RESIZE = 256 / 224  # shorter side before a crop in evaluation, in sizes of the crop
 _DROP_REGIONS = 0.2  # of the regions, each on its own
 _CHANGE_WORDS = 0.2  # of the tokens, each on its own
 _AT_ONCE = min(8, os.cpu_count() or 1)  # batches being read, and being decoded
@@ -61,7 +60,7 @@ def steps_per_epoch(
     Raises:
         InputError: there is no such split, or the batch is too large for it.
     """
-    count = split_index(builder, config.data.train_split).caption_count
+    count = split_index(builder, config.data.train_split).caption_counts
     Sampler(config.seed, count, config.batch_size)  # refuses a batch that is too large
     return passes_per_epoch(count) * len(count) // config.batch_size
 
@@ -109,7 +108,7 @@ def train_batches(
     plan = _TrainingPlan(
         index=index,
         captions=encode_captions(index, vocabulary, lengths[-1], split),
-        sampler=Sampler(config.seed, index.caption_count, config.batch_size),
+        sampler=Sampler(config.seed, index.caption_counts, config.batch_size),
         seed=config.seed,
         lengths=lengths,
         augment=config.data.augment,
@@ -132,8 +131,8 @@ def image_batches(
 ) -> Iterator[Batch]:
     """Returns this host's slice of images of a split, once each and in order.
 
-    The last batch is padded with rows that repeat the last image and whose image_id is
-    -1. Nothing is augmented. Closing the iterator stops its threads.
+    The last batch is padded with rows that repeat the last image; their image_id and
+    image_index are -1. Nothing is augmented. Closing the iterator stops its threads.
 
     Args:
         builder: a prepared dataset.
@@ -145,7 +144,8 @@ def image_batches(
         process_count: number of hosts.
 
     Returns:
-        Batches with image_id and the content of the images.
+        Batches with image_id, image_index int32 [batch], the record number in the
+        split, and the content of the images.
 
     Raises:
         InputError: the split is missing or empty or cannot be read, the batch size
@@ -157,13 +157,17 @@ def image_batches(
     )
     index = split_index(builder, split)
     size = config.evaluation_batch_size
-    images = np.arange(index.images) if numbers is None else np.asarray(numbers)
+    images = np.arange(index.image_count) if numbers is None else np.asarray(numbers)
 
     def plan(step: int) -> tuple[np.ndarray, Batch]:
         place = step * size + np.arange(size)[own]
         image = images[np.minimum(place, len(images) - 1)]
-        image_id = np.where(place < len(images), index.image_id[image], -1)
-        return image, {"image_id": image_id.astype(np.int32)} | _counts(index, image)
+        exists = place < len(images)
+        batch = {
+            "image_id": np.where(exists, index.image_id[image], -1).astype(np.int32),
+            "image_index": np.where(exists, image, -1).astype(np.int32),
+        }
+        return image, batch | _counts(index, image)
 
     steps = tf.data.Dataset.range(-(-len(images) // size))
     parse = _parser(builder, config, index, crops=config.data.crops)
@@ -320,7 +324,7 @@ def _parser(
     """Returns how to parse a batch, and to replace what it takes out of the plan's."""
     content = records.content_of(builder)
     size = config.data.image_size
-    shorter = config.data.resize or round(size * _RESIZE)
+    shorter = config.data.resize or photo_crops.resized_side(size)
     regions = int(index.region_count.max())
 
     def parse(

@@ -21,6 +21,11 @@ _DCT_METHOD = "INTEGER_ACCURATE"  # as PIL does
 _NUMBERS = 2 * _ATTEMPTS + 3
 
 
+def resized_side(size: int) -> int:
+    """Pixels of the shorter side before a centre crop of `size` pixels is taken."""
+    return round(size * 256 / 224)
+
+
 class Window(NamedTuple):
     """A part of a photo, in whole pixels: int32 scalars."""
 

@@ -229,6 +229,23 @@ def parse_encoded(content: Content, serialized: tf.Tensor) -> tf.Tensor:
     return _parse_bytes(content, serialized)
 
 
+def parse_stored(
+    content: Content, serialized: tf.Tensor
+) -> tf.Tensor | tf.RaggedTensor:
+    """Parses what is stored of the images, without decoding it.
+
+    Args:
+      content: what the examples hold.
+      serialized: string [batch].
+
+    Returns:
+      String [batch], or float32 [batch, (numbers)] where numbers are stored as a list.
+    """
+    if content.encoding == "none":
+        return _parse_floats(content, serialized)
+    return _parse_bytes(content, serialized)
+
+
 def decode_each(content: Content, serialized: np.ndarray) -> list[np.ndarray]:
     """Decodes images of any sizes: a list of uint8 [height, width, 3]."""
     return [

@@ -72,20 +72,20 @@ class Sampler:
     Over as many consecutive passes as an image has captions, each of them is used once.
     """
 
-    def __init__(self, seed: int, caption_count: np.ndarray, batch_size: int):
+    def __init__(self, seed: int, caption_counts: np.ndarray, batch_size: int):
         """Prepares to sample.
 
         Args:
             seed: of orders and choices of captions.
-            caption_count: int [images], captions of each image, at least 1.
+            caption_counts: int [images], captions of each image, at least 1.
             batch_size: pairs of the global batch.
 
         Raises:
             InputError: the batch is too large for the number of images.
         """
         self._seed = seed
-        self._caption_count = np.asarray(caption_count)
-        self._images = len(self._caption_count)
+        self._caption_counts = np.asarray(caption_counts)
+        self._images = len(self._caption_counts)
         self._batch_size = batch_size
         largest = largest_batch_size(self._images)
         if not 1 <= batch_size <= largest:
@@ -105,7 +105,7 @@ class Sampler:
         for one_pass in np.unique(pass_number).tolist():
             chosen = pass_number == one_pass
             image[chosen] = self.order(one_pass)[position[chosen]]
-        count = self._caption_count[image]
+        count = self._caption_counts[image]
         caption = choose_caption(self._seed, image, pass_number, count)
         return Rows(image, caption, pass_number)
 
@@ -145,7 +145,7 @@ def largest_batch_size(images: int) -> int:
 
 
 def choose_caption(
-    seed: int, image: np.ndarray, pass_number: np.ndarray, caption_count: np.ndarray
+    seed: int, image: np.ndarray, pass_number: np.ndarray, caption_counts: np.ndarray
 ) -> np.ndarray:
     """Returns which of its captions each image has in a pass.
 
@@ -153,19 +153,19 @@ def choose_caption(
         seed: of the choice.
         image: int [batch].
         pass_number: int [batch].
-        caption_count: int [batch], captions of these images.
+        caption_counts: int [batch], captions of these images.
 
     Returns:
-        int64 [batch]; each number below `caption_count` once in as many passes.
+        int64 [batch]; each number below `caption_counts` once in as many passes.
     """
-    cycle, entry = np.divmod(pass_number, caption_count)
-    most = int(caption_count.max())
+    cycle, entry = np.divmod(pass_number, caption_counts)
+    most = int(caption_counts.max())
     bits = random_bits(seed, CAPTION_STREAM, image, cycle, count=most)
-    bits[np.arange(most) >= caption_count[:, None]] = np.iinfo(np.uint64).max
+    bits[np.arange(most) >= caption_counts[:, None]] = np.iinfo(np.uint64).max
     permutation = np.argsort(bits, axis=1, kind="stable")
     return np.take_along_axis(permutation, entry[:, None], axis=1)[:, 0]
 
 
-def passes_per_epoch(caption_count: np.ndarray) -> int:
+def passes_per_epoch(caption_counts: np.ndarray) -> int:
     """Returns the passes that use as many pairs as there are captions: at least 1."""
-    return max(1, round(int(np.sum(caption_count)) / len(caption_count)))
+    return max(1, round(int(np.sum(caption_counts)) / len(caption_counts)))

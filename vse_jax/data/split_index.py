@@ -6,7 +6,6 @@ import io
 import itertools
 import logging
 import zipfile
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +14,8 @@ import tqdm
 from etils import epath
 
 from vse_jax.data import records
-from vse_jax.data.tokenizer import tokenize
+from vse_jax.data.string_arrays import pack, unpack
+from vse_jax.data.text.tokenizers import tokenize
 from vse_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -54,14 +54,18 @@ class SplitIndex:
     word_offset: np.ndarray
 
     @property
-    def images(self) -> int:
+    def image_count(self) -> int:
         """Number of records."""
         return len(self.image_id)
 
     @property
-    def caption_count(self) -> np.ndarray:
+    def caption_counts(self) -> np.ndarray:
         """Captions of each record: int64 [images]."""
         return np.diff(self.caption_offset)
+
+    def image_id_of(self, record: int) -> str:
+        """Returns the image_id string of a record."""
+        return self.image_ids[self.image_id[record]]
 
 
 def split_index(builder: tfds.core.DatasetBuilder, split: str) -> SplitIndex:
@@ -87,7 +91,7 @@ def _build(builder: tfds.core.DatasetBuilder, split: str) -> SplitIndex:
     distinct = dict.fromkeys(image_ids)
     dense = {image_id: number for number, image_id in enumerate(distinct)}
     image_id = np.array([dense[image_id] for image_id in image_ids], np.int32)
-    caption_count = np.array([len(some) for some in captions], np.int64)
+    caption_counts = np.array([len(some) for some in captions], np.int64)
     flat = list(itertools.chain.from_iterable(captions))
     words, word_ids, word_count = _tokenize_all(flat, split)
     return SplitIndex(
@@ -95,8 +99,8 @@ def _build(builder: tfds.core.DatasetBuilder, split: str) -> SplitIndex:
         image_id=image_id,
         region_count=region_count,
         captions=flat,
-        caption_image_id=np.repeat(image_id, caption_count),
-        caption_offset=_offsets(caption_count),
+        caption_image_id=np.repeat(image_id, caption_counts),
+        caption_offset=_offsets(caption_counts),
         words=words,
         word_ids=word_ids,
         word_offset=_offsets(word_count),
@@ -157,7 +161,7 @@ def _save(index: SplitIndex, path: epath.Path) -> None:
     for field in dataclasses.fields(index):
         value = getattr(index, field.name)
         if isinstance(value, list):
-            arrays[f"{field.name}.text"], arrays[f"{field.name}.length"] = _pack(value)
+            arrays[f"{field.name}.text"], arrays[f"{field.name}.length"] = pack(value)
         else:
             arrays[field.name] = value
     buffer = io.BytesIO()
@@ -193,28 +197,16 @@ def _index_of(arrays: np.lib.npyio.NpzFile) -> SplitIndex:
 def _field(arrays: np.lib.npyio.NpzFile, name: str) -> np.ndarray | list[str]:
     if name in arrays:
         return arrays[name]
-    return _unpack(arrays[f"{name}.text"], arrays[f"{name}.length"])
-
-
-def _pack(strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns UTF-8 bytes of all strings and the length of each in characters."""
-    text = np.frombuffer("".join(strings).encode(), np.uint8)
-    return text, np.array([len(string) for string in strings], np.int32)
-
-
-def _unpack(text: np.ndarray, lengths: np.ndarray) -> list[str]:
-    joined = text.tobytes().decode()
-    ends = np.cumsum(lengths, dtype=np.int64).tolist()
-    return [joined[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    return unpack(arrays[f"{name}.text"], arrays[f"{name}.length"])
 
 
 def check_captions(
     builder: tfds.core.DatasetBuilder, split: str, index: SplitIndex
 ) -> None:
     """Raises InputError if a record has no caption to train on."""
-    without = np.flatnonzero(index.caption_count == 0)
+    without = np.flatnonzero(index.caption_counts == 0)
     if len(without):
-        name = index.image_ids[index.image_id[without[0]]]
+        name = index.image_id_of(without[0])
         raise InputError(
             f"{builder.data_dir}: record {without[0]} (image {name}) of split "
             f"{split!r} has no caption; expected at least one; mend the source and "

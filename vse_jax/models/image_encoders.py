@@ -1,9 +1,10 @@
-"""Image encoders: from regions or a global feature to embeddings.
+"""Image encoders: from regions or one feature per image to embeddings.
 
-Regions and features are the batch's own, or a backbone makes them of its photos. All of
-them map a batch (a dict, see `vse_jax.data.input_pipeline`) to `[batch, dim]`.
+An encoder maps a batch (a dict, see `vse_jax.data.input_pipeline`) to `[batch, embed]`.
+Its regions or features come with the batch, or a backbone computes them from photos.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,8 +16,6 @@ from vse_jax.models import initializers
 from vse_jax.models.backbones import create_backbone, fast_apply
 from vse_jax.models.normalization import MaskedBatchNorm, l2_normalize
 from vse_jax.models.pooling import GeneralizedPooling
-
-ENCODERS = ("region_residual", "region_parallel", "global")
 
 
 class Backbone(NamedTuple):
@@ -67,10 +66,13 @@ class RegionMLP(nn.Module):
 class RegionEncoder(nn.Module):
     """Regions to an embedding: projection, MLP, generalized pooling.
 
+    VSE-infinity computes `W r + b + MLP(r)` for each region `r`, RVSE++ computes
+    `f + MLP(f)` with `f = W r + b`.
+
     Attributes:
       embed_dim: dimensions of the embedding.
-      residual: feed the MLP with the projected regions and add what it gives to them
-        (RVSE++); else feed it with the raw regions (VSE-infinity).
+      residual: whether the MLP takes the projected regions (RVSE++) or the raw ones
+        (VSE-infinity).
       dtype: of the arithmetic; the pooling is in float32.
       train: whether the batch's statistics are used and updated.
       sum_over_devices: adds a pytree up over all devices.
@@ -83,8 +85,13 @@ class RegionEncoder(nn.Module):
     sum_over_devices: Callable
 
     @nn.compact
-    def __call__(self, regions: jax.Array, region_count: jax.Array) -> jax.Array:
-        """Maps `[batch, regions, dim]`, `[batch]` int32 to `[batch, embed]`."""
+    def __call__(self, inputs: dict) -> jax.Array:
+        """Maps `regions [batch, regions, dim]`, `region_count [batch]` int32.
+
+        Returns:
+          `[batch, embed]` float32.
+        """
+        regions, region_count = inputs["regions"], inputs["region_count"]
         batch, count, dim = regions.shape
         exists = (jnp.arange(count) < region_count[:, None]).reshape(-1)
         # One axis of all regions: the gradient of a dense layer over two axes would
@@ -108,22 +115,59 @@ class GlobalEncoder(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, feature: jax.Array) -> jax.Array:
-        """Maps `[batch, dim]` to `[batch, embed]`."""
+    def __call__(self, inputs: dict) -> jax.Array:
+        """Maps `feature [batch, dim]` to `[batch, embed]` float32."""
         project = initializers.xavier_dense(
             self.embed_dim, dtype=self.dtype, name="projection"
         )
-        return project(feature).astype(jnp.float32)
+        return project(inputs["feature"]).astype(jnp.float32)
+
+
+class ImageEncoderSpec(NamedTuple):
+    """An image encoder and its input.
+
+    Attributes:
+      module: returns the Flax module, given `embed_dim`, `dtype`, `train`,
+        `sum_over_devices` and `name`.
+      content: what it needs of a batch: `regions` or `feature`.
+    """
+
+    module: Callable[..., nn.Module]
+    content: str
+
+
+def _global(*, train, sum_over_devices, **kwargs):
+    del train, sum_over_devices  # it has no batch normalization
+    return GlobalEncoder(**kwargs)
+
+
+ENCODERS = {
+    "region_residual": ImageEncoderSpec(
+        functools.partial(RegionEncoder, residual=True), "regions"
+    ),
+    "region_parallel": ImageEncoderSpec(
+        functools.partial(RegionEncoder, residual=False), "regions"
+    ),
+    "global": ImageEncoderSpec(_global, "feature"),
+}
 
 
 class ImageEncoder(nn.Module):
-    """The encoder that `kind` names, one of `ENCODERS`; behind a backbone, if any.
+    """One of `ENCODERS`, behind a backbone if the batch has photos.
 
-    Several crops of a photo, `[batch, crops, height, width, 3]`, are embedded each on
-    its own, and averaged.
+    Several crops of a photo, `[batch, crops, height, width, 3]`, are embedded one by
+    one and averaged.
+
+    Attributes:
+      encoder: one of `ENCODERS`.
+      embed_dim: dimensions of the embedding.
+      dtype: of the arithmetic.
+      train: whether batch normalization uses and updates the batch's statistics.
+      sum_over_devices: adds a pytree up over all devices.
+      backbone: computes regions or a feature from photos.
     """
 
-    kind: str
+    encoder: str
     embed_dim: int
     dtype: jnp.dtype
     train: bool
@@ -133,16 +177,23 @@ class ImageEncoder(nn.Module):
     @nn.compact
     def __call__(self, batch: dict) -> jax.Array:
         """Maps a batch to `[batch, embed]` float32, not normalized."""
+        encode = ENCODERS[self.encoder].module(
+            embed_dim=self.embed_dim,
+            dtype=self.dtype,
+            train=self.train,
+            sum_over_devices=self.sum_over_devices,
+            name="encoder",
+        )
         if self.backbone is None:
-            return self._encode(batch)
+            return encode(batch)
         *crops, height, width, channels = batch["image"].shape
         image = batch["image"].reshape(-1, height, width, channels)
-        embedded = self._encode(self._see(image))
+        embedded = encode(self._see(image))
         return embedded.reshape(*crops, -1).mean(range(1, len(crops)))
 
     def _see(self, image):
-        """What the backbone makes of `[batch, height, width, 3]`, as a batch."""
-        pooled = self.kind == "global"
+        """Maps `[batch, height, width, 3]` to the input of the encoder."""
+        pooled = ENCODERS[self.encoder].content == "feature"
         backbone = create_backbone(
             self.backbone.name,
             pooled=pooled,
@@ -165,18 +216,3 @@ class ImageEncoder(nn.Module):
         apply = fast_apply(self.backbone.name, module)
         # Stopped before the loop, or its gradient would keep what each layer gave.
         return apply(jax.lax.stop_gradient(variables), image)
-
-    def _encode(self, batch):
-        if self.kind == "global":
-            return GlobalEncoder(self.embed_dim, self.dtype, name="encoder")(
-                batch["feature"]
-            )
-        encoder = RegionEncoder(
-            self.embed_dim,
-            residual=self.kind == "region_residual",
-            dtype=self.dtype,
-            train=self.train,
-            sum_over_devices=self.sum_over_devices,
-            name="encoder",
-        )
-        return encoder(batch["regions"], batch["region_count"])

@@ -5,8 +5,6 @@ every dimension's values are sorted in descending order and summed with weights 
 small recurrent network gives to the ranks. Mean and max pooling are special cases.
 """
 
-import functools
-import itertools
 import math
 
 import flax.linen as nn
@@ -14,8 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vse_jax.models import initializers, recurrent
+from vse_jax.models import initializers
+from vse_jax.models.gru import BidirectionalGRU
+from vse_jax.models.kernels.ranked_sum import ranked_sum
 
+_HIGHEST = jax.lax.Precision.HIGHEST
 MASKED_SCORE = -10_000.0
 SCORE_TEMPERATURE = 0.1
 
@@ -55,9 +56,7 @@ class GeneralizedPooling(nn.Module):
         counts = jnp.arange(length, 0, -1)  # descending, as the recurrence wants them
         positions = jnp.asarray(sinusoidal_positions(length, self.position_dim))
         positions = jnp.broadcast_to(positions, (length, *positions.shape))
-        states = recurrent.BidirectionalGRU(self.hidden_dim, name="gru")(
-            positions, counts
-        )
+        states = BidirectionalGRU(self.hidden_dim, name="gru")(positions, counts)
         score = initializers.torch_dense(
             1, self.hidden_dim, use_bias=False, name="score"
         )
@@ -96,7 +95,7 @@ def pool_grid(regions: jax.Array, size: int) -> jax.Array:
     rows = math.isqrt(count)
     grid = regions.reshape(batch, rows, rows, dim)
     shares = _cell_shares(rows, size)
-    pooled = _einsum("yr,xc,brcd->byxd", shares, shares, grid)
+    pooled = jnp.einsum("yr,xc,brcd->byxd", shares, shares, grid, precision=_HIGHEST)
     return pooled.reshape(batch, size * size, dim)
 
 
@@ -117,95 +116,3 @@ def sinusoidal_positions(length: int, dim: int) -> np.ndarray:
     encoding[:, 0::2] = np.sin(position * frequency)
     encoding[:, 1::2] = np.cos(position * frequency)
     return encoding
-
-
-_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-
-
-@jax.custom_vjp
-def ranked_sum(vectors: jax.Array, weights: jax.Array, count: jax.Array) -> jax.Array:
-    """Sums each dimension's values, each weighted by its rank among them.
-
-    Equal to sorting every dimension in descending order and summing with `weights`, but
-    a rank is a count of pairwise comparisons, which is many times faster than a sort
-    and whose gradient is a look-up. Of equal values, the first has the lower rank.
-
-    Args:
-      vectors: `[batch, length, dim]`; only the first `count` of each row take part.
-      weights: `[batch, length]`, the weight of each rank.
-      count: `[batch]` int32.
-
-    Returns:
-      `[batch, dim]`.
-    """
-    return _ranked_sum_forward(vectors, weights, count)[0]
-
-
-def _ranked_sum_forward(vectors, weights, count):
-    exists = (jnp.arange(vectors.shape[1]) < count[:, None])[..., None]
-    rank = _descending_rank(jnp.where(exists, vectors, -jnp.inf))
-    ranked = _put_by_rank(jnp.where(exists, vectors, 0), rank)
-    pooled = _einsum("bnd,bn->bd", ranked, weights)
-    return pooled, (ranked, weights, rank, exists)
-
-
-def _ranked_sum_backward(residuals, gradient):
-    ranked, weights, rank, exists = residuals
-    to_weights = _einsum("bnd,bd->bn", ranked, gradient)
-
-    def to_vectors():
-        to_vectors = gradient[:, None] * _look_up(weights, rank)
-        return jnp.where(exists, to_vectors, 0)
-
-    def zeros():
-        return jnp.zeros(rank.shape, gradient.dtype)
-
-    # Several products want this gradient. What is behind a condition, if one that
-    # always holds, XLA does not fuse into each of them to be computed anew.
-    return jax.lax.cond(exists.any(), to_vectors, zeros), to_weights, None
-
-
-ranked_sum.defvjp(_ranked_sum_forward, _ranked_sum_backward)
-
-
-# Below, sums over the vectors are unrolled: XLA makes one loop of each, whose body is
-# comparisons and selections in registers. Gathers, scatters and sorts are many times
-# slower, on accelerators too.
-
-
-def _descending_rank(values):
-    """Rank of each of `[batch, length, dim]` along `length`, 0 for the largest."""
-    length = values.shape[1]
-    index = jnp.arange(length)[:, None]
-    # Small integers keep the count in few registers: half the time of int32.
-    dtype = jnp.int8 if length <= 127 else jnp.int32
-    rank = jnp.zeros(values.shape, dtype)
-    for i in range(length):
-        other = values[:, i : i + 1]
-        beats = (other > values) | ((other == values) & (i < index))
-        rank += beats.astype(dtype)
-    return rank
-
-
-def _put_by_rank(values, rank):
-    """Moves each of `[batch, length, dim]` to where its rank says."""
-    place = jnp.arange(values.shape[1], dtype=rank.dtype)[:, None]
-    result = jnp.zeros_like(values)
-    for i in range(values.shape[1]):
-        is_here = rank[:, i : i + 1] == place
-        result = jnp.where(is_here, values[:, i : i + 1], result)
-    return result
-
-
-def _look_up(weights, rank):
-    """`weights[b, rank[b, i, d]]` of `[batch, length]`, `[batch, length, dim]`."""
-    candidates = [weights[:, i, None, None] for i in range(weights.shape[1])]
-    bits = rank
-    while len(candidates) > 1:  # each bit of the rank halves them
-        is_odd = (bits & 1).astype(bool)
-        pairs = itertools.zip_longest(candidates[::2], candidates[1::2])
-        candidates = [
-            even if odd is None else jnp.where(is_odd, odd, even) for even, odd in pairs
-        ]
-        bits = bits >> 1
-    return jnp.broadcast_to(candidates[0], rank.shape)

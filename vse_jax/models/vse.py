@@ -50,12 +50,8 @@ class VSE(nn.Module):
             self.sum_over_devices,
             self.backbone,
         )
-        self.text = text_encoders.TextEncoder(
-            self.text_encoder,
-            self.vocabulary_size,
-            self.word_dim,
-            self.embed_dim,
-            self.dtype,
+        self.text = text_encoders.ENCODERS[self.text_encoder](
+            self.vocabulary_size, self.word_dim, self.embed_dim, self.dtype
         )
 
     def embed_images(self, batch: dict) -> jax.Array:
@@ -104,3 +100,32 @@ def create_model(
         train=train,
         sum_over_devices=sum_over_devices,
     )
+
+
+# Where parts of the model are in its variables; nothing else spells these paths out.
+
+
+def content_dim(variables: dict) -> int:
+    """Dimensions of a region, or of the one feature, that the image encoder takes."""
+    return variables["params"]["image"]["encoder"]["projection"]["kernel"].shape[0]
+
+
+def with_backbone(variables: dict, backbone: dict) -> dict:
+    """Returns the model's variables with those of its backbone replaced.
+
+    Args:
+      variables: of the model: nested dicts under `params` and `batch_stats`.
+      backbone: variables of the backbone alone, in the same collections.
+    """
+    return variables | {
+        collection: {
+            **variables[collection],
+            "image": {**variables[collection].get("image", {}), "backbone": tree},
+        }
+        for collection, tree in backbone.items()
+    }
+
+
+def of_encoders(params: dict) -> dict[str, dict]:
+    """Splits a tree like `params` into those of the image and the text encoder."""
+    return {name: params[name] for name in ("image", "text")}

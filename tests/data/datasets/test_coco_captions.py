@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from configs import common
 from tests.photo_files import decoded, drawn, encoded
 from vse_jax.data import datasets, input_pipeline, split_index
-from vse_jax.data.vocabulary import training_vocabulary
+from vse_jax.data.text.vocabulary import training_vocabulary
 from vse_jax.errors import InputError
 
 COUNTS = {"train": 8, "val": 3, "test": 3, "restval": 4}

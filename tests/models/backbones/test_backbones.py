@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.models.backbones import pytorch_backbones
-from vse_jax import pretrained
 from vse_jax.models import backbones
+from vse_jax.torch_import import backbone_weights
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -43,7 +43,7 @@ CASES += [(name, True) for name in ("resnet50", "vgg19", "efficientnet_lite0")]
 def test_features_are_those_of_pytorch(name, pooled):
     size = 70
     network = pytorch_backbones.create(name, size)
-    variables = pretrained.convert(name, weights_of(network), "drawn")
+    variables = backbone_weights.convert(name, weights_of(network), "drawn")
     # Not square, where the network that is compared with admits it.
     image = draw_images(size, size if name.startswith("efficientnet") else 109)
     expected = pytorch_backbones.run(network, image, pooled=pooled)
@@ -57,7 +57,7 @@ def test_regions_of_vgg_are_those_of_pytorch():
     network = pytorch_backbones.vgg_convolutions()
     pytorch_backbones.randomize(network)
     arrays = {f"features.{name}": array for name, array in weights_of(network).items()}
-    variables = pretrained.convert("vgg19", arrays, "drawn", pooled=False)
+    variables = backbone_weights.convert("vgg19", arrays, "drawn", pooled=False)
     image = draw_images(70, 109)
     regions = jax.jit(create("vgg19").apply)(variables, image)
     expected = pytorch_backbones.run_vgg_convolutions(network, image)
@@ -67,7 +67,9 @@ def test_regions_of_vgg_are_those_of_pytorch():
 
 def test_bfloat16_is_close_to_float32():
     network = pytorch_backbones.create("efficientnet_lite0", 70)
-    variables = pretrained.convert("efficientnet_lite0", weights_of(network), "drawn")
+    variables = backbone_weights.convert(
+        "efficientnet_lite0", weights_of(network), "drawn"
+    )
     image = draw_images(70, 70)
     exact, rounded = (
         create("efficientnet_lite0", dtype=dtype).apply(variables, image)

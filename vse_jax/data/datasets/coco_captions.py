@@ -39,10 +39,15 @@ class CocoCaptionsSource:
     def check_source(self) -> None:
         """Does nothing: only the download shows whether there is a source."""
 
-    def builder(self, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
+    def splits(self) -> None:
+        """Returns None: only TFDS knows them."""
+
+    def builder(
+        self, data_dir: epath.Path, version: tfds.core.Version
+    ) -> tfds.core.DatasetBuilder:
         """Returns TFDS's builder."""
         return tfds.builder(
-            f"{self.builder_name}/{self.config_name}:{self.version}",
+            f"{self.builder_name}/{self.config_name}:{version}",
             data_dir=data_dir,
             file_format="array_record",
         )

@@ -58,16 +58,16 @@ def count_captions_taken(indexes: Mapping[str, SplitIndex]) -> dict[str, int]:
 
 
 def _count_captions_taken(indexes):
-    counts = np.concatenate([index.caption_count for index in indexes.values()])
+    counts = np.concatenate([index.caption_counts for index in indexes.values()])
     fewest = counts.min()
     taken = fewest if fewest == counts.max() else _CAPTIONS
     for split, index in indexes.items():
-        differing = np.flatnonzero(index.caption_count < max(taken, 1))
+        differing = np.flatnonzero(index.caption_counts < max(taken, 1))
         if differing.size:
             image = differing[0]
             raise InputError(
-                f"config.extract.numpy_layout: image {_image_id(index, image)!r} of "
-                f"{split!r} has {index.caption_count[image]} captions and others have "
+                f"config.extract.numpy_layout: image {index.image_id_of(image)!r} of "
+                f"{split!r} has {index.caption_counts[image]} captions and others have "
                 f"up to {counts.max()}; that layout needs as many of each, or "
                 f"{_CAPTIONS} or more: leave the option empty, or even out the "
                 "captions of the source"
@@ -90,13 +90,9 @@ def _check_captions(split, index):
             image = np.searchsorted(index.caption_offset, caption, side="right") - 1
             raise InputError(
                 f"config.extract.numpy_layout: a caption of image "
-                f"{_image_id(index, image)!r} of {split!r} is empty, which that layout "
-                "does not allow; mend the source, or leave the option empty"
+                f"{index.image_id_of(image)!r} of {split!r} is empty, which that "
+                "layout does not allow; mend the source, or leave the option empty"
             )
-
-
-def _image_id(index, image):
-    return index.image_ids[index.image_id[image]]
 
 
 def export(

@@ -12,10 +12,7 @@ import numpy as np
 from etils import epath
 
 from vse_jax.data.datasets import source_folder
-from vse_jax.data.datasets.feature_array import (
-    FeatureArray,
-    open_feature_array,
-)
+from vse_jax.data.datasets.feature_array import FeatureArray, open_feature_array
 from vse_jax.errors import InputError, unreadable
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """The folder `config.data.root` with photos, and files in it that list them."""
 
 import abc
+import dataclasses
 import functools
 import hashlib
 from typing import ClassVar
@@ -84,14 +85,21 @@ class CaptionedPhotosSource(abc.ABC):
             return None
         return self._config.fingerprint
 
-    def builder(self, data_dir: epath.Path) -> CaptionedPhotos:
+    def splits(self) -> tuple[str, ...]:
+        """Returns the splits that the file lists."""
+        return tuple(self._config.splits)
+
+    def builder(
+        self, data_dir: epath.Path, version: tfds.core.Version
+    ) -> CaptionedPhotos:
         """Returns a builder that prepares the folder.
 
         Raises:
           InputError: if the folder is invalid.
         """
         self.check_source()
-        return self.builder_class(data_dir=data_dir, config=self._config)
+        config = dataclasses.replace(self._config, version=version)
+        return self.builder_class(data_dir=data_dir, config=config)
 
     def check_source(self) -> None:
         """Raises InputError if the folder cannot be prepared; decodes no photo."""

@@ -5,7 +5,7 @@ import io
 import logging
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import ml_collections
@@ -47,7 +47,12 @@ class Source(Protocol):
     def check_source(self) -> None:
         """Raises InputError if nothing can be prepared from the source."""
 
-    def builder(self, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
+    def splits(self) -> tuple[str, ...] | None:
+        """Returns the splits that would be prepared; None if only TFDS knows."""
+
+    def builder(
+        self, data_dir: epath.Path, version: tfds.core.Version
+    ) -> tfds.core.DatasetBuilder:
         """Returns a builder of data that is not yet prepared."""
 
     def check_prepared(self, builder: tfds.core.DatasetBuilder) -> None:
@@ -86,21 +91,29 @@ def make_builder(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
     if prepared is not None:
         return prepared
     source.check_source()
-    directory = _directory(source, data_dir)
-    if directory.exists():
+    versions = _versions(source, data_dir)
+    if versions:
         raise InputError(
-            f"{directory}: its source files have changed since it was prepared, or it "
-            "is incomplete; run with --mode=prepare"
+            f"{_directory(source, data_dir, versions[0])}: its source files have "
+            "changed since it was prepared, or it is incomplete; run with "
+            "--mode=prepare"
         )
-    return source.builder(data_dir)
+    return source.builder(data_dir, source.version)
 
 
-def prepare(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
-    """Prepares the dataset into `data.data_dir` unless it is there; opens it.
+def prepare(
+    data: ml_collections.ConfigDict, required_splits: Sequence[str] = ()
+) -> tfds.core.DatasetBuilder:
+    """Opens the dataset, and prepares it in `data.data_dir` if that was not done.
 
-    Data whose source files have changed since is prepared again. Nothing is taken for
-    prepared until it is complete. On a local disk, two processes that prepare at the
-    same time wait for each other; on a remote one, prepare before starting many.
+    If the source files have changed, a new version is prepared beside the old one,
+    which other programs may be reading. Data counts as prepared only when it is
+    complete. On a local disk, two processes that prepare at the same time wait for each
+    other; on a remote one, prepare before starting many.
+
+    Args:
+      data: `config.data`.
+      required_splits: splits, or sums of them, without which nothing is prepared.
 
     Returns:
       A builder whose `as_data_source(split)` holds the images in the order of the
@@ -119,6 +132,7 @@ def prepare(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
     if prepared is not None:
         return prepared
     source.check_source()  # before anything is deleted or written
+    _check_splits(data, source, required_splits)
     with _reporting(data_dir), files.sole_writer(data_dir):
         # Another process may have prepared it while we waited.
         prepared = _open_if_fresh(source, data_dir)
@@ -156,18 +170,46 @@ def _data_dir(data: ml_collections.ConfigDict) -> epath.Path:
     return epath.Path(data.data_dir).expanduser()
 
 
-def _directory(source: Source, data_dir: epath.Path) -> epath.Path:
-    """Returns the folder in which TFDS puts the prepared data."""
-    return data_dir / source.builder_name / source.config_name / str(source.version)
+def _check_splits(data, source, required_splits):
+    splits = source.splits()
+    if splits is None:
+        return
+    for split in required_splits:
+        for part in split.split("+"):
+            if part not in splits:
+                raise InputError(
+                    f"{data.root or data.builder}: there is no split {part!r}, which "
+                    f"the configuration needs, but {', '.join(splits)}; set "
+                    "config.data.train_split and config.data.validation_split to "
+                    "splits of it, or add the split to the source"
+                )
 
 
-def _open_prepared(
-    source: Source, data_dir: epath.Path
-) -> tfds.core.DatasetBuilder | None:
-    """Returns a builder that reads the prepared data; None if it is not complete."""
+def _config_directory(source: Source, data_dir: epath.Path) -> epath.Path:
+    """Returns the folder that holds all versions of the prepared data."""
+    return data_dir / source.builder_name / source.config_name
+
+
+def _directory(
+    source: Source, data_dir: epath.Path, version: tfds.core.Version
+) -> epath.Path:
+    """Returns the folder in which TFDS puts a version of the prepared data."""
+    return _config_directory(source, data_dir) / str(version)
+
+
+def _versions(source: Source, data_dir: epath.Path) -> list[tfds.core.Version]:
+    """Returns the versions there are, the newest first; they differ in the patch."""
     if source.config_name is None:
-        return None
-    return _open_complete(_directory(source, data_dir))
+        return []
+    prefix = f"{source.version.major}.{source.version.minor}."
+    patches = [
+        int(name.removeprefix(prefix))
+        for name in _names_in(_config_directory(source, data_dir))
+        if name.startswith(prefix) and name.removeprefix(prefix).isdecimal()
+    ]
+    return [
+        tfds.core.Version(f"{prefix}{patch}") for patch in sorted(patches, reverse=True)
+    ]
 
 
 def _open_complete(directory: epath.Path) -> tfds.core.DatasetBuilder | None:
@@ -209,42 +251,66 @@ def _is_stale(source: Source, prepared: tfds.core.DatasetBuilder) -> bool:
 def _open_if_fresh(
     source: Source, data_dir: epath.Path
 ) -> tfds.core.DatasetBuilder | None:
-    prepared = _open_prepared(source, data_dir)
-    if prepared is None or _is_stale(source, prepared):
-        return None
-    source.check_prepared(prepared)
-    return prepared
+    for version in _versions(source, data_dir):
+        prepared = _open_complete(_directory(source, data_dir, version))
+        if prepared is not None and not _is_stale(source, prepared):
+            source.check_prepared(prepared)
+            return prepared
+    return None
 
 
 def _prepare(source: Source, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
-    directory = _directory(source, data_dir)
-    _remove_debris(directory)
-    _remove_unusable(directory)
+    parent = _config_directory(source, data_dir)
+    _remove_debris(parent)
+    version = _next_version(source, data_dir)
     try:
-        _write(source, data_dir)
+        _write(source, data_dir, version)
     except BaseException:
-        _remove_empty(directory.parent, data_dir)
+        _remove_empty(parent, data_dir)
         raise
-    builder = _open_prepared(source, data_dir)
+    directory = _directory(source, data_dir, version)
+    builder = _open_complete(directory)
     counts = (f"{name} {s.num_examples}" for name, s in builder.info.splits.items())
     logger.info("prepared %s: %s", directory, ", ".join(counts))
     return builder
 
 
-def _write(source: Source, data_dir: epath.Path) -> None:
+def _next_version(source: Source, data_dir: epath.Path) -> tfds.core.Version:
+    """Returns the version to prepare; one that is complete is never replaced."""
+    latest = None
+    for version in reversed(_versions(source, data_dir)):
+        directory = _directory(source, data_dir, version)
+        if _open_complete(directory) is None:
+            logger.info("removing %s, which is incomplete", directory)
+            directory.rmtree()
+        else:
+            latest = version
+    if latest is None:
+        return source.version
+    logger.info(
+        "the source files of %s have changed: preparing a new version beside it; "
+        "delete the old one when no run reads it any more",
+        _directory(source, data_dir, latest),
+    )
+    return tfds.core.Version(f"{latest.major}.{latest.minor}.{latest.patch + 1}")
+
+
+def _write(source: Source, data_dir: epath.Path, version: tfds.core.Version) -> None:
     downloads = data_dir / "downloads"
     if files.is_local(data_dir):
-        _write_locally(source, data_dir, downloads)
+        _write_locally(source, data_dir, version, downloads)
         return
     # ArrayRecord is written on local disks only.
     with tempfile.TemporaryDirectory() as folder:
         local = epath.Path(folder)
-        _write_locally(source, local, downloads)
-        files.copy_folder(_directory(source, local), _directory(source, data_dir))
+        _write_locally(source, local, version, downloads)
+        files.copy_folder(
+            _directory(source, local, version), _directory(source, data_dir, version)
+        )
 
 
-def _write_locally(source: Source, data_dir: epath.Path, downloads: epath.Path) -> None:
-    builder = source.builder(data_dir)
+def _write_locally(source, data_dir, version, downloads) -> None:
+    builder = source.builder(data_dir, version)
     with files.reporting_array_record():
         if source.downloads:
             _download_and_prepare(builder, downloads)
@@ -281,19 +347,10 @@ def _prepare_silently(builder: tfds.core.DatasetBuilder) -> None:
 
 def _remove_debris(directory: epath.Path) -> None:
     """Removes what processes left that were killed while they prepared."""
-    for name in _names_in(directory.parent):
+    for name in _names_in(directory):
         if name.startswith("incomplete."):
             logger.info("removing what an interrupted run left: %s", name)
-            (directory.parent / name).rmtree()
-
-
-def _remove_unusable(directory: epath.Path) -> None:
-    if directory.exists():
-        logger.info(
-            "%s: its source files have changed or it is incomplete; preparing it again",
-            directory,
-        )
-        directory.rmtree()
+            (directory / name).rmtree()
 
 
 def _remove_empty(directory: epath.Path, data_dir: epath.Path) -> None:

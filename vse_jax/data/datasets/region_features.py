@@ -125,13 +125,20 @@ class RegionFeaturesSource:
             return None
         return numpy_layout.fingerprint(self._root)
 
-    def builder(self, data_dir: epath.Path) -> RegionFeatures:
+    def splits(self) -> tuple[str, ...]:
+        """Returns the splits of the folder."""
+        return tuple(self._checked_config.splits)
+
+    def builder(
+        self, data_dir: epath.Path, version: tfds.core.Version
+    ) -> RegionFeatures:
         """Returns a builder that prepares the folder.
 
         Raises:
           InputError: if the folder is not as it should be.
         """
-        return RegionFeatures(data_dir=data_dir, config=self._checked_config)
+        config = dataclasses.replace(self._checked_config, version=version)
+        return RegionFeatures(data_dir=data_dir, config=config)
 
     def check_source(self) -> None:
         """Raises InputError if the folder cannot be prepared; reads no feature."""

@@ -340,14 +340,20 @@ class ShapesSource:
         """Returns None: no file can change."""
         return None
 
-    def builder(self, data_dir: epath.Path) -> Shapes:
+    def splits(self) -> tuple[str, ...]:
+        """Returns the splits that are drawn."""
+        return SPLITS
+
+    def builder(self, data_dir: epath.Path, version: tfds.core.Version) -> Shapes:
         """Returns a builder that draws the scenes.
 
         Raises:
           InputError: if that many cannot be drawn.
         """
         self.check_source()
-        config = ShapesConfig(name=self.config_name, counts=self._counts)
+        config = ShapesConfig(
+            name=self.config_name, version=version, counts=self._counts
+        )
         return Shapes(data_dir=data_dir, config=config)
 
     def check_source(self) -> None:

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from vse_jax.models.backbones.efficientnet_lite import EfficientNetLite, stages
-from vse_jax.models.backbones.pieces import apply_in_pieces
 from vse_jax.models.backbones.resnet import ResNet
 from vse_jax.models.backbones.stem import ConvolutionalStem
 from vse_jax.models.backbones.vgg import VGG19
+from vse_jax.models.kernels.batch_pieces import apply_in_pieces
 
 
 class Spec(NamedTuple):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vse_jax.models.backbones.convolution import convolve
+from vse_jax.models.kernels.convolution import convolve
 from vse_jax.models.normalization import BatchNorm
 
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)

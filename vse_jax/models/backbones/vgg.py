@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vse_jax.models.backbones import layers
-from vse_jax.models.backbones.convolution import convolve
+from vse_jax.models.kernels.convolution import convolve
 
 FEATURES, POOLED_FEATURES = 512, 4096
 CONVOLUTIONS = (2, 2, 4, 4, 4)  # of each stage

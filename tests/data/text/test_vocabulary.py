@@ -1,0 +1,102 @@
+"""The vocabulary: which words, in which order, and from which captions."""
+
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+
+from vse_jax.data import records
+from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
+from vse_jax.errors import InputError
+
+_CAPTIONS = ["A dog , a cat .", "a bird and a Dog .", "the cat sleeps"]
+
+
+def test_order_and_minimum_count():
+    vocabulary = Vocabulary.from_captions(_CAPTIONS, 2)
+    special = ["<pad>", "<start>", "<end>", "<unk>"]
+    assert list(vocabulary.words) == [*special, "a", "dog", "cat", ".", "<mask>"]
+    assert len(vocabulary) == 9
+    assert (vocabulary.pad, vocabulary.mask) == (0, 8)
+    assert (vocabulary.start, vocabulary.end, vocabulary.unknown) == (1, 2, 3)
+
+
+def test_encode_and_decode():
+    vocabulary = Vocabulary.from_captions(_CAPTIONS, 2)
+    encoded = vocabulary.encode("A dog flies .")
+    assert encoded.dtype == np.int32
+    assert encoded.tolist() == [1, 4, 5, 3, 7, 2]
+    assert vocabulary.decode([*encoded, 0, 0]) == "a dog <unk> ."
+    assert vocabulary.encode("").tolist() == [1, 2]
+    # A caption cannot spell a special entry.
+    assert vocabulary.encode("<mask>").tolist() == [1, 3, 3, 3, 2]
+
+
+def test_json_round_trip():
+    vocabulary = Vocabulary.from_captions([*_CAPTIONS, 'café " \\ \u2028'], 1)
+    again = Vocabulary.from_json(vocabulary.to_json())
+    assert again == vocabulary
+    assert again.words == vocabulary.words
+    assert again.to_json() == vocabulary.to_json()
+    assert again.fingerprint == vocabulary.fingerprint
+
+
+def test_equality():
+    vocabulary = Vocabulary(["a", "b"])
+    assert vocabulary == Vocabulary(["a", "b"])
+    assert vocabulary != Vocabulary(["b", "a"])
+    assert vocabulary.fingerprint != Vocabulary(["b", "a"]).fingerprint
+    assert vocabulary != "a"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"words": 3}',
+        '{"words": []}',
+        '{"words": [1, 2]}',
+        json.dumps({"words": ["<pad>", "<start>", "<end>", "<unk>", "a"]}),
+        json.dumps({"words": ["a", "<pad>", "<start>", "<end>", "<unk>", "<mask>"]}),
+    ],
+)
+def test_refuses_what_is_no_vocabulary(text):
+    with pytest.raises(InputError, match=r"^words\.json: .*anew") as error:
+        Vocabulary.from_json(text, "words.json")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("words", [["a", "a"], ["<mask>"], []])
+def test_refuses_doubled_or_no_words(words):
+    with pytest.raises(InputError, match=r"^vocabulary: "):
+        Vocabulary(words)
+
+
+def test_of_training_captions_only(make_builder):
+    train = make_builder.examples(9)
+    dev = [dict(e, captions=["unseen words"] * 9) for e in make_builder.examples(4)]
+    builder = make_builder(train=train, dev=dev)
+    captions = [caption for example in train for caption in example["captions"]]
+    for minimum_count in (1, 3, 10):
+        vocabulary = training_vocabulary(builder, minimum_count)
+        assert vocabulary == Vocabulary.from_captions(captions, minimum_count)
+        assert "unseen" not in vocabulary.words
+
+
+def test_second_start_reads_no_record(make_builder, monkeypatch):
+    builder = make_builder(train=make_builder.examples(9))
+    vocabulary = training_vocabulary(builder, 2)
+    monkeypatch.setattr(records, "RecordReader", None)
+    begin = time.monotonic()
+    assert training_vocabulary(builder, 2) == vocabulary
+    assert time.monotonic() - begin < 1
+
+
+def test_too_high_a_minimum_count(make_builder):
+    builder = make_builder(train=make_builder.examples(3))
+    with pytest.raises(InputError, match=re.escape("data.minimum_word_count: ")):
+        training_vocabulary(builder, 1000)

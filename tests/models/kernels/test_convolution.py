@@ -1,0 +1,60 @@
+import jax
+import numpy as np
+import pytest
+import torch
+
+from vse_jax.models.kernels.convolution import convolve
+
+
+def draw(*shape):
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+# Rows and columns of the kernel, stride, padding, channels, groups, features.
+CASES = {
+    "pointwise": (1, 1, 0, 6, 1, 4),
+    "pointwise, stride": (1, 2, 0, 6, 1, 4),
+    "plain": (3, 1, 1, 6, 1, 4),
+    "depthwise": (3, 1, 1, 6, 6, 6),
+    "depthwise, stride": (5, 2, 2, 6, 6, 6),
+    "depthwise, two features": (3, 1, 1, 6, 6, 12),
+    "groups, joined": (3, 2, 1, 48, 6, 24),
+    "groups, not joined": (3, 1, 1, 80, 2, 40),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_those_of_pytorch(case):
+    size, stride, padding, channels, groups, features = CASES[case]
+    x, kernel = draw(2, 9, 8, channels), draw(size, size, channels // groups, features)
+    pads = ((padding, padding), (padding, padding))
+
+    theirs_x = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    theirs_kernel = torch.tensor(kernel.transpose(3, 2, 0, 1), requires_grad=True)
+    theirs = torch.nn.functional.conv2d(
+        theirs_x, theirs_kernel, None, stride, padding, groups=groups
+    )
+    slope = draw(*theirs.shape)
+    theirs.backward(torch.from_numpy(slope))
+
+    ours, vjp = jax.vjp(
+        jax.jit(lambda x, kernel: convolve(x, kernel, stride, pads, groups)), x, kernel
+    )
+    np.testing.assert_allclose(
+        ours, theirs.detach().permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4
+    )
+    slope_x, slope_kernel = vjp(slope.transpose(0, 2, 3, 1))
+    np.testing.assert_allclose(slope_x, theirs_x.grad.permute(0, 2, 3, 1), atol=1e-4)
+    np.testing.assert_allclose(
+        slope_kernel, theirs_kernel.grad.permute(2, 3, 1, 0), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(("platform", "grouped"), [("cpu", False), ("tpu", True)])
+def test_the_form_is_that_of_the_platform_compiled_for(platform, grouped):
+    def depthwise(x, kernel):
+        return convolve(x, kernel, 1, ((1, 1), (1, 1)), 6)
+
+    lowered = jax.jit(depthwise).trace(draw(1, 8, 8, 6), draw(3, 3, 1, 6))
+    text = lowered.lower(lowering_platforms=(platform,)).as_text()
+    assert ("feature_group_count = 6" in text) == grouped

@@ -1,0 +1,177 @@
+import json
+
+import pytest
+
+from configs import common
+from vse_jax import run_config
+from vse_jax.errors import InputError
+
+
+def test_defaults_are_taken(config):
+    run_config.check_options(config)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("dtype", "float16", "'float32', 'bfloat16'"),
+        ("data.vocabulary", "mine", "'dataset', 'checkpoint'"),
+        ("model.image_encoder", "resnet", "'region_residual'"),
+        ("model.text_encoder", "bert", "'bigru_gpo'"),
+        ("loss.mining", "hard", "'hardest'"),
+        ("loss.warmup_mining", "none", "'', 'all'"),
+        ("loss.reduction", "max", "'mean', 'sum'"),
+        ("loss.similarity", "dot", "'cosine', 'order'"),
+        ("optimizer.name", "sgd", "'adam', 'adamw'"),
+        ("batch_size", 0, "at least 1"),
+        ("epochs", -1, "at least 1"),
+        ("log_every_steps", 0, "at least 1"),
+        ("checkpoint_every_steps", 0, "at least 1"),
+        ("evaluate_every_epochs", 0, "at least 1"),
+        ("evaluation_batch_size", 0, "at least 1"),
+        ("model.embed_dim", 0, "at least 1"),
+        ("model.word_dim", 0, "at least 1"),
+        ("optimizer.learning_rate", 0.0, "more than 0"),
+        ("optimizer.decay_factor", -0.1, "more than 0"),
+        ("data.allowed_missing", 1.5, "a share from 0 to 1"),
+        ("data.maximum_pixels", 0, "at least 1"),
+    ],
+)
+def test_option_that_cannot_be_is_refused_by_its_name(config, option, value, expected):
+    config.update_from_flattened_dict({option: value})
+    with pytest.raises(InputError) as error:
+        run_config.check_options(config)
+    message = str(error.value)
+    assert message.startswith(f"config.{option} is {value!r}, expected ")
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_warm_up_needs_a_mining(config):
+    config.loss.warmup_epochs = 1
+    with pytest.raises(InputError, match=r"warmup_mining is empty"):
+        run_config.check_options(config)
+    config.loss.warmup_mining = "all"
+    run_config.check_options(config)
+
+
+def test_weights_need_an_architecture(config):
+    config.model.backbone.weights = "resnet50.pth"
+    with pytest.raises(InputError, match=r"backbone.name is empty"):
+        run_config.check_options(config)
+    config.model.backbone.name = "stem"
+    run_config.check_options(config)
+
+
+def test_frozen_backbone_needs_weights(config):
+    config.model.backbone.name = "efficientnet_lite0"
+    config.model.backbone.trainable = False
+    with pytest.raises(InputError, match=r"trainable is False"):
+        run_config.check_options(config)
+    config.model.backbone.weights = "lite0.pth"
+    run_config.check_options(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [("stem", 50, "a multiple of 4"), ("stem", 12, "at least 16"), ("vgg19", 31, "32")],
+)
+def test_photos_have_a_size_that_the_backbone_takes(config, name, size, expected):
+    config.model.backbone.name, config.model.backbone.weights = name, "file.pth"
+    config.data.image_size = size
+    for check in (run_config.check_options, run_config.check_extraction_options):
+        with pytest.raises(InputError, match=f"image_size is {size}.*{expected}"):
+            check(config)
+
+
+def test_stem_gives_no_global_feature(config):
+    config.model.backbone.name = "stem"
+    config.model.image_encoder = "global"
+    with pytest.raises(InputError, match=r"'stem', which gives no global feature"):
+        run_config.check_options(config)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("epochs", 0), ("learning_rate", 0.0), ("decay_epochs", ("a",))],
+)
+def test_options_of_a_fine_tuning_stage_are_checked(config, option, value):
+    good = common.fine_tuning_stage(epochs=1, learning_rate=1e-5)
+    config.fine_tuning = (good, good.copy_and_resolve_references())
+    run_config.check_options(config)
+    config.fine_tuning[1][option] = value
+    with pytest.raises(InputError) as error:
+        run_config.check_options(config)
+    assert str(error.value).startswith(f"config.fine_tuning[1].{option} is {value!r}")
+
+
+def test_dotted_names_reach_into_groups(config):
+    config.loss.margin = 0.7
+    assert run_config.value_of(config, "loss.margin") == 0.7
+    assert run_config.value_of(config, "seed") == config.seed
+
+
+@pytest.fixture
+def saved(config):
+    """A configuration as a checkpoint holds it."""
+    config.data.root = "/data/there"
+    config.loss.margin = 0.3
+    return json.loads(config.to_json())
+
+
+def test_checkpoint_rules_but_for_where_and_how(saved):
+    overrides = {
+        "data.root": "/data/here",
+        "evaluation_batch_size": 64,
+        "data.vocabulary": "checkpoint",
+    }
+    merged = run_config.merge(saved, overrides)
+    assert merged.data.root == "/data/here"
+    assert merged.evaluation_batch_size == 64
+    assert merged.data.vocabulary == "checkpoint"
+    assert merged.loss.margin == 0.3
+    assert merged.data.token_lengths == (16, 24, 32, 48, 64)  # JSON has no tuples
+
+
+def test_options_of_the_model_cannot_be_overridden(saved):
+    with pytest.raises(InputError, match=r"config\.loss\.margin is 0\.3") as error:
+        run_config.merge(saved, {"loss.margin": 0.5})
+    assert "data.root" in str(error.value)
+    same = run_config.merge(saved, {"loss.margin": 0.3})
+    assert same.loss.margin == 0.3
+
+
+OPTIONS = ("epochs", "data.crops", "evaluate_every_epochs")
+
+
+def description(config):
+    """What a checkpoint says of a run."""
+    return {"config": json.loads(config.to_json())}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_what_no_step_depends_on_may_change(config, option):
+    before = description(config)
+    config.update_from_flattened_dict({option: 10})
+    run_config.check_same_run(before, config, "runs/x")
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_what_a_stage_begins_with_may_not_change(config, option):
+    config.fine_tuning = (common.fine_tuning_stage(epochs=1, learning_rate=1e-5),)
+    before = description(config)
+    run_config.check_same_run(before, config, "runs/x")
+    config.update_from_flattened_dict({option: 10})
+    with pytest.raises(InputError) as error:
+        run_config.check_same_run(before, config, "runs/x")
+    assert f"(config.{option} was " in str(error.value)
+
+
+def test_options_of_a_stage_are_compared_one_by_one(config):
+    config.fine_tuning = (common.fine_tuning_stage(epochs=1, learning_rate=1e-5),)
+    before = description(config)
+    config.fine_tuning[0].learning_rate = 2e-5
+    with pytest.raises(InputError) as error:
+        run_config.check_same_run(before, config, "runs/x")
+    changed = "config.fine_tuning[0].learning_rate was 1e-05 and is now 2e-05"
+    assert changed in str(error.value)

@@ -1,0 +1,165 @@
+import logging
+import re
+
+import numpy as np
+import pytest
+
+from vse_jax import parallel, step_log
+from vse_jax.errors import TrainingError
+from vse_jax.losses import collapsed_loss
+from vse_jax.step_log import CollapseWatch, StepLog
+
+
+class Writer:
+    """Keeps what it is given."""
+
+    def __init__(self):
+        self.scalars = {}
+
+    def write_scalars(self, step, scalars):
+        self.scalars[step] = scalars
+
+
+def metrics(loss, gradient_norm=1.5):
+    values = {"loss": loss, "hard_share": 0.5, "gradient_norm": gradient_norm}
+    return parallel.replicate({name: np.float32(x) for name, x in values.items()})
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass when the test says so."""
+
+    class Clock:
+        now = 100.0
+
+    monkeypatch.setattr(step_log.time, "perf_counter", lambda: Clock.now)
+    return Clock
+
+
+@pytest.fixture
+def run(config, clock):
+    config.batch_size = 10
+    writer = Writer()
+    return StepLog(config, 5, 20, writer, lambda: "go back to step 7"), writer
+
+
+def lines(caplog):
+    return [r.getMessage() for r in caplog.records if r.name == "vse_jax.step_log"]
+
+
+def test_line_tells_where_the_run_is(run, clock, caplog):
+    log, writer = run
+    caplog.set_level(logging.INFO, "vse_jax")
+    clock.now += 30
+    log.add(1, "hardest", metrics(9.0))
+    assert lines(caplog) == ["first step after 30 s, compilation included"]
+    for step in (2, 3):
+        log.add(step, "hardest", metrics(step))
+        clock.now += 1
+    log.report(3)
+    assert writer.scalars == {
+        3: {
+            "loss": pytest.approx((9 + 2 + 3) / 3),
+            "hard_share": 0.5,
+            "gradient_norm": 1.5,
+            "pairs_per_second": pytest.approx(10),  # 2 steps of 10 pairs in 2 s
+        }
+    }
+    expected = (
+        "step 3/20  epoch 0.60  loss 4.6667  hard-mined 50%  10 pairs/s  0:00:17 left"
+    )
+    assert lines(caplog)[-1] == expected
+
+
+def test_report_is_of_its_own_interval(run, clock):
+    log, writer = run
+    for step in range(1, 5):
+        log.add(step, "hardest", metrics(step))
+        clock.now += 1
+        if step % 2 == 0:
+            log.report(step)
+    assert writer.scalars[2]["loss"] == 1.5
+    assert writer.scalars[4]["loss"] == 3.5
+    assert writer.scalars[4]["pairs_per_second"] == pytest.approx(10)
+
+
+def test_pause_does_not_count(run, clock):
+    log, writer = run
+    log.add(1, "hardest", metrics(1))
+    clock.now += 1
+    log.report(1)
+    with log.paused():
+        clock.now += 1000
+    log.add(2, "hardest", metrics(1))
+    clock.now += 2
+    log.report(2)
+    assert writer.scalars[2]["pairs_per_second"] == pytest.approx(5)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_loss_that_is_not_finite_ends_the_run(run, loss):
+    log, writer = run
+    log.add(1, "hardest", metrics(1))
+    log.add(2, "hardest", metrics(loss))
+    with pytest.raises(TrainingError) as error:
+        log.report(2)
+    message = str(error.value)
+    assert f"the loss is {loss} at step 2; go back to step 7" in message
+    assert "\n" not in message
+    assert not writer.scalars
+
+
+def test_gradient_that_is_not_finite_ends_the_run(run):
+    log, _ = run
+    log.add(1, "hardest", metrics(1.0, gradient_norm=np.nan))
+    with pytest.raises(TrainingError, match="gradient norm is nan at step 1"):
+        log.report(1)
+
+
+def test_loss_that_is_not_finite_is_noticed_a_few_steps_later(run):
+    log, _ = run
+    log.add(1, "hardest", metrics(float("nan")))
+    log.add(2, "hardest", metrics(1.0))
+    with pytest.raises(TrainingError, match="at step 1;"):
+        log.add(3, "hardest", metrics(1.0))
+
+
+@pytest.fixture
+def watch(config, caplog):
+    config.stuck_steps = 3
+    config.batch_size = 16
+    return CollapseWatch(config)
+
+
+def stuck(config, mining="hardest"):
+    settings = config.loss
+    return collapsed_loss(
+        mining, settings.reduction, settings.margin, config.batch_size
+    )
+
+
+@pytest.mark.parametrize("factor", [1, 1.009, 0.991])
+def test_collapse_is_told_once(watch, config, caplog, factor):
+    for step in range(1, 3):
+        watch.add(step, "hardest", factor * stuck(config))
+    assert not lines(caplog)
+    for step in range(3, 10):
+        watch.add(step, "hardest", factor * stuck(config))
+    (line,) = lines(caplog)
+    assert "stuck at 0.2 for 3 steps (to step 3)" in line
+    assert "config.loss.mining=selective" in line
+    assert not re.search(r"\n", line)
+
+
+def test_collapse_of_sums_over_the_batch_is_noticed(watch, config, caplog):
+    config.loss.reduction = "sum"
+    for step in range(1, 4):
+        watch.add(step, "hardest", 2 * 16 * 0.2)
+    assert len(lines(caplog)) == 1
+
+
+def test_loss_elsewhere_is_no_collapse(watch, config, caplog):
+    values = [stuck(config)] * 2 + [0.9 * stuck(config)] + [stuck(config)] * 2
+    for step, loss in enumerate([*values, 1.02 * stuck(config)]):
+        watch.add(step, "hardest", loss)
+    assert not lines(caplog)

@@ -1,0 +1,88 @@
+import argparse
+import os
+import pickle
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from tests.malicious import Malicious
+from vse_jax.errors import InputError
+from vse_jax.torch_import import torch_file
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_and_options_are_read(tmp_path, zipped):
+    path = tmp_path / "x.pth"
+    content = {
+        "model": [{"w": torch.arange(6.0).reshape(2, 3)}, {"n": torch.tensor(7)}],
+        "opt": argparse.Namespace(margin=0.2, name="rvse"),
+        "best_rsum": np.float64(123.4),
+    }
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    read = torch_file.read(str(path))
+    np.testing.assert_array_equal(read["model"][0]["w"], [[0, 1, 2], [3, 4, 5]])
+    assert read["model"][1]["n"] == 7
+    assert read["opt"] == {"margin": 0.2, "name": "rvse"}
+    assert read["best_rsum"] == 123.4
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_is_refused_and_not_run(tmp_path, zipped):
+    path, made = tmp_path / "x.pth", tmp_path / "made"
+    content = {"model": [{}, {}], "opt": Malicious(made)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match="could run any code") as error:
+        torch_file.read(str(path))
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+    assert not made.exists()
+    torch.load(path, weights_only=False)  # as it would be
+    assert made.exists()
+
+
+def test_plain_pickle_is_refused_and_not_run(tmp_path):
+    path, made = tmp_path / "x.pth", tmp_path / "made"
+    path.write_bytes(pickle.dumps(Malicious(made)))
+    with pytest.raises(InputError, match=r"x\.pth"):
+        torch_file.read(str(path))
+    assert not made.exists()
+
+
+def write_text(path):
+    path.write_text("not a checkpoint")
+
+
+def write_empty(path):
+    path.write_bytes(b"")
+
+
+def write_zip(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.txt", "a")
+
+
+def write_truncated(path):
+    torch.save({"w": torch.zeros(10_000)}, path)
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+@pytest.mark.parametrize(
+    "write", [write_text, write_empty, write_zip, write_truncated, os.mkdir, None]
+)
+def test_other_files_are_refused_in_one_line(tmp_path, write):
+    path = tmp_path / "x.pth"
+    if write:
+        write(path)
+    with pytest.raises(InputError) as error:
+        torch_file.read(str(path))
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_missing_pytorch_is_told(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InputError, match="pip install torch"):
+        torch_file.read(str(tmp_path / "x.pth"))

@@ -1,0 +1,332 @@
+"""The identity of a dataset: a digest of its content.
+
+Two datasets are the same if their splits hold the same images and captions in the same
+order, wherever their files are. Of each image the identity keeps its image_id, a digest
+of what is stored of it and a digest of its captions, so that a difference can be named.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import logging
+import zipfile
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from etils import epath
+
+from vse_jax import files
+from vse_jax.data import records
+from vse_jax.data.string_arrays import pack, unpack
+from vse_jax.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+_CACHE = "identity.npz"  # beside the prepared data
+_VERSION = 1  # of the cache and of the digests
+_READ_AT_ONCE = 64  # records
+_NAMED = 1  # changed images in a message
+_DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitIdentity:
+    """The content of a split, one entry per record.
+
+    Attributes:
+      image_ids: image_id strings.
+      image_digests: uint64 `[images]`, of the stored photo, regions or feature.
+      caption_digests: uint64 `[images]`, of all captions of an image.
+      caption_count: captions of the split.
+    """
+
+    image_ids: list[str]
+    image_digests: np.ndarray
+    caption_digests: np.ndarray
+    caption_count: int
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal digest of the split."""
+        digest = hashlib.sha256("\0".join(self.image_ids).encode())
+        for array in (self.image_digests, self.caption_digests):
+            digest.update(array.astype("<u8").tobytes())
+        return digest.hexdigest()[:32]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetIdentity:
+    """The content of a dataset.
+
+    Attributes:
+      content: what is stored of an image: `image`, `regions` or `feature`.
+      splits: by their names.
+    """
+
+    content: str
+    splits: Mapping[str, SplitIdentity]
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal digest of the dataset."""
+        parts = [f"{name} {split.digest}" for name, split in self.splits.items()]
+        return hashlib.sha256("\n".join([self.content, *parts]).encode()).hexdigest()
+
+    def summary(self) -> dict:
+        """What a checkpoint remembers, as JSON."""
+        return {
+            "digest": self.digest,
+            "content": self.content,
+            "splits": {
+                name: {
+                    "images": len(split.image_ids),
+                    "captions": split.caption_count,
+                    "digest": split.digest,
+                }
+                for name, split in self.splits.items()
+            },
+        }
+
+    def to_bytes(self) -> bytes:
+        """Returns the content of an `.npz` file."""
+        arrays = {"version": np.array(_VERSION), "content": np.array(self.content)}
+        for name, split in self.splits.items():
+            text, lengths = pack(split.image_ids)
+            arrays |= {
+                f"{name}/text": text,
+                f"{name}/lengths": lengths,
+                f"{name}/images": split.image_digests,
+                f"{name}/captions": split.caption_digests,
+                f"{name}/caption_count": np.array(split.caption_count),
+            }
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "DatasetIdentity":
+        """Undoes `to_bytes`.
+
+        Raises:
+          ValueError: if the content is damaged or of another version.
+        """
+        try:
+            arrays = np.load(io.BytesIO(content), allow_pickle=False)
+            if arrays["version"] != _VERSION:
+                raise ValueError("it is of another version")
+            names = [n.removesuffix("/images") for n in arrays if n.endswith("/images")]
+            return cls(
+                str(arrays["content"]),
+                {
+                    name: SplitIdentity(
+                        unpack(arrays[f"{name}/text"], arrays[f"{name}/lengths"]),
+                        arrays[f"{name}/images"],
+                        arrays[f"{name}/captions"],
+                        int(arrays[f"{name}/caption_count"]),
+                    )
+                    for name in names
+                },
+            )
+        except _DAMAGED as error:
+            raise ValueError(str(error)) from error
+
+
+def identity_of(builder: tfds.core.DatasetBuilder) -> DatasetIdentity:
+    """Returns the identity of a prepared dataset.
+
+    The first call reads the dataset once and caches the result beside it. Sizes and
+    times of the files say whether the cache is still right.
+
+    Raises:
+      InputError: if the dataset cannot be read.
+    """
+    path = epath.Path(builder.data_dir) / _CACHE
+    status = json.dumps(_status(builder))
+    cached = _load(path, status)
+    if cached is not None:
+        return cached
+    content = records.content_of(builder)
+    splits = {
+        name: _read_split(builder, name, content)
+        for name, info in builder.info.splits.items()
+        if info.num_examples
+    }
+    identity = DatasetIdentity(content.key, splits)
+    _save(identity, path, status)
+    return identity
+
+
+def read(path: epath.Path) -> DatasetIdentity | None:
+    """Reads an identity from a file; None if it is absent or damaged."""
+    try:
+        return DatasetIdentity.from_bytes(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def write(identity: DatasetIdentity, path: epath.Path) -> None:
+    """Writes an identity to a file atomically."""
+    with files.unfinished(path) as unfinished:
+        unfinished.write_bytes(identity.to_bytes())
+
+
+def difference(
+    saved: Mapping, before: DatasetIdentity | None, now: DatasetIdentity
+) -> str | None:
+    """Says how a dataset differs from what was remembered of it.
+
+    Args:
+      saved: the summary that was remembered.
+      before: the identity that was remembered, if it could be read.
+      now: the identity of the dataset.
+
+    Returns:
+      A phrase such as `3 photos of train changed, such as p001.jpg`; None if there is
+      no difference.
+    """
+    if saved["digest"] == now.digest:
+        return None
+    if before is None or before.digest != saved["digest"]:
+        return _difference_of_summaries(saved, now.summary())
+    phrases = []
+    for name in dict.fromkeys([*before.splits, *now.splits]):
+        phrases += _split_difference(
+            name, before.splits.get(name), now.splits.get(name), _noun(now.content)
+        )
+    return "; ".join(phrases) or f"its images are {now.content}, not {before.content}"
+
+
+def _noun(content: str) -> str:
+    return {"image": "photos", "regions": "region features"}.get(content, "features")
+
+
+def _difference_of_summaries(saved, now):
+    names = dict.fromkeys([*saved["splits"], *now["splits"]])
+    changed = [
+        f"the content of {name} changed"
+        for name in names
+        if saved["splits"].get(name) != now["splits"].get(name)
+    ]
+    return "; ".join(changed) or f"its images are {now['content']}"
+
+
+def _split_difference(name, before, now, noun) -> list[str]:
+    if before is None or now is None:
+        return [f"the split {name} is {'new' if before is None else 'missing'}"]
+    old, new = _entries(before), _entries(now)
+    common = [key for key in new if key in old]
+    changes = {
+        f"{noun} of {name} changed": [k for k in common if old[k][0] != new[k][0]],
+        f"{noun} of {name} have other captions": [
+            k for k in common if old[k][1] != new[k][1]
+        ],
+        f"{noun} of {name} are missing": [k for k in old if k not in new],
+        f"{noun} of {name} are new": [k for k in new if k not in old],
+    }
+    phrases = [
+        f"{len(keys):,} {_singular(what) if len(keys) == 1 else what}, such as "
+        f"{keys[0][0][:100]}"
+        for what, keys in changes.items()
+        if keys
+    ]
+    if not phrases and before.digest != now.digest:
+        phrases.append(f"{noun} of {name} are in another order")
+    return phrases
+
+
+def _singular(what):
+    """`photos of train are new` becomes `photo of train is new`."""
+    noun, _, rest = what.partition(" of ")
+    rest = rest.replace(" are ", " is ").replace(" have ", " has ")
+    return f"{noun.removesuffix('s')} of {rest}"
+
+
+def _entries(split: SplitIdentity) -> dict:
+    """Digests by image_id, numbered where records share one."""
+    seen = collections.Counter()
+    entries = {}
+    for image_id, image, captions in zip(
+        split.image_ids, split.image_digests, split.caption_digests, strict=True
+    ):
+        entries[image_id, seen[image_id]] = (image, captions)
+        seen[image_id] += 1
+    return entries
+
+
+def _read_split(builder, name, content) -> SplitIdentity:
+    reader = records.RecordReader(builder, name)
+    numbers = np.arange(len(reader))
+    parts = np.split(numbers, numbers[_READ_AT_ONCE::_READ_AT_ONCE])
+    dataset = records.dataset_of_records(reader, parts).map(
+        lambda serialized: (
+            *records.parse_captions(content, serialized)[:2],
+            records.parse_stored(content, serialized),
+        )
+    )
+    image_ids, image_digests, caption_digests, caption_count = [], [], [], 0
+    try:
+        with Progress(f"checking {name}", len(reader), "images") as progress:
+            for some_ids, captions, stored in dataset.prefetch(1):
+                image_ids += some_ids.numpy().tolist()
+                image_digests += map(_digest, _rows(stored))
+                caption_digests += [_digest(b"\0".join(c)) for c in captions.to_list()]
+                caption_count += int(captions.flat_values.shape[0])
+                progress.add(len(some_ids))
+        image_ids = [image_id.decode() for image_id in image_ids]
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        raise records.unreadable(builder, name, error) from error
+    return SplitIdentity(
+        image_ids,
+        np.array(image_digests, np.uint64),
+        np.array(caption_digests, np.uint64),
+        caption_count,
+    )
+
+
+def _rows(stored) -> Iterator[bytes]:
+    if isinstance(stored, tf.RaggedTensor):  # numbers that are stored as a list
+        values, ends = stored.flat_values.numpy(), stored.row_splits.numpy()
+        return (values[a:b].tobytes() for a, b in itertools.pairwise(ends))
+    return iter(stored.numpy())
+
+
+def _digest(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def _status(builder) -> list:
+    """Names, sizes and times of all files that hold records."""
+    return [
+        [path.name, *files.size_and_time(path)]
+        for split in builder.info.splits.values()
+        for path in map(epath.Path, split.filepaths)
+    ]
+
+
+def _load(path: epath.Path, status: str) -> DatasetIdentity | None:
+    try:
+        content = path.read_bytes()
+        saved_status, _, identity = content.partition(b"\n")
+        if saved_status.decode() != status:
+            return None
+        return DatasetIdentity.from_bytes(identity)
+    except FileNotFoundError:
+        return None
+    except _DAMAGED as error:
+        logger.warning("%s is damaged (%s) and will be computed again", path, error)
+        return None
+
+
+def _save(identity: DatasetIdentity, path: epath.Path, status: str) -> None:
+    try:
+        with files.unfinished(path) as unfinished:
+            unfinished.write_bytes(status.encode() + b"\n" + identity.to_bytes())
+    except OSError as error:
+        logger.warning(
+            "%s cannot be written (%s), so every start reads the dataset", path, error
+        )

@@ -1,0 +1,105 @@
+"""All captions of a split as numbers, in memory: a batch of them is a look-up."""
+
+import dataclasses
+import logging
+
+import numpy as np
+
+from vse_jax.data.split_index import SplitIndex
+from vse_jax.data.text.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedCaptions:
+    """Token numbers of captions, one behind the other.
+
+    Attributes:
+        flat: int32 [tokens of all captions], `<start>` and `<end>` included.
+        offset: int64 [captions], where each caption begins.
+        token_count: int32 [captions], at most the longest length there is a batch for.
+        vocabulary: what the numbers mean.
+    """
+
+    flat: np.ndarray
+    offset: np.ndarray
+    token_count: np.ndarray
+    vocabulary: Vocabulary
+
+    def batch(self, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns some captions side by side.
+
+        Args:
+            captions: int [batch], positions in the split.
+
+        Returns:
+            tokens int32 [batch, time], padded with `<pad>`, `time` being the longest;
+            token_count int32 [batch]. A caption that was cut ends with `<end>`.
+        """
+        count = self.token_count[captions]
+        column = np.arange(count.max())
+        # Beyond the end of a caption anything may be read: it becomes padding.
+        place = np.minimum(self.offset[captions, None] + column, len(self.flat) - 1)
+        tokens = np.where(
+            column < count[:, None], self.flat[place], self.vocabulary.pad
+        ).astype(np.int32)
+        tokens[np.arange(len(count)), count - 1] = self.vocabulary.end
+        return tokens, count
+
+
+def encode_captions(
+    index: SplitIndex, vocabulary: Vocabulary, longest: int, name: str
+) -> EncodedCaptions:
+    """Encodes all captions of a split.
+
+    Args:
+        index: of the split.
+        vocabulary: words it does not know become `<unk>`.
+        longest: tokens, `<start>` and `<end>` included; longer captions are cut.
+        name: of the split, to log how many captions were cut.
+    """
+    words = vocabulary.numbers(index.words)[index.word_ids]
+    word_count = np.diff(index.word_offset)
+    caption = np.repeat(np.arange(len(word_count)), word_count)
+    flat = np.full(len(words) + 2 * len(word_count), vocabulary.start, np.int32)
+    # Before a word there are a start and an end for each caption before, and a start.
+    flat[np.arange(len(words)) + 2 * caption + 1] = words
+    behind = np.cumsum(word_count + 2)
+    flat[behind - 1] = vocabulary.end
+    _log_cut(word_count + 2, longest, name)
+    return EncodedCaptions(
+        flat=flat,
+        offset=behind - (word_count + 2),
+        token_count=np.minimum(word_count + 2, longest).astype(np.int32),
+        vocabulary=vocabulary,
+    )
+
+
+def _log_cut(token_count: np.ndarray, longest: int, name: str) -> None:
+    cut = int((token_count > longest).sum())
+    if cut:
+        logger.warning(
+            "%s: %d of %d captions are cut to %d tokens (data.token_lengths)",
+            *(name, cut, len(token_count), longest),
+        )
+
+
+def pad_to_length(
+    tokens: np.ndarray, lengths: tuple[int, ...], time: int
+) -> np.ndarray:
+    """Pads or trims tokens to the smallest of some lengths that holds `time` tokens.
+
+    Args:
+        tokens: int32 [batch, any].
+        lengths: ascending; the last is at least `time`.
+        time: tokens of the longest caption.
+
+    Returns:
+        int32 [batch, length].
+    """
+    length = next(length for length in lengths if length >= time)
+    padded = np.zeros((len(tokens), length), np.int32)  # `<pad>` is 0
+    width = min(length, tokens.shape[1])
+    padded[:, :width] = tokens[:, :width]
+    return padded

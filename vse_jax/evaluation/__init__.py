@@ -1,0 +1,1 @@
+"""Evaluation: embeds a split, ranks it, and reports the metrics."""

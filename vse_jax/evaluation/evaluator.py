@@ -1,0 +1,80 @@
+"""Embeds a split, ranks it and computes its metrics."""
+
+import dataclasses
+
+from vse_jax.data.split_index import SplitIndex
+from vse_jax.errors import InputError
+from vse_jax.evaluation import retrieval
+from vse_jax.evaluation.embedder import Embedder, Embeddings
+from vse_jax.experiment import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A split, its embeddings, and the metrics of ranking them.
+
+    Attributes:
+      split: its name.
+      index: which caption belongs to which image.
+      embeddings: of its images and captions.
+      metrics: see `retrieval.recalls`.
+      fold_metrics: their mean over `config.data.folds` folds; None if that is 0.
+    """
+
+    split: str
+    index: SplitIndex
+    embeddings: Embeddings
+    metrics: dict[str, float]
+    fold_metrics: dict[str, float] | None
+
+
+class Evaluator:
+    """Evaluates splits of an experiment's dataset; compiled once."""
+
+    def __init__(self, experiment: Experiment):
+        self._config = experiment.config
+        self._embedder = Embedder(experiment)
+
+    def evaluate(self, variables: dict, split: str) -> Evaluation:
+        """Evaluates a split.
+
+        Args:
+          variables: the model's, on all devices.
+          split: its name.
+
+        Raises:
+          InputError: if there is no such split, or it is empty or smaller than the
+            number of folds.
+          TrainingError: if an embedding is not finite, or memory does not suffice.
+        """
+        index, embeddings = self._embedder.embed(variables, split)
+        similarity, folds = self._config.loss.similarity, self._config.data.folds
+        return evaluate_embeddings(split, index, embeddings, similarity, folds)
+
+
+def evaluate_embeddings(
+    split: str, index: SplitIndex, embeddings: Embeddings, similarity: str, folds: int
+) -> Evaluation:
+    """Ranks the embeddings of a split.
+
+    Args:
+      split: its name.
+      index: which caption belongs to which image.
+      embeddings: of its images and captions.
+      similarity: one of `similarity.SIMILARITIES`.
+      folds: number of folds to average over as well, 0 for none.
+
+    Raises:
+      InputError: if there are more folds than images.
+    """
+    ids = index.image_id, index.caption_image_id
+    metrics = retrieval.recalls(retrieval.rank(*embeddings, *ids, similarity))
+    fold_metrics = None
+    if folds:
+        if folds > index.image_count:
+            raise InputError(
+                f"config.data.folds is {folds}, but the split {split!r} has "
+                f"{index.image_count} images; set it to 0"
+            )
+        fold_metrics = retrieval.evaluate_folds(*embeddings, *ids, similarity, folds)
+    return Evaluation(split, index, embeddings, metrics, fold_metrics)

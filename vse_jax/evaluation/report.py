@@ -1,0 +1,98 @@
+"""Reports an evaluation: a table on the terminal, JSON, and a picture."""
+
+import json
+import sys
+
+import ml_collections
+from etils import epath
+
+from vse_jax import files, parallel
+from vse_jax.evaluation import pictures
+from vse_jax.evaluation.evaluator import Evaluation
+from vse_jax.experiment import Experiment
+
+
+def report(
+    experiment: Experiment, evaluation: Evaluation, workdir: str, step: int
+) -> None:
+    """Prints a table, writes `eval/<split>.json`, and a picture if there are photos.
+
+    Only the primary host does.
+
+    Args:
+      experiment: the experiment that was evaluated.
+      evaluation: of one of its splits.
+      workdir: of the run.
+      step: of the checkpoint.
+    """
+    if not parallel.is_primary_host():
+        return
+    print(format_report(evaluation, step, experiment.config.data.folds))
+    path = write_report(workdir, evaluation, experiment.config, step)
+    print(f"metrics:     {path}")
+    picture = pictures.retrieved(experiment, evaluation)
+    if picture is not None:
+        pictures.save(picture, path.with_suffix(".png"))
+        print(f"pictures:    {path.with_suffix('.png')}")
+    sys.stdout.flush()
+
+
+def write_report(
+    workdir: str, evaluation: Evaluation, config: ml_collections.ConfigDict, step: int
+) -> epath.Path:
+    """Writes `eval/<split>.json` atomically and returns its path."""
+    directory = epath.Path(workdir).expanduser() / "eval"
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{evaluation.split}.json"
+    content = {
+        "split": evaluation.split,
+        "images": len(evaluation.embeddings.images),
+        "captions": len(evaluation.embeddings.captions),
+        "step": step,
+        "metrics": evaluation.metrics,
+        "config": json.loads(config.to_json()),
+    }
+    if evaluation.fold_metrics:
+        content["folds"] = config.data.folds
+        content["fold_metrics"] = evaluation.fold_metrics
+    with files.unfinished(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2))
+    return path
+
+
+def format_report(evaluation: Evaluation, step: int, folds: int = 0) -> str:
+    """A table of recalls for people.
+
+    Args:
+      evaluation: of a split.
+      step: of the checkpoint.
+      folds: number of folds that `evaluation.fold_metrics` is the mean of.
+    """
+    images, captions = map(len, evaluation.embeddings)
+    title = (
+        f"{evaluation.split} split, {images:,} images, {captions:,} captions, "
+        f"checkpoint of step {step:,}"
+    )
+    if not evaluation.fold_metrics:
+        return f"\n{title}\n{format_metrics(evaluation.metrics)}"
+    return (
+        f"\n{title}\n{_short(images)}\n{format_metrics(evaluation.metrics)}"
+        f"\n{_short(images // folds)}, mean of {folds} folds"
+        f"\n{format_metrics(evaluation.fold_metrics)}"
+    )
+
+
+def _short(count):
+    """Writes thousands as papers do: 5,000 is 5K."""
+    return f"{count // 1000}K" if count and count % 1000 == 0 else str(count)
+
+
+def format_metrics(metrics: dict[str, float]) -> str:
+    """Two rows of recalls in percent and ranks, and their sum."""
+    lines = [f"{'':15}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'median':>9}{'mean':>9}"]
+    for name, direction in (("image to text", "i2t"), ("text to image", "t2i")):
+        recalls = "".join(f"{metrics[f'{direction}_r{k}']:7.1f}" for k in (1, 5, 10))
+        median, mean = metrics[f"{direction}_medr"], metrics[f"{direction}_meanr"]
+        lines.append(f"{name:15}{recalls}{median:9.1f}{mean:9.1f}")
+    lines.append(f"{'rSum':15}{metrics['rsum']:7.1f}")
+    return "\n".join(lines)

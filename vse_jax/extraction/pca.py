@@ -1,0 +1,92 @@
+"""Principal components of features: fitted once, stored beside what they reduce."""
+
+import io
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from vse_jax.data.datasets import extracted_features
+from vse_jax.errors import InputError
+
+_ROWS_AT_ONCE = 4096  # in float64, so that a large batch takes little memory
+
+
+class PCA(NamedTuple):
+    """A projection on the directions in which features vary most.
+
+    Attributes:
+      mean: float32 `[dim]`.
+      components: float32 `[dim, components]`, orthonormal columns, those of the largest
+        variance first.
+      explained_variance: float32 `[components]`, the variance along each.
+    """
+
+    mean: np.ndarray
+    components: np.ndarray
+    explained_variance: np.ndarray
+
+    def project(self, features: jax.Array) -> jax.Array:
+        """Maps float32 `[..., dim]` to `[..., components]`."""
+        precision = jax.lax.Precision.HIGHEST
+        return jnp.matmul(features - self.mean, self.components, precision=precision)
+
+
+def fit(features: Iterable[np.ndarray], components: int) -> PCA:
+    """Fits all features, of which no more than one array is held.
+
+    Args:
+      features: arrays `[..., dim]`.
+      components: how many to keep.
+
+    Raises:
+      InputError: if there are not as many dimensions or features.
+    """
+    count, total, products = 0, 0.0, 0.0
+    for array in features:
+        rows = array.reshape(-1, array.shape[-1])
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            some = rows[start : start + _ROWS_AT_ONCE].astype(np.float64)
+            count += len(some)
+            total += some.sum(0)
+            products += some.T @ some
+    if components > min(count, len(total)):
+        raise InputError(
+            f"config.extract.pca_dim is {components}, but there are {count} features of"
+            f" {len(total)} dimensions to fit it on; set it to at most "
+            f"{min(count, len(total))}, or 0 to keep all"
+        )
+    mean = total / count
+    covariance = products / count - np.outer(mean, mean)
+    variance, vectors = np.linalg.eigh(covariance)
+    variance = variance[::-1][:components]
+    vectors = _with_fixed_signs(vectors[:, ::-1][:, :components])
+    return PCA(*(np.float32(array) for array in (mean, vectors, variance)))
+
+
+def _with_fixed_signs(vectors):
+    """Of two opposite directions, the one whose largest element is positive."""
+    largest = np.abs(vectors).argmax(0)
+    return vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])
+
+
+def to_bytes(pca: PCA) -> bytes:
+    """Returns the content of an `.npz` file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **pca._asdict())
+    return buffer.getvalue()
+
+
+def load(path: epath.Path) -> PCA:
+    """Reads what `to_bytes` gave.
+
+    Raises:
+      InputError: if it is damaged.
+    """
+    arrays = extracted_features.read_pca(path)
+    if set(arrays) != set(PCA._fields):
+        raise InputError(f"{path}: is damaged; delete {path.parent} and extract again")
+    return PCA(**arrays)

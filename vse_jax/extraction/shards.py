@@ -1,0 +1,214 @@
+"""The folder of extracted features, which is written shard by shard.
+
+It is in the layout of TFDS: the shards, then `features.json` and, at the very end,
+`dataset_info.json`, so that `vse_jax.data.datasets.extracted_features` opens it by its
+path alone.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from etils import epath
+
+from vse_jax import files
+from vse_jax.data import identity
+from vse_jax.data.datasets import captioned_images
+from vse_jax.data.datasets.extracted_features import (
+    DESCRIPTION_FILE,
+    read_description,
+)
+from vse_jax.data.datasets.region_features import RegionFeatures, features_dict
+from vse_jax.data.identity import DatasetIdentity
+from vse_jax.errors import InputError
+
+_SUFFIX = "array_record"
+_PHOTOS_FILE = "photos.npz"  # identity of the photos
+
+
+class Shard(NamedTuple):
+    """Images `start` to `stop - 1` of a split, and the file that they are in."""
+
+    split: str
+    start: int
+    stop: int
+    path: epath.Path
+
+
+class FeatureFolder:
+    """A folder of extracted features, which is written shard by shard.
+
+    A shard is written under another name and renamed, so that one that is there is
+    complete. Which images are in which shard depends on nothing but their numbers and
+    the size of a feature.
+
+    Attributes:
+      directory: of the dataset.
+      shards: of all splits.
+    """
+
+    def __init__(
+        self,
+        directory: epath.Path,
+        image_counts: Mapping[str, int],
+        feature_shape: tuple[int, ...],
+        shard_bytes: int,
+    ):
+        """Plans the shards.
+
+        Args:
+          directory: of the dataset.
+          image_counts: of each split.
+          feature_shape: `[regions, dim]` or `[dim]`, of float16.
+          shard_bytes: of a shard.
+        """
+        self.directory = directory
+        self._key = "regions" if len(feature_shape) == 2 else "feature"
+        self._features = features_dict(self._key, feature_shape[-1], "float16")
+        self.shards = [
+            shard
+            for split, count in image_counts.items()
+            for shard in self._plan(split, count, feature_shape, shard_bytes)
+        ]
+
+    def _plan(self, split, count, feature_shape, shard_bytes):
+        image_bytes = 2 * math.prod(feature_shape)  # of float16
+        bounds = captioned_images.shard_bounds(count, image_bytes, shard_bytes)
+        template = self._template(split)
+        for i, (start, stop) in enumerate(bounds):
+            path = template.sharded_filepath(shard_index=i, num_shards=len(bounds))
+            yield Shard(split, start, stop, path)
+
+    def _template(self, split):
+        return tfds.core.ShardedFileTemplate(
+            data_dir=self.directory,
+            dataset_name=RegionFeatures.name,
+            split=split,
+            filetype_suffix=_SUFFIX,
+        )
+
+    def check_description(
+        self, description: Mapping[str, Any], photos: DatasetIdentity
+    ) -> None:
+        """Refuses to complete features that were begun with other options or photos.
+
+        Does nothing where nothing is complete yet.
+
+        Args:
+          description: how the features are extracted; `photos` is the summary of the
+            identity.
+          photos: identity of the dataset of photos.
+
+        Raises:
+          InputError: naming the photos or the options that differ.
+        """
+        path = self.directory / DESCRIPTION_FILE
+        if not self._holds_results() or not path.exists():
+            return
+        begun = read_description(path)
+        self._check_photos(begun.get("photos"), photos)
+        now = json.loads(json.dumps(description))
+        differing = [
+            f"{name} was {_short(begun.get(name))} and is now {_short(now.get(name))}"
+            for name in {**now, **begun}
+            if name != "photos" and now.get(name) != begun.get(name)
+        ]
+        if differing:
+            raise InputError(
+                f"{self.directory}: was extracted with other options: "
+                f"{', '.join(differing)}; set them back, or choose another --workdir"
+            )
+
+    def _check_photos(self, begun: dict | None, photos: DatasetIdentity) -> None:
+        before = identity.read(self.directory / _PHOTOS_FILE)
+        changed = identity.difference(begun or photos.summary(), before, photos)
+        if changed:
+            raise InputError(
+                f"{self.directory}: was extracted from other data: {changed}; delete "
+                "this folder to extract again, or choose another --workdir"
+            )
+
+    def _holds_results(self) -> bool:
+        """Whether anything is there that was computed, and is complete."""
+        if not self.directory.is_dir():
+            return False
+        names = {path.name for path in self.directory.iterdir()}
+        return any(
+            not name.startswith(files.UNFINISHED)
+            for name in names - {DESCRIPTION_FILE, _PHOTOS_FILE}
+        )
+
+    def write_description(
+        self, description: Mapping[str, Any], photos: DatasetIdentity
+    ) -> None:
+        """Writes into the folder how its features are extracted, and from what."""
+        identity.write(photos, self.directory / _PHOTOS_FILE)
+        content = json.dumps(description, indent=2) + "\n"
+        with files.unfinished(self.directory / DESCRIPTION_FILE) as path:
+            path.write_text(content)
+
+    def write_shard(
+        self, shard: Shard, examples: Iterable[tuple[str, list[str], Any]]
+    ) -> None:
+        """Writes all images of a shard, or none.
+
+        Args:
+          shard: one of `shards`.
+          examples: image_id, captions and feature of each image, in order.
+
+        Raises:
+          OSError: if it cannot be written.
+        """
+        with files.unfinished_local(shard.path) as path:
+            with files.reporting_array_record():
+                writer = array_record_module.ArrayRecordWriter(
+                    os.fspath(path), "group_size:1"
+                )
+            for example in examples:
+                # Outside, as a device may raise the same kind of error.
+                serialized = self._serialize(*example)
+                with files.reporting_array_record():
+                    writer.write(serialized)
+            with files.reporting_array_record():
+                writer.close()
+
+    def _serialize(self, image_id, captions, feature):
+        example = {"image_id": image_id, "captions": captions, self._key: feature}
+        serialized = self._features.serialize_example(example)
+        # TFDS leaves the order of the fields to chance.
+        parsed = tf.train.Example.FromString(serialized)
+        return parsed.SerializeToString(deterministic=True)
+
+    def complete(self) -> tfds.core.DatasetBuilder:
+        """Writes what makes a dataset of the shards, and opens it."""
+        splits: dict[str, list[Shard]] = {}
+        for shard in self.shards:
+            splits.setdefault(shard.split, []).append(shard)
+        tfds.folder_dataset.write_metadata(
+            data_dir=self.directory,
+            features=self._features,
+            split_infos=[
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=[shard.stop - shard.start for shard in shards],
+                    num_bytes=sum(shard.path.stat().length for shard in shards),
+                    filename_template=self._template(split),
+                )
+                for split, shards in splits.items()
+            ],
+            version=str(RegionFeatures.VERSION),
+            description="Features that a backbone made of photos, and captions.",
+            disable_shuffling=True,
+            check_data=False,
+        )
+        return tfds.builder_from_directory(self.directory)
+
+
+def _short(value, length=80):
+    text = repr(value)
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -1,0 +1,1 @@
+"""What computes a definition faster on one platform, beside the plain definition."""

@@ -1,0 +1,326 @@
+"""The recurrence of a GRU over sequences of different lengths, without padding.
+
+`scanned_states` is the plain form: one step of all sequences after the other, masked.
+`packed_states` equals it, with its gradients, and computes no padding. Of 128 captions
+of COCO that are padded to 24 tokens, about half of the tokens are padding. With the
+packed form, the whole training step is 1.3 times as fast as PyTorch's on two CPU cores
+(`python -m benchmarks.train_step`).
+
+What depends on the inputs alone is one product over all time steps, made before the
+recurrence; only the product with the state is inside of it. The derivative is written
+by hand so that the kernels' gradients are large products after the backward recurrence
+rather than sums that are carried through it.
+
+Padding is not computed. Sequences come sorted by length, so that those which still run
+at a time step are the first ones. The steps of all sequences are packed, one time step
+behind the other, `offset[t]` being where step `t` begins: both recurrences stop at the
+longest sequence, and every product takes only the rows that exist, rounded up to one of
+a few sizes since shapes are static.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# Sizes that a product's rows are rounded up to: multiples of so many sequences inside
+# the recurrence, and so many parts of all packed rows outside of it.
+ROW_BLOCK = 8
+PACKED_PARTS = 8
+# Smaller states than that are not worth the time to compile a product of each size.
+SMALLEST_HIDDEN = 256
+
+
+class GRUWeights(NamedTuple):
+    """Parameters of one direction: gates `r`, `z`, `n`, one behind the other."""
+
+    input_kernel: jax.Array  # [dim, 3 hidden]
+    input_bias: jax.Array  # [3 hidden]
+    kernel: jax.Array  # [hidden, 3 hidden]
+    bias: jax.Array  # [3 hidden]
+
+
+def scanned_states(
+    inputs: jax.Array, weights: GRUWeights, lengths: jax.Array, reverse: bool
+) -> jax.Array:
+    """Runs the recurrence from a state of zeros; the plain form of `packed_states`.
+
+    Args:
+      inputs: `[batch, time, dim]` float32.
+      weights: of the direction.
+      lengths: `[batch]` int32, in any order.
+      reverse: run from each sequence's last step to its first.
+
+    Returns:
+      States `[batch, time, hidden]` float32, zero beyond each sequence's end.
+    """
+    batch, time, _ = inputs.shape
+
+    def step(state, x):
+        projected, t = x
+        recurrent = state @ weights.kernel + weights.bias
+        (input_r, input_z, input_n), (r, z, n) = (
+            jnp.split(gates, 3, axis=-1) for gates in (projected, recurrent)
+        )
+        r, z = jax.nn.sigmoid(input_r + r), jax.nn.sigmoid(input_z + z)
+        new = (1 - z) * jnp.tanh(input_n + r * n) + z * state
+        runs = (t < lengths)[:, None]
+        return jnp.where(runs, new, state), jnp.where(runs, new, 0)
+
+    projected = inputs @ weights.input_kernel + weights.input_bias
+    start = jnp.zeros((batch, weights.kernel.shape[0]))
+    steps = (projected.swapaxes(0, 1), jnp.arange(time))
+    return jax.lax.scan(step, start, steps, reverse=reverse)[1].swapaxes(0, 1)
+
+
+class _Packing(NamedTuple):
+    """Where the steps of `[batch, time]` are in `[time * batch]` packed rows."""
+
+    lengths: jax.Array  # [batch], descending
+    active: jax.Array  # [time + 1], sequences that run at each step
+    offset: jax.Array  # [time], packed row of each step's first sequence
+    total: jax.Array  # [], packed rows that exist
+
+    @classmethod
+    def create(cls, lengths, time):
+        active = (lengths > jnp.arange(time + 1)[:, None]).sum(1, dtype=jnp.int32)
+        offset = jnp.cumsum(active[:-1]) - active[:-1]
+        return cls(lengths, active, offset, active.sum())
+
+    def pack(self, array):
+        """`[batch, time, dim]` to `[time * batch, dim]`, zeros beyond `total`."""
+        batch, time, dim = array.shape
+        row = jnp.arange(time * batch)
+        step = jnp.searchsorted(self.offset, row, side="right") - 1
+        source = (row - self.offset[step]) * time + step
+        packed = array.reshape(batch * time, dim)[jnp.minimum(source, batch * time - 1)]
+        return jnp.where((row < self.total)[:, None], packed, 0)
+
+    def unpack(self, packed):
+        """The inverse of `pack`, with zeros beyond each sequence's end."""
+        batch, time = len(self.lengths), len(self.offset)
+        row = self.offset + jnp.arange(batch)[:, None]
+        exists = jnp.arange(time) < self.lengths[:, None]
+        return jnp.where(exists[..., None], packed[jnp.where(exists, row, 0)], 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def packed_states(
+    inputs: jax.Array,
+    weights: GRUWeights,
+    lengths: jax.Array,
+    reverse: bool,
+    dtype: str,
+) -> jax.Array:
+    """Runs the recurrence of sequences sorted by length; see `scanned_states`.
+
+    Args:
+      inputs: `[batch, time, dim]`.
+      weights: of the direction, float32.
+      lengths: `[batch]` int32, in descending order.
+      reverse: run from each sequence's last step to its first.
+      dtype: of the products; the state itself is float32.
+
+    Returns:
+      States `[batch, time, hidden]` float32, zero beyond each sequence's end.
+    """
+    return _recurrence_forward(inputs, weights, lengths, reverse, dtype)[0]
+
+
+def _recurrence_forward(inputs, weights, lengths, reverse, dtype):
+    batch, time, _ = inputs.shape
+    hidden = weights.kernel.shape[0]
+    packing = _Packing.create(lengths, time)
+    packed_inputs = packing.pack(inputs)
+    projected = _packed_product(
+        packed_inputs, weights.input_kernel, packing, dtype, hidden, room=batch
+    )
+    kernel = weights.kernel.astype(dtype)
+
+    def body(i, carry):
+        state, buffers = carry
+        t = _time_of(i, lengths, reverse)
+        is_active = _is_active(packing, t)
+        recurrent = _row_product(state, kernel, _continued(packing, t, reverse), dtype)
+        recurrent_r, recurrent_z, recurrent_n = _split(recurrent + weights.bias, 3)
+        input_r, input_z, input_n = _split(
+            _read(projected, packing, t) + weights.input_bias, 3
+        )
+        r = jax.nn.sigmoid(input_r + recurrent_r)
+        z = jax.nn.sigmoid(input_z + recurrent_z)
+        n = jnp.tanh(input_n + r * recurrent_n)
+        new_state = jnp.where(is_active, (1 - z) * n + z * state, 0)
+        gates = jnp.concatenate([r, z, n, recurrent_n], axis=-1)
+        values = (new_state, state, gates)
+        return new_state, _write(buffers, values, packing, t)
+
+    buffers = _empty((hidden, hidden, 4 * hidden), batch, time)
+    start = (jnp.zeros((batch, hidden)), buffers)
+    _, buffers = jax.lax.fori_loop(0, jnp.max(lengths), body, start)
+    states, previous_states, gates = buffers
+    residuals = (packed_inputs, weights, packing, previous_states, gates)
+    return packing.unpack(states), residuals
+
+
+def _recurrence_backward(reverse, dtype, residuals, states_cotangent):
+    packed_inputs, weights, packing, previous_states, gates = residuals
+    batch, time, _ = states_cotangent.shape
+    hidden = weights.kernel.shape[0]
+    states_cotangent = _with_room(packing.pack(states_cotangent), batch)
+    transposed_kernel = weights.kernel.T.astype(dtype)
+    longest = jnp.max(packing.lengths)
+
+    def body(i, carry):
+        state_cotangent, buffers = carry
+        t = _time_of(longest - 1 - i, packing.lengths, reverse)
+        cotangent = state_cotangent + _read(states_cotangent, packing, t)
+        cotangent = jnp.where(_is_active(packing, t), cotangent, 0)
+        r, z, n, recurrent_n = _split(_read(gates, packing, t), 4)
+        previous = _read(previous_states, packing, t)
+        to_n = cotangent * (1 - z) * (1 - n * n)
+        to_z = cotangent * (previous - n) * z * (1 - z)
+        to_r = to_n * recurrent_n * r * (1 - r)
+        to_recurrent_n = to_n * r
+        to_recurrent = jnp.concatenate([to_r, to_z, to_recurrent_n], axis=-1)
+        to_previous = cotangent * z + _row_product(
+            to_recurrent, transposed_kernel, _continued(packing, t, reverse), dtype
+        )
+        to_projected = jnp.concatenate([to_r, to_z, to_n], axis=-1)
+        values = (to_projected, to_recurrent_n)
+        return to_previous, _write(buffers, values, packing, t)
+
+    buffers = _empty((3 * hidden, hidden), batch, time)
+    start = (jnp.zeros((batch, hidden)), buffers)
+    _, buffers = jax.lax.fori_loop(0, longest, body, start)
+
+    rows = time * batch
+    to_projected, to_recurrent_n = (buffer[:rows] for buffer in buffers)
+    to_inputs = _packed_product(
+        to_projected, weights.input_kernel.T, packing, dtype, hidden
+    )
+    # Inputs and state have the same cotangents at r and z; they differ at n.
+    to_rz = to_projected[:, : 2 * hidden]
+    to_input_bias = to_projected.sum(0)
+    to_kernel = (
+        _packed_inner(previous_states[:rows], cotangent, packing, dtype, hidden)
+        for cotangent in (to_rz, to_recurrent_n)
+    )
+    weight_cotangents = GRUWeights(
+        _packed_inner(packed_inputs, to_projected, packing, dtype, hidden),
+        to_input_bias,
+        jnp.concatenate(list(to_kernel), axis=1),
+        jnp.concatenate([to_input_bias[: 2 * hidden], to_recurrent_n.sum(0)]),
+    )
+    return packing.unpack(to_inputs), weight_cotangents, None
+
+
+packed_states.defvjp(_recurrence_forward, _recurrence_backward)
+
+
+def _split(array, parts):
+    return jnp.split(array, parts, axis=-1)
+
+
+def _time_of(i, lengths, reverse):
+    return jnp.max(lengths) - 1 - i if reverse else i
+
+
+def _is_active(packing, t):
+    return (jnp.arange(len(packing.lengths)) < packing.active[t])[:, None]
+
+
+def _continued(packing, t, reverse):
+    """How many sequences have a state already when step `t` is run."""
+    if reverse:
+        return packing.active[t + 1]
+    return jnp.where(t == 0, 0, packing.active[t])
+
+
+def _empty(widths, batch, time):
+    """Packed buffers of zeros, with room for a last step of all sequences."""
+    return tuple(jnp.zeros((time * batch + batch, width)) for width in widths)
+
+
+def _with_room(packed, batch):
+    return jnp.pad(packed, ((0, batch), (0, 0)))
+
+
+def _read(packed, packing, t):
+    """Step `t` of all sequences; the rows of those that do not run are of others."""
+    batch = len(packing.lengths)
+    return jax.lax.dynamic_slice_in_dim(packed, packing.offset[t], batch)
+
+
+def _write(buffers, values, packing, t):
+    """Writes step `t` of the sequences that run."""
+    is_active = _is_active(packing, t)
+    return tuple(
+        jax.lax.dynamic_update_slice_in_dim(
+            buffer,
+            jnp.where(is_active, value, _read(buffer, packing, t)),
+            packing.offset[t],
+            axis=0,
+        )
+        for buffer, value in zip(buffers, values, strict=True)
+    )
+
+
+def _product(a, b, dtype):
+    return jnp.dot(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _row_product(a, kernel, rows, dtype):
+    """`a @ kernel` for the first `rows` rows, rounded up; the rest is zero."""
+
+    def product(a):
+        return _product(a, kernel, dtype)
+
+    block = len(a) if min(kernel.shape) < SMALLEST_HIDDEN else ROW_BLOCK
+    return _on_first_rows(product, (a,), rows, block, padded_size=len(a))
+
+
+def _packed_product(packed, kernel, packing, dtype, hidden, room=0):
+    """`packed @ kernel` with `room` more rows; zero where there are no packed rows."""
+
+    def product(packed):
+        return _product(packed, kernel, dtype)
+
+    size = len(packed) + room
+    block = _packed_block(packed, hidden)
+    return _on_first_rows(product, (packed,), packing.total, block, padded_size=size)
+
+
+def _packed_inner(a, b, packing, dtype, hidden):
+    """`a.T @ b` over the packed rows that exist."""
+
+    def product(a, b):
+        return _product(a.T, b, dtype)
+
+    block = _packed_block(a, hidden)
+    return _on_first_rows(product, (a, b), packing.total, block)
+
+
+def _packed_block(packed, hidden):
+    size = len(packed)
+    return size if hidden < SMALLEST_HIDDEN else -(-size // PACKED_PARTS)
+
+
+def _on_first_rows(function, arrays, rows, block, padded_size=None):
+    """Calls `function` with the first rows of `arrays`: a multiple of `block`.
+
+    What it returns is padded with zeros to `padded_size` rows, if that is given.
+    """
+    size = len(arrays[0])
+
+    def branch(count, *arrays):
+        result = function(*(array[:count] for array in arrays))
+        if padded_size is None:
+            return result
+        return jnp.pad(result, ((0, padded_size - len(result)), (0, 0)))
+
+    if block == size:
+        return branch(size, *arrays)
+    counts = [min(count, size) for count in range(0, size + block, block)]
+    branches = [functools.partial(branch, count) for count in counts]
+    return jax.lax.switch((rows + block - 1) // block, branches, *arrays)

@@ -1,0 +1,68 @@
+"""Recurrent text encoders: word embeddings, a GRU, and one vector of its states."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vse_jax.models import initializers
+from vse_jax.models.gru import GRU, BidirectionalGRU
+from vse_jax.models.pooling import GeneralizedPooling
+
+
+class RecurrentEncoder(nn.Module):
+    """Embeds words and lets `pool_states` make one vector of each caption.
+
+    Attributes:
+      vocabulary_size: number of different tokens.
+      word_dim: dimensions of a word's embedding.
+      embed_dim: dimensions of the caption's embedding.
+      dtype: of the arithmetic; the pooling is in float32.
+    """
+
+    vocabulary_size: int
+    word_dim: int
+    embed_dim: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, batch: dict) -> jax.Array:
+        """Maps `tokens [batch, time]`, `token_count [batch]` to `[batch, embed]`.
+
+        The result is float32 and not normalized.
+        """
+        # The recurrence takes the longest caption first. Reordering token ids and
+        # embeddings of captions is cheap, unlike anything in between.
+        longest_first = jnp.argsort(-batch["token_count"])
+        tokens = jnp.take(batch["tokens"], longest_first, axis=0)
+        token_count = jnp.take(batch["token_count"], longest_first)
+        words = nn.Embed(
+            self.vocabulary_size,
+            self.word_dim,
+            embedding_init=initializers.uniform(0.1),
+            name="words",
+        )(tokens)
+        return self.pool_states(words, token_count)[jnp.argsort(longest_first)]
+
+    def pool_states(self, words: jax.Array, token_count: jax.Array) -> jax.Array:
+        """Maps `[batch, time, word]`, the longest first, to `[batch, embed]`."""
+        raise NotImplementedError
+
+
+class GRUEncoder(RecurrentEncoder):
+    """The last state of a GRU in one direction (VSE++)."""
+
+    @nn.compact
+    def pool_states(self, words: jax.Array, token_count: jax.Array) -> jax.Array:
+        """Maps `[batch, time, word]`, the longest first, to `[batch, embed]`."""
+        gru = GRU(self.embed_dim, dtype=self.dtype, name="gru")
+        return gru(words, token_count)[1]
+
+
+class BidirectionalGRUEncoder(RecurrentEncoder):
+    """A GRU in both directions and generalized pooling (VSE-infinity, RVSE++)."""
+
+    @nn.compact
+    def pool_states(self, words: jax.Array, token_count: jax.Array) -> jax.Array:
+        """Maps `[batch, time, word]`, the longest first, to `[batch, embed]`."""
+        gru = BidirectionalGRU(self.embed_dim, dtype=self.dtype, name="gru")
+        return GeneralizedPooling(name="pooling")(gru(words, token_count), token_count)

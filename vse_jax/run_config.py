@@ -1,0 +1,388 @@
+"""What the configuration of a run means.
+
+Options are checked here, saved with the run, overridden when a checkpoint is evaluated,
+and compared when a run is resumed. `configs/common.py` documents each of them.
+"""
+
+import json
+from collections.abc import Iterable
+
+import ml_collections
+from ml_collections.config_flags import config_path
+
+from vse_jax import files
+from vse_jax.data.photo_crops import resized_side
+from vse_jax.data.text import tokenizers
+from vse_jax.data.text.vocabulary import Vocabulary
+from vse_jax.errors import InputError
+from vse_jax.losses import MININGS
+from vse_jax.models import image_encoders, text_encoders
+from vse_jax.models.backbones import BACKBONES, SPECS, output_dim
+from vse_jax.optimizer import OPTIMIZERS
+from vse_jax.similarity import SIMILARITIES
+
+IMPORTED_FROM = "imported_from"  # in the description of an imported checkpoint
+# Options that an evaluation may override; the checkpoint decides all others.
+EVALUATION_OPTIONS = (
+    "data.root",
+    "data.annotations",
+    "data.strict",
+    "data.allowed_missing",
+    "data.maximum_pixels",
+    "data.crops",
+    "data.data_dir",
+    "data.folds",
+    "data.name",
+    "data.vocabulary",
+    "data.validation_split",
+    "data.test_split",
+    "evaluation_batch_size",
+    "platform",
+    "distributed",
+    "compilation_cache",
+)
+# Options that may change when a run is resumed: no training step depends on them.
+FREE_OPTIONS = (
+    *EVALUATION_OPTIONS,
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "evaluate_every_epochs",
+    "stuck_steps",
+    "profile_at_step",
+)
+CHOICES = {
+    "dtype": ("float32", "bfloat16"),
+    "data.vocabulary": ("dataset", "checkpoint"),
+    "data.crops": (1, 10),
+    "model.image_encoder": tuple(image_encoders.ENCODERS),
+    "model.backbone.name": ("", *BACKBONES),
+    "model.backbone.batch_norm": ("trained", "frozen"),
+    "model.text_encoder": tuple(text_encoders.ENCODERS),
+    "loss.mining": MININGS,
+    "loss.warmup_mining": ("", *MININGS),
+    "loss.reduction": ("mean", "sum"),
+    "loss.similarity": tuple(SIMILARITIES),
+    "optimizer.name": OPTIMIZERS,
+}
+EXTRACTION_CHOICES = {"extract.regions": ("grid", "pooled")}
+
+
+def value_of(config: ml_collections.ConfigDict, option: str):
+    """The value of an option, such as `loss.margin` or `fine_tuning[0].epochs`."""
+    return config_path.get_value(option, config)
+
+
+def describe(
+    config: ml_collections.ConfigDict,
+    vocabulary: Vocabulary,
+    *,
+    dataset: dict | None = None,
+    extraction: dict | None = None,
+) -> dict:
+    """What a checkpoint remembers of its run, as JSON.
+
+    Args:
+      config: see `configs/common.py`. Local paths in it become absolute.
+      vocabulary: the words that the model knows.
+      dataset: summary of the identity of the dataset, see `data.identity`.
+      extraction: how the features of the dataset were extracted, if they were.
+    """
+    return {
+        "config": json.loads(with_absolute_paths(config).to_json()),
+        "vocabulary": json.loads(vocabulary.to_json()),
+        "tokenizer": tokenizers.describe(config.data.tokenizer),
+        "dtype": config.dtype,
+        "preprocessing": _preprocessing(config),
+        "dataset": dataset,
+        "extraction": extraction,
+    }
+
+
+def with_absolute_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a copy that means the same in any current directory."""
+    config = config.copy_and_resolve_references()
+    config.data.root = files.absolute(config.data.root)
+    config.data.data_dir = files.absolute(config.data.data_dir)
+    return config
+
+
+def _preprocessing(config):
+    """How a photo becomes the input of the model."""
+    name, data = config.model.backbone.name, config.data
+    if not name:
+        return None
+    return {
+        "image_size": data.image_size,
+        "resize": data.resize or resized_side(data.image_size),
+        "crop": "center",
+        "backbone": name,
+    }
+
+
+def from_json(saved: dict) -> ml_collections.ConfigDict:
+    """Undoes `json.loads(config.to_json())`, in which tuples became lists."""
+    return _from_json(saved)
+
+
+def _from_json(value):
+    if isinstance(value, dict):
+        options = {name: _from_json(item) for name, item in value.items()}
+        return ml_collections.ConfigDict(options)
+    return tuple(map(_from_json, value)) if isinstance(value, list) else value
+
+
+def merge(saved: dict, overrides: dict) -> ml_collections.ConfigDict:
+    """The configuration of a checkpoint with the options that an evaluation overrides.
+
+    Args:
+      saved: the configuration as JSON.
+      overrides: values by the dotted names of options.
+
+    Raises:
+      InputError: if an option that is not one of `EVALUATION_OPTIONS` is set to
+        another value than the checkpoint's.
+    """
+    config = from_json(saved)
+    before = config.copy_and_resolve_references()
+    for option, value in overrides.items():
+        _override(config, option, value)
+    for option in sorted(overrides.keys() - set(EVALUATION_OPTIONS)):
+        was, now = value_of(before, option), value_of(config, option)
+        if was != now:
+            raise InputError(
+                f"config.{option} is {was!r} in the checkpoint and cannot be {now!r} "
+                "in its evaluation; an evaluation can set "
+                f"{', '.join(EVALUATION_OPTIONS)}"
+            )
+    return config
+
+
+def _override(config, option, value):
+    try:
+        config_path.set_value(option, config, value)
+    except (IndexError, KeyError):
+        raise InputError(
+            f"config.{option} is {value!r}, but the checkpoint was trained without "
+            "this option; leave it out"
+        ) from None
+
+
+def check_same_run(
+    saved: dict | None, config: ml_collections.ConfigDict, workdir: str
+) -> None:
+    """Refuses to resume a run with another configuration.
+
+    Args:
+      saved: description of the workdir's checkpoint, None if there is none.
+      config: the configuration asked for.
+      workdir: to be named in the message.
+
+    Raises:
+      InputError: naming the options that differ.
+    """
+    if saved is None:
+        return
+    if IMPORTED_FROM in saved:
+        raise InputError(
+            f"{workdir} holds a model imported from {saved[IMPORTED_FROM]}, which can "
+            "only be evaluated; choose another --workdir to train"
+        )
+    before, now = flatten(from_json(saved["config"])), flatten(config)
+    free = set(FREE_OPTIONS)
+    if config.fine_tuning:
+        # A stage begins with the best checkpoint, on which these have an influence.
+        free -= {"data.crops", "data.validation_split", "evaluate_every_epochs"}
+    else:
+        free.add("epochs")  # nothing follows, so the training can be prolonged
+    differing = [
+        f"{option} was {before.get(option)!r} and is now {now.get(option)!r}"
+        for option in sorted(before.keys() | now.keys())
+        if option not in free and before.get(option) != now.get(option)
+    ]
+    if differing:
+        raise InputError(
+            f"{workdir} holds a run of another configuration "
+            f"(config.{', config.'.join(differing)}); choose another --workdir, "
+            "or delete this one to start over"
+        )
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict:
+    """Nested options as one dict with dotted names; tuples of values become text."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            flat |= {f"{name}.{key}": item for key, item in flatten(value).items()}
+        elif isinstance(value, tuple) and _are_groups(value):
+            for number, group in enumerate(value):
+                for key, item in flatten(group).items():
+                    flat[f"{name}[{number}].{key}"] = item
+        else:
+            flat[name] = str(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _are_groups(items):
+    return bool(items) and isinstance(items[0], ml_collections.ConfigDict)
+
+
+def check_options(config: ml_collections.ConfigDict) -> None:
+    """Refuses options that name something that does not exist, or cannot be.
+
+    Raises:
+      InputError: naming the option and what it may be.
+    """
+    stages = [f"fine_tuning[{number}]." for number in range(len(config.fine_tuning))]
+    optimizers = ("optimizer.", *stages)
+    _check_choices(config)
+    _check_numbers(
+        config,
+        "data.token_lengths",
+        "data.scene_counts",
+        *(f"{optimizer}decay_epochs" for optimizer in optimizers),
+    )
+    _check_positive(
+        config,
+        "optimizer.decay_factor",
+        *(f"{optimizer}learning_rate" for optimizer in optimizers),
+    )
+    _check_at_least_one(
+        config,
+        "batch_size",
+        "evaluation_batch_size",
+        "epochs",
+        *(f"{stage}epochs" for stage in stages),
+        "log_every_steps",
+        "checkpoint_every_steps",
+        "evaluate_every_epochs",
+        "model.embed_dim",
+        "model.word_dim",
+    )
+    _check_warmup(config)
+    _check_photos(config)
+    _check_image_size(config)
+    _check_backbone(config.model.backbone, config.model.image_encoder)
+
+
+def check_extraction_options(config: ml_collections.ConfigDict) -> None:
+    """Refuses options that features cannot be extracted with.
+
+    Raises:
+      InputError: naming the option and what it may be.
+    """
+    for option in ("dtype", "model.backbone.name", "extract.regions"):
+        _check_choice(config, option, (CHOICES | EXTRACTION_CHOICES)[option])
+    _check_positive(config, "extract.shard_megabytes")
+    for option in ("extract.pool", "extract.pca_dim"):
+        _require(config, option, value_of(config, option) >= 0, "at least 0")
+    _require(config, "data.crops", config.data.crops == 1, "1 to extract features")
+    _check_photos(config)
+    _check_backbone_of_extraction(config)
+    _check_image_size(config)
+
+
+def _check_backbone_of_extraction(config):
+    backbone, extract = config.model.backbone, config.extract
+    _require(config, "model.backbone.name", backbone.name, _one_of(BACKBONES))
+    if not backbone.weights and backbone.name != "stem":
+        raise InputError(
+            "config.model.backbone.weights is empty, and features of random weights "
+            f"are of no use; set it to the file or package of {backbone.name}'s weights"
+        )
+    if extract.regions == "pooled":
+        if not output_dim(backbone.name, pooled=True):
+            raise InputError(
+                f"config.extract.regions is 'pooled', but {backbone.name} has no one "
+                "feature of an image; set it to 'grid'"
+            )
+        if extract.pool:
+            raise InputError(
+                f"config.extract.pool is {extract.pool}, but there is no grid with "
+                "config.extract.regions='pooled'; set one of them only"
+            )
+
+
+def _check_choices(config):
+    for option, allowed in CHOICES.items():
+        _check_choice(config, option, allowed)
+
+
+def _check_choice(config, option, allowed):
+    _require(config, option, value_of(config, option) in allowed, _one_of(allowed))
+
+
+def _check_numbers(config, *options):
+    for option in options:
+        numbers = value_of(config, option)
+        are_numbers = all(isinstance(number, int | float) for number in numbers)
+        _require(config, option, are_numbers, "numbers")
+
+
+def _check_positive(config, *options):
+    for option in options:
+        _require(config, option, value_of(config, option) > 0, "more than 0")
+
+
+def _check_at_least_one(config, *options):
+    for option in options:
+        _require(config, option, value_of(config, option) >= 1, "at least 1")
+
+
+def _require(config, option, is_right, expected):
+    if not is_right:
+        value = value_of(config, option)
+        raise InputError(f"config.{option} is {value!r}, expected {expected}")
+
+
+def _check_photos(config):
+    share = config.data.allowed_missing
+    _require(config, "data.allowed_missing", 0 <= share <= 1, "a share from 0 to 1")
+    _check_at_least_one(config, "data.maximum_pixels")
+
+
+def _check_image_size(config):
+    name = config.model.backbone.name
+    if not name or not config.data.image_size:  # 0 leaves photos as they are stored
+        return
+    spec = SPECS[name]
+    _require(
+        config,
+        "data.image_size",
+        config.data.image_size >= spec.region_size
+        and config.data.image_size % spec.multiple == 0,
+        f"at least {spec.region_size} with the backbone {name}"
+        + (f", and a multiple of {spec.multiple}" if spec.multiple > 1 else ""),
+    )
+
+
+def _check_warmup(config):
+    if config.loss.warmup_epochs and not config.loss.warmup_mining:
+        raise InputError(
+            f"config.loss.warmup_epochs is {config.loss.warmup_epochs}, but "
+            "config.loss.warmup_mining is empty; set it to one of "
+            f"{', '.join(map(repr, MININGS))}"
+        )
+
+
+def _check_backbone(backbone, image_encoder):
+    if backbone.name and not backbone.trainable and not backbone.weights:
+        raise InputError(
+            "config.model.backbone.trainable is False, but there are no weights to "
+            "keep; set config.model.backbone.weights to a .pth or .safetensors file, "
+            "or to the Python package that has one"
+        )
+    if backbone.name == "stem" and image_encoder == "global":
+        raise InputError(
+            "config.model.backbone.name is 'stem', which gives no global feature; set "
+            "config.model.image_encoder to 'region_residual' or 'region_parallel'"
+        )
+    if backbone.weights and not backbone.name:
+        raise InputError(
+            f"config.model.backbone.weights is {backbone.weights!r}, but "
+            "config.model.backbone.name is empty; set it to the architecture that the "
+            f"weights are of, {_one_of(BACKBONES)}"
+        )
+
+
+def _one_of(allowed: Iterable[str]) -> str:
+    return f"one of {', '.join(map(repr, allowed))}"

@@ -1,0 +1,185 @@
+"""One workdir, one run: a lock that names its owner.
+
+On a file system with locks, the lock is the operating system's and ends with its
+process, however that ends. On an object store it is a lease, a file that its owner
+renews; another process takes it over when it has not been renewed for two minutes.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+from etils import epath
+
+from vse_jax import files
+from vse_jax.errors import InputError, one_line
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = "run.lock"
+STALE_SECONDS = 120.0  # after which a lease that is not renewed is free
+_RENEW_SECONDS = 30.0
+_POLL_SECONDS = 5.0
+
+
+@contextlib.contextmanager
+def sole_run(workdir: str) -> Iterator[None]:
+    """Keeps other runs out of a workdir while the body runs.
+
+    With several hosts, only the primary host calls it.
+
+    Args:
+      workdir: made if it is not there.
+
+    Raises:
+      InputError: naming the process that holds the workdir.
+      OSError: if the lock cannot be written.
+    """
+    directory = epath.Path(workdir).expanduser()
+    directory.mkdir(parents=True, exist_ok=True)
+    if not files.is_local(directory):
+        with _lease(directory / LOCK_FILE):
+            yield
+        return
+    path = directory / LOCK_FILE
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _lock(descriptor, path):
+            with _lease(path.with_suffix(".lease")):
+                yield
+            return
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(_owner()).encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: epath.Path) -> bool:
+    """Locks the file; False if the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(path, _parse(os.read(descriptor, 4096))) from None
+    except OSError as error:
+        logger.warning("%s cannot be locked (%s): using a lease", path, error)
+        return False
+    return True
+
+
+def _owner() -> dict:
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+    }
+
+
+def _parse(content: bytes) -> dict:
+    try:
+        owner = json.loads(content)
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _in_use(path: epath.Path, owner: dict) -> InputError:
+    return InputError(
+        f"{path.parent} is in use by another run: process {owner.get('pid', '?')} on "
+        f"{owner.get('host', 'an unknown host')} since {owner.get('since', '?')}; wait "
+        "for it, stop it, or choose another --workdir"
+    )
+
+
+@contextlib.contextmanager
+def _lease(path: epath.Path) -> Iterator[None]:
+    """Holds a lease; waits for one that its owner may have abandoned."""
+    token = uuid.uuid4().hex
+    _acquire(path, token)
+    stop = threading.Event()
+    renewal = threading.Thread(
+        target=_renew, args=(path, token, stop), name="lease", daemon=True
+    )
+    renewal.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        renewal.join()
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _acquire(path: epath.Path, token: str) -> None:
+    first = None  # the lease as it was at first sight, and when that was
+    while True:
+        found = _read(path)
+        if found is None or _is_abandoned(found):
+            break
+        key = found.get("token"), found.get("renewals")
+        if first is None:
+            first = key, time.monotonic()
+            logger.info("%s exists: waiting to see whether its run lives", path)
+        elif key != first[0]:
+            raise _in_use(path, found)
+        elif time.monotonic() - first[1] > STALE_SECONDS:
+            logger.warning("%s was not renewed: taking it over", path)
+            break
+        time.sleep(_POLL_SECONDS)
+    _write(path, token, 0)
+    # Two processes may write at the same moment; the later one wins.
+    time.sleep(min(1.0, _POLL_SECONDS))
+    found = _read(path) or {}
+    if found.get("token") != token:
+        raise _in_use(path, found)
+
+
+def _is_abandoned(owner: dict) -> bool:
+    """Whether the lease is of a process of this host that is gone."""
+    if owner.get("host") != socket.gethostname() or owner.get("boot") != _boot():
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, KeyError, TypeError):
+        return False
+    return False
+
+
+def _boot() -> str:
+    """Identifies this start of the machine, as hosts may share a name."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _renew(path: epath.Path, token: str, stop: threading.Event) -> None:
+    renewals = 0
+    while not stop.wait(_RENEW_SECONDS):
+        renewals += 1
+        try:
+            _write(path, token, renewals)
+        except Exception as error:  # the next renewal may succeed
+            logger.warning("%s cannot be renewed (%s)", path, one_line(error))
+
+
+def _read(path: epath.Path) -> dict | None:
+    try:
+        return _parse(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _write(path: epath.Path, token: str, renewals: int) -> None:
+    owner = {**_owner(), "boot": _boot(), "token": token, "renewals": renewals}
+    path.write_text(json.dumps(owner))

@@ -1,0 +1,165 @@
+"""What training logs: curves, a line per interval, warnings."""
+
+import contextlib
+import datetime
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import ml_collections
+import numpy as np
+
+from vse_jax import parallel
+from vse_jax.errors import TrainingError
+from vse_jax.losses import collapsed_loss
+
+logger = logging.getLogger(__name__)
+
+STEPS_IN_FLIGHT = 2  # more would only pile up batches on the device
+COLLAPSE_TOLERANCE = 0.01  # relative
+
+
+class StepLog:
+    """Collects the metrics of steps and reports their means at intervals."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        steps_per_epoch: int,
+        num_steps: int,
+        writer,
+        how_to_resume: Callable[[], str],
+    ):
+        """Starts the clock.
+
+        Args:
+          config: of the run.
+          steps_per_epoch: to tell epochs from steps.
+          num_steps: of the whole training.
+          writer: a `clu.metric_writers.MetricWriter`.
+          how_to_resume: says which checkpoint there is to go on from.
+        """
+        self._config = config
+        self._steps_per_epoch = steps_per_epoch
+        self._num_steps = num_steps
+        self._writer = writer
+        self._how_to_resume = how_to_resume
+        self._watch = CollapseWatch(config)
+        self._in_flight = []  # (step, mining, metrics still on the device)
+        self._metrics = []  # of the interval, on the host
+        self._pairs_per_second = 0.0
+        self._is_first_step = True
+        self._restart_clock()
+
+    def add(self, step: int, mining: str, metrics: dict) -> None:
+        """Takes the metrics of a step; waits for those of a few steps before.
+
+        Raises:
+          TrainingError: if the loss of one of those is not finite.
+        """
+        self._in_flight.append((step, mining, metrics))
+        if self._is_first_step:
+            self._end_first_step(metrics)
+        else:
+            self._timed_steps += 1
+        while len(self._in_flight) > STEPS_IN_FLIGHT:
+            self._fetch(*self._in_flight.pop(0))
+
+    def report(self, step: int) -> None:
+        """Writes the means of the interval that ends with `step`.
+
+        Raises:
+          TrainingError: if a loss of the interval is not finite.
+        """
+        while self._in_flight:
+            self._fetch(*self._in_flight.pop(0))
+        means = {
+            name: float(np.mean([metrics[name] for metrics in self._metrics]))
+            for name in self._metrics[0]
+        }
+        seconds = time.perf_counter() - self._started
+        if self._timed_steps:
+            pairs = self._timed_steps * self._config.batch_size
+            self._pairs_per_second = pairs / seconds
+        means["pairs_per_second"] = self._pairs_per_second
+        self._writer.write_scalars(step, means)
+        logger.info("%s", self._line(step, means))
+        self._metrics = []
+        self._restart_clock()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps what happens inside out of the speed."""
+        yield
+        self._restart_clock()
+
+    def _end_first_step(self, metrics):
+        """Keeps the compilation out of the speed."""
+        jax.block_until_ready(metrics)
+        logger.info(
+            "first step after %.0f s, compilation included",
+            time.perf_counter() - self._started,
+        )
+        self._is_first_step = False
+        self._restart_clock()
+
+    def _restart_clock(self):
+        self._started = time.perf_counter()
+        self._timed_steps = 0
+
+    def _fetch(self, step, mining, metrics):
+        metrics = parallel.unreplicate(metrics)
+        loss = float(metrics["loss"])
+        for name in ("loss", "gradient_norm"):
+            if not np.isfinite(metrics[name]):
+                raise TrainingError(
+                    f"the {name.replace('_', ' ')} is {metrics[name]} at step {step}; "
+                    f"{self._how_to_resume()}; try a smaller "
+                    "config.optimizer.learning_rate or gradient_clip"
+                )
+        self._watch.add(step, mining, loss)
+        self._metrics.append(metrics)
+
+    def _line(self, step, means):
+        left = "-"
+        if self._pairs_per_second:
+            pairs = (self._num_steps - step) * self._config.batch_size
+            seconds = round(pairs / self._pairs_per_second)
+            left = str(datetime.timedelta(seconds=seconds))
+        return (
+            f"step {step:,}/{self._num_steps:,}  "
+            f"epoch {step / self._steps_per_epoch:.2f}  "
+            f"loss {means['loss']:.4f}  hard-mined {means['hard_share']:.0%}  "
+            f"{means['pairs_per_second']:.0f} pairs/s  {left} left"
+        )
+
+
+class CollapseWatch:
+    """Notices a loss that stays where all similarities are equal.
+
+    That local minimum, in which the gradient vanishes, is what SelHN is for.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        self._config = config
+        self._steps = 0
+
+    def add(self, step: int, mining: str, loss: float) -> None:
+        """Takes the loss of a step; warns once when it has been there long enough."""
+        settings = self._config.loss
+        collapsed = collapsed_loss(
+            mining, settings.reduction, settings.margin, self._config.batch_size
+        )
+        is_there = abs(loss - collapsed) <= COLLAPSE_TOLERANCE * collapsed
+        self._steps = self._steps + 1 if is_there else 0
+        if is_there and self._steps == self._config.stuck_steps:
+            logger.warning(
+                "the loss has been stuck at %.4g for %d steps (to step %d): all "
+                "similarities are equal and the gradient vanishes; try "
+                "config.loss.mining=selective, config.loss.warmup_mining=mean with "
+                "config.loss.warmup_epochs=1, or a larger config.batch_size",
+                collapsed,
+                self._steps,
+                step,
+            )

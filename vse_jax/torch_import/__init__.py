@@ -1,0 +1,1 @@
+"""All that knows the names and files of PyTorch repositories."""
