@@ -1,6 +1,9 @@
 """Photos under other names than those that a file lists."""
 
+import json
 import os
+import subprocess
+import sys
 import unicodedata
 
 import pytest
@@ -27,8 +30,6 @@ def find(root):
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(name)
-        import json
-
         lines = [
             json.dumps({"image": n, "caption": "a", "split": "dev"}) for n in listed
         ]
@@ -181,3 +182,22 @@ def test_refuses_two_names_of_one_file(find, stored, listed):
 
 def test_both_slashes_are_one_photo(find):
     assert find(["sub/a.jpg"], [r"sub\a.jpg", "sub/a.jpg"]) == ["sub/a.jpg"]
+
+
+def test_names_are_utf8_in_any_locale(root):
+    (root / "caf\u00e9").mkdir()
+    (root / "caf\u00e9" / "\u00fc.jpg").write_text("x")
+    program = f"""
+import os
+from etils import epath
+from vse_jax.data.datasets import source_folder
+root = epath.Path(os.fsdecode({os.fsencode(root)!r}))
+assert os.fsencode(os.listdir(root)[0]) == "caf\\u00e9".encode()
+path = "caf\\u00e9/\\u00fc.jpg"
+assert source_folder.Listing(root).find(path)[0] == 1
+assert source_folder.below(root, path).read_bytes() == b"x"
+"""
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, env=os.environ | ascii_alone
+    )

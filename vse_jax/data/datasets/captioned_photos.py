@@ -16,7 +16,12 @@ from typing import Any, TypeVar
 import tensorflow_datasets as tfds
 from etils import epath
 
-from vse_jax.data.datasets import captioned_images, photo_formats, photos
+from vse_jax.data.datasets import (
+    captioned_images,
+    photo_formats,
+    photos,
+    source_folder,
+)
 from vse_jax.data.datasets.excerpts import printable
 from vse_jax.data.datasets.photo_places import Photo
 from vse_jax.errors import InputError, one_line
@@ -139,7 +144,7 @@ class CaptionedPhotos(captioned_images.CaptionedImages, skip_registration=True):
                 f"{photo.reason}, though {config.annotations} lists it"
             )
         try:
-            content = (config.root / photo.path).read_bytes()
+            content = source_folder.below(config.root, photo.path).read_bytes()
             return photos.to_stored(content, config.maximum_pixels)
         except OSError as error:
             return photos.PhotoError(error.strerror or one_line(error))

@@ -54,6 +54,18 @@ def check_is_folder(root: epath.Path | None, holds: str) -> None:
         )
 
 
+def below(root: epath.Path, path: str) -> epath.Path:
+    """Returns a path below a root, whose names are UTF-8 in any locale.
+
+    Args:
+      root: the folder.
+      path: with slashes; bytes that are not UTF-8 are escaped as by `os.fsdecode`.
+    """
+    if not files.is_local(root):
+        return root / path
+    return root / os.fsdecode(path.encode(errors="surrogateescape"))
+
+
 def size_and_time(path: epath.Path) -> SizeAndTime:
     """Returns size and time of change of a file."""
     try:
@@ -142,7 +154,7 @@ class Listing:
 
     def _list(self, folder: str) -> _Folder:
         if folder not in self._folders:
-            self._folders[folder] = _list(self._root / folder)
+            self._folders[folder] = _list(below(self._root, folder))
         return self._folders[folder]
 
 
@@ -168,8 +180,10 @@ def _split_entries(entries: Iterable[os.DirEntry]) -> _Folder:
             status = entry.stat()
         except OSError:  # a link to nothing
             continue
+        # As `below` takes it, whatever the locale makes of the bytes.
+        name = os.fsencode(entry.name).decode(errors="surrogateescape")
         if stat.S_ISDIR(status.st_mode):
-            folders.add(entry.name)
+            folders.add(name)
         else:
-            statuses[entry.name] = [status.st_size, status.st_mtime_ns]
+            statuses[name] = [status.st_size, status.st_mtime_ns]
     return _Folder(statuses, frozenset(folders))
