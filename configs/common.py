@@ -28,7 +28,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.builder = "region_features"
     data.root = ""  # folder of the source files
     data.annotations = ""  # file that lists the photos; "" takes the one in the root
-    data.strict = False  # True refuses photos that cannot be decoded; else skips them
+    data.strict = False  # True refuses absent and invalid photos; else skips them
+    data.allowed_missing = 0.05  # share of a split's photos that may be skipped
+    data.maximum_pixels = 100_000_000  # of a photo, width x height; larger are invalid
     data.data_dir = "~/tensorflow_datasets"  # where prepared data goes; may be gs://
     data.name = ""  # of the prepared data; "" names it after the root or the counts
     data.scene_counts = (6000, 500, 500)  # train, dev, test scenes to draw; shapes only

@@ -9,7 +9,7 @@ from vse_jax.errors import InputError
 
 
 def assert_refused(data, *words):
-    """Checks for one line with all the words, and that nothing is left."""
+    """Checks for one line with all the words, and that nothing is left; returns it."""
     with pytest.raises(InputError) as info:
         datasets.prepare(data)
     message = str(info.value)
@@ -17,3 +17,4 @@ def assert_refused(data, *words):
     for word in words:
         assert str(word) in message
     assert not list(pathlib.Path(data.data_dir).rglob("*"))
+    return message

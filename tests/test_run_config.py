@@ -34,6 +34,8 @@ def test_defaults_are_taken(config):
         ("model.word_dim", 0, "at least 1"),
         ("optimizer.learning_rate", 0.0, "more than 0"),
         ("optimizer.decay_factor", -0.1, "more than 0"),
+        ("data.allowed_missing", 1.5, "a share from 0 to 1"),
+        ("data.maximum_pixels", 0, "at least 1"),
     ],
 )
 def test_option_that_cannot_be_is_refused_by_its_name(config, option, value, expected):

@@ -28,6 +28,8 @@ EVALUATION_OPTIONS = (
     "data.root",
     "data.annotations",
     "data.strict",
+    "data.allowed_missing",
+    "data.maximum_pixels",
     "data.crops",
     "data.data_dir",
     "data.folds",
@@ -261,6 +263,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         "model.word_dim",
     )
     _check_warmup(config)
+    _check_photos(config)
     _check_image_size(config)
     _check_backbone(config.model.backbone, config.model.image_encoder)
 
@@ -277,6 +280,7 @@ def check_extraction_options(config: ml_collections.ConfigDict) -> None:
     for option in ("extract.pool", "extract.pca_dim"):
         _require(config, option, value_of(config, option) >= 0, "at least 0")
     _require(config, "data.crops", config.data.crops == 1, "1 to extract features")
+    _check_photos(config)
     _check_backbone_of_extraction(config)
     _check_image_size(config)
 
@@ -332,6 +336,12 @@ def _require(config, option, is_right, expected):
     if not is_right:
         value = value_of(config, option)
         raise InputError(f"config.{option} is {value!r}, expected {expected}")
+
+
+def _check_photos(config):
+    share = config.data.allowed_missing
+    _require(config, "data.allowed_missing", 0 <= share <= 1, "a share from 0 to 1")
+    _check_at_least_one(config, "data.maximum_pixels")
 
 
 def _check_image_size(config):

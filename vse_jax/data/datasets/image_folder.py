@@ -1,90 +1,160 @@
-"""The dataset `image_folder`: a folder of one's own photos, and a file of captions.
+"""The dataset `image_folder`: a folder of photos, and a file of captions.
 
-The file is `captions.csv` or `captions.jsonl` in the folder, or what `data.annotations`
-names: UTF-8, one caption a row with the columns (or keys) `image`, the photo's path
-below the folder, and `caption`; and optionally `split`. A photo has as many captions as
-rows. Without a column `split`, a hash of the photo's path chooses: 80% train, 10% dev,
-10% test, so that adding photos moves none of the others to another split.
+`caption_files` says which files are read, and `_NAMES` below which are found without
+`config.data.annotations`. A photo has as many captions as the file lists for it. Its
+path is relative to the root, or absolute and below it.
+
+A column `split` is optional. Its values `val` and `validation` mean `dev`. Without the
+column, a hash of the photo's path chooses the split: 80% train, 10% dev, 10% test, so
+that adding photos moves none of the others to another split. The name of a file of
+COCO's annotations tells the split: `captions_val2017.json` is `dev`.
 """
 
-import csv
 import dataclasses
 import hashlib
-import io
-import json
-from collections.abc import Iterator
+import itertools
+import os
+from collections.abc import Iterable
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from vse_jax.data.datasets import captioned_photos
-from vse_jax.data.datasets.captioned_photos import ListedPhoto
-from vse_jax.errors import InputError, unreadable
+from vse_jax.data.datasets import (
+    caption_files,
+    captioned_photos,
+    coco_annotations,
+    photo_source,
+)
+from vse_jax.data.datasets.caption_files import Leniency
+from vse_jax.data.datasets.caption_row import CaptionRow
+from vse_jax.data.datasets.excerpts import excerpt, names
+from vse_jax.data.datasets.photo_places import (
+    ListedPhoto,
+    path_below_root,
+    with_slashes,
+)
+from vse_jax.data.datasets.photo_source import Annotations
+from vse_jax.errors import InputError
 
-SPLITS = ("train", "restval", "dev", "val", "test")
-_NAMES = ("captions.csv", "captions.jsonl")
-_COLUMNS = ("image", "caption")
+SPLITS = ("train", "restval", "dev", "test")
+_SYNONYMS = {"val": "dev", "valid": "dev", "validation": "dev"}
+_NAMES = (
+    "captions.csv",
+    "captions.tsv",
+    "captions.txt",
+    "captions.jsonl",
+    "captions.json",
+    "metadata.csv",  # Hugging Face's
+    "metadata.jsonl",
+    "results.csv",  # Kaggle's Flickr30K
+    "Flickr8k.token.txt",
+    "results_20130124.token",  # Flickr30K
+)
 _SEED = 0  # of the splits; another one would be another dataset
 _SHARES = (("train", 0.8), ("dev", 0.9), ("test", 1.0))  # cumulated
-
-Row = dict[str, str]
 
 
 class ImageFolder(captioned_photos.CaptionedPhotos):
     """One example a photo: `image_id` (its path), `captions` and `image`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
 
 
-class ImageFolderSource(captioned_photos.CaptionedPhotosSource):
-    """The folder `data.root` with photos, and their captions."""
+class ImageFolderSource(photo_source.CaptionedPhotosSource):
+    """The folder `config.data.root` with photos, and their captions."""
 
     builder_class = ImageFolder
     holds = "your photos and captions.csv or captions.jsonl"
 
-    def find_annotations(self, root: epath.Path) -> epath.Path:
-        """Returns the only file of captions that has a name that we know."""
+    def find_annotations(self, root: epath.Path) -> Annotations:
+        """Returns the only file of captions with a known name, or all of COCO's."""
         found = [root / name for name in _NAMES if (root / name).exists()]
-        if len(found) != 1:
-            names = " and ".join(path.name for path in found) or "none"
+        of_coco = [
+            path
+            for folder in (root, root / "annotations")
+            for path in sorted(folder.glob(coco_annotations.PATTERN))
+        ]
+        if of_coco and not found:
+            _check_splits(of_coco)
+            return tuple(of_coco)
+        if len(found) != 1 or of_coco:
+            shown = names([path.name for path in found + of_coco]) or "none"
             raise InputError(
-                f"{root}: expected {' or '.join(_NAMES)}, found {names}; set "
-                "data.annotations to the file of captions"
+                f"{root}: expected one file of captions, such as captions.csv or "
+                f"captions.jsonl, found {shown}{_hint(root)}; set "
+                "config.data.annotations to the file of captions"
             )
-        return found[0]
+        return tuple(found)
 
-    def read_annotations(self, path: epath.Path) -> dict[str, list[ListedPhoto]]:
+    def read_annotations(
+        self, paths: Annotations, root: epath.Path
+    ) -> dict[str, list[ListedPhoto]]:
         """Returns the photos of each split, in the order of their first rows."""
-        return read_captions(path)
+        return read_captions(paths, root, Leniency(self._strict, self._allowed_missing))
+
+
+def _check_splits(paths: list[epath.Path]) -> None:
+    """Refuses two files of COCO's of one split, such as of 2014 and of 2017."""
+    by_split: dict[str | None, epath.Path] = {}
+    for path in paths:
+        split = coco_annotations.split_of(path)
+        first = by_split.setdefault(_SYNONYMS.get(split, split), path)
+        if len(paths) > 1 and (first != path or split is None):
+            raise InputError(
+                f"{path.parent}: holds {names([p.name for p in paths])}; expected one "
+                "for each split, train, val and test, by their names; set "
+                "config.data.annotations to one of them"
+            )
+
+
+def _hint(root: epath.Path) -> str:
+    karpathys = next(iter(root.glob("dataset_*.json")), None)
+    if karpathys is None:
+        return ""
+    return f" ({karpathys.name} is read with config.data.builder=karpathy_images)"
 
 
 @dataclasses.dataclass
 class _Entry:
-    """What the rows of one photo say."""
+    """What the rows of one photo say.
 
-    line: int  # of its first row
+    Attributes:
+      where: of its first row.
+      split: its name among `SPLITS`.
+      captions: of all rows so far.
+      places: where it may lie below the root.
+    """
+
+    where: str
     split: str
     captions: list[str]
+    places: tuple[str, ...]
 
 
-def read_captions(path: epath.Path) -> dict[str, list[ListedPhoto]]:
+def read_captions(
+    paths: Iterable[epath.Path], root: epath.Path, leniency: Leniency
+) -> dict[str, list[ListedPhoto]]:
     """Returns the photos of each split, in the order of their first rows.
 
     Args:
-      path: of a CSV file or, if it ends with `.jsonl`, of JSON lines.
+      paths: of the files of captions.
+      root: the folder with the photos.
+      leniency: what to do with broken rows.
 
     Raises:
-      InputError: if a row is not as it should be; names its line.
+      InputError: if a row is invalid; names its line.
     """
-    rows = _rows_of_json if path.suffix == ".jsonl" else _rows_of_csv
-    entries: dict[str, _Entry] = {}
-    for line, row in rows(path, _read_text(path)):
-        _add(entries, f"{path}: line {line}", line, row)
-    if not entries:
-        raise InputError(f"{path}: has no rows; expected one for each caption")
+    reader = _Reader(root)
+    for path in paths:
+        prefix = path_below_root(os.fspath(path.parent), os.fspath(root)) or ""
+        rows = list(caption_files.read_rows(path, leniency))
+        if not rows:
+            raise InputError(f"{path}: has no rows; expected one for each caption")
+        for row in rows:
+            reader.add(row, prefix)
     splits: dict[str, list[ListedPhoto]] = {name: [] for name in SPLITS}
-    for image, entry in entries.items():
-        photo = ListedPhoto(image, tuple(entry.captions), (image,))
+    for image, entry in reader.entries.items():
+        photo = ListedPhoto(image, tuple(entry.captions), entry.places)
         splits[entry.split].append(photo)
     return {name: listed for name, listed in splits.items() if listed}
 
@@ -96,116 +166,72 @@ def hashed_split(image: str) -> str:
     return next(name for name, share in _SHARES if place < share)
 
 
-def _add(entries: dict[str, _Entry], where: str, line: int, row: Row) -> None:
-    image = captioned_photos.path_below_root(_value(where, row, "image"))
-    if image is None:
-        raise InputError(
-            f"{where} has the image {row['image']!r}, which leads out of the folder; "
-            "expected a path below data.root"
-        )
-    caption = _value(where, row, "caption")
-    split = _split(where, row) if "split" in row else hashed_split(image)
-    entry = entries.setdefault(image, _Entry(line, split, []))
-    if entry.split != split:
-        raise InputError(
-            f"{where} puts {image} into {split!r}, but line {entry.line} into "
-            f"{entry.split!r}; expected every image in one split"
-        )
-    entry.captions.append(caption)
+class _Reader:
+    """Collects the rows of all files by photo."""
 
+    def __init__(self, root: epath.Path):
+        self.entries: dict[str, _Entry] = {}
+        self._root = os.fspath(root)
+        # By the photo's path as listed, its folder and the prefix: see `_image`.
+        self._images: dict[tuple[str, str, str], tuple[str, tuple[str, ...], str]] = {}
+        self._spelling: dict[str, tuple[str, str]] = {}  # and where, of each split
 
-def _split(where: str, row: Row) -> str:
-    split = _value(where, row, "split")
-    captioned_photos.check_split(where, split, SPLITS)
-    return split
-
-
-def _value(where: str, row: Row, column: str) -> str:
-    value = row[column].strip()
-    if not value:
-        raise InputError(f"{where} has an empty {column}; fill it or remove the row")
-    return value
-
-
-def _read_text(path: epath.Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise unreadable(path, error) from None
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line, byte = content[: error.start].count(b"\n") + 1, content[error.start]
-        raise InputError(
-            f"{path}: line {line} is not UTF-8 (byte {byte:#04x}); convert the file, "
-            "such as by iconv -f latin1 -t utf-8"
-        ) from None
-
-
-def _rows_of_csv(path: epath.Path, text: str) -> Iterator[tuple[int, Row]]:
-    """Yields each row, and the line at which it begins."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    columns: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            raise InputError(f"{path}: line {line} is no CSV ({error})") from None
-        if fields is None:
-            return
-        if not fields:
-            continue
-        if columns is None:
-            columns = [field.strip() for field in fields]
-            _check_columns(f"{path}: line {line}", columns)
-            continue
-        if len(fields) != len(columns):
+    def add(self, row: CaptionRow, prefix: str) -> None:
+        """Adds a row of a file in the folder `prefix` below the root."""
+        for caption in row.captions:
+            photo_source.check_text(row.where, "caption", caption)
+        if not row.captions:
             raise InputError(
-                f"{path}: line {line} has {len(fields)} fields; expected "
-                f"{len(columns)} ({','.join(columns)}): put captions that hold commas "
-                "into quotes"
+                f"{row.where} has an empty caption; fill it or remove the row"
             )
-        yield line, dict(zip(columns, fields, strict=True))
-
-
-def _rows_of_json(path: epath.Path, text: str) -> Iterator[tuple[int, Row]]:
-    has_splits = None
-    for line, content in enumerate(text.split("\n"), 1):
-        if not content.strip():
-            continue
-        where = f"{path}: line {line}"
-        row = _parse(where, content)
-        if has_splits is None:
-            has_splits = "split" in row
-        _check_columns(where, row, (*_COLUMNS, *(("split",) if has_splits else ())))
-        if "split" in row and not has_splits:
+        key = row.image, row.folder, prefix
+        if key not in self._images:
+            self._images[key] = self._image(row, prefix)
+        image, places, hashed = self._images[key]
+        split = hashed if row.split is None else self._split(row)
+        entry = self.entries.setdefault(image, _Entry(row.where, split, [], places))
+        if entry.split != split:
             raise InputError(
-                f"{where} has a split, but rows above have none; expected one in every "
-                "row, or in none"
+                f"{row.where} puts {excerpt(image)} into {split!r}, but "
+                f"{entry.where} into {entry.split!r}; expected every image in one split"
             )
-        yield line, row
+        entry.captions += row.captions
 
-
-def _parse(where: str, content: str) -> Row:
-    try:
-        row = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is no JSON ({error}); expected an object") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where} is no JSON object; expected image and caption")
-    known = {key: row[key] for key in (*_COLUMNS, "split") if key in row}
-    for key, value in known.items():
-        if not isinstance(value, str):
-            raise InputError(f"{where} has a {key} that is no text: {value!r:.60}")
-        captioned_photos.check_text(where, key, value)
-    return known
-
-
-def _check_columns(where, columns, expected: tuple[str, ...] = _COLUMNS) -> None:
-    for column in expected:
-        if column not in columns:
+    def _image(self, row: CaptionRow, prefix: str) -> tuple[str, tuple[str, ...], str]:
+        """Returns a photo's path below the root, where it may lie, its hashed split."""
+        photo_source.check_text(row.where, "image", row.image)
+        listed = row.image.strip()
+        if not listed:
             raise InputError(
-                f"{where} has no {column!r}, but {', '.join(columns) or 'nothing'}; "
-                "expected image, caption and optionally split"
+                f"{row.where} has an empty image; fill it or remove the row"
             )
+        # A backslash may be Windows' slash, or stand in a name.
+        forms = dict.fromkeys((with_slashes(listed), listed))
+        paths = [path_below_root(form, self._root) for form in forms]
+        if None in paths:
+            raise InputError(
+                f"{row.where} has the image {excerpt(listed)}, which leads out of the "
+                f"folder; expected a path below {self._root}"
+            )
+        folders = dict.fromkeys((row.folder, "", prefix))
+        if row.folder:
+            folders = dict.fromkeys((row.folder, f"images/{row.folder}", *folders))
+        places = itertools.product(folders, paths)
+        joined = (f"{folder}/{path}" if folder else path for folder, path in places)
+        return paths[0], tuple(joined), hashed_split(paths[0])
+
+    def _split(self, row: CaptionRow) -> str:
+        spelling = row.split.strip().casefold()
+        if not spelling:
+            raise InputError(
+                f"{row.where} has an empty split; fill it or remove the row"
+            )
+        split = _SYNONYMS.get(spelling, spelling)
+        photo_source.check_split(row.where, split, SPLITS)
+        first, where = self._spelling.setdefault(split, (spelling, row.where))
+        if first != spelling:
+            raise InputError(
+                f"{row.where} has the split {spelling!r}, but {where} has {first!r}; "
+                "both mean the validation split; expected one of the names"
+            )
+        return split

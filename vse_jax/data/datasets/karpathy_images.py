@@ -4,7 +4,7 @@ Its JSON (Karpathy and Fei-Fei, CVPR 2015) is that of Flickr8k, Flickr30K and CO
 `{"images": [{"filename", "split", "sentences": [{"raw", ...}, ...], ...}, ...]}`, for
 COCO with `filepath`, the photo's folder. The photos lie in `images/` beside it, or
 beside it. Its splits stay what they are; to train on COCO's `train` and `restval`, as
-VSE++ does, set `data.train_split` to `train+restval`.
+VSE++ does, set `config.data.train_split` to `train+restval`.
 """
 
 import json
@@ -13,8 +13,10 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from vse_jax.data.datasets import captioned_photos
-from vse_jax.data.datasets.captioned_photos import ListedPhoto
+from vse_jax.data.datasets import captioned_photos, coco_annotations, photo_source
+from vse_jax.data.datasets.excerpts import excerpt, names
+from vse_jax.data.datasets.photo_places import ListedPhoto, path_below_root
+from vse_jax.data.datasets.photo_source import Annotations
 from vse_jax.errors import InputError, unreadable
 
 SPLITS = ("train", "restval", "val", "test")
@@ -28,29 +30,39 @@ class KarpathyImages(captioned_photos.CaptionedPhotos):
     stays what it is in a part of the JSON.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
 
 
-class KarpathyImagesSource(captioned_photos.CaptionedPhotosSource):
-    """The folder `data.root` with photos, and Karpathy's JSON."""
+class KarpathyImagesSource(photo_source.CaptionedPhotosSource):
+    """The folder `config.data.root` with photos, and Karpathy's JSON."""
 
     builder_class = KarpathyImages
     holds = "Karpathy's dataset_*.json, and the photos in images/ or beside it"
 
-    def find_annotations(self, root: epath.Path) -> epath.Path:
+    def find_annotations(self, root: epath.Path) -> Annotations:
         """Returns the only `dataset_*.json` in the folder."""
         found = sorted(root.glob("dataset_*.json"))
         if len(found) != 1:
-            names = ", ".join(path.name for path in found) or "none"
+            shown = names([path.name for path in found]) or "none"
             raise InputError(
-                f"{root}: expected one dataset_*.json of Karpathy, found {names}; set "
-                "data.annotations to the file"
+                f"{root}: expected one dataset_*.json of Karpathy, found {shown}"
+                f"{_hint(root)}; set config.data.annotations to the file"
             )
-        return found[0]
+        return tuple(found)
 
-    def read_annotations(self, path: epath.Path) -> dict[str, list[ListedPhoto]]:
+    def read_annotations(
+        self, paths: Annotations, root: epath.Path
+    ) -> dict[str, list[ListedPhoto]]:
         """Returns the photos of each split, in the order of the JSON."""
-        return read_json(path)
+        del root  # the JSON has no absolute paths
+        return read_json(paths[0])
+
+
+def _hint(root: epath.Path) -> str:
+    of_coco = next(iter(root.glob(coco_annotations.PATTERN)), None)
+    if of_coco is None:
+        return ""
+    return f" ({of_coco.name} is read with config.data.builder=image_folder)"
 
 
 def read_json(path: epath.Path) -> dict[str, list[ListedPhoto]]:
@@ -67,8 +79,8 @@ def read_json(path: epath.Path) -> dict[str, list[ListedPhoto]]:
         first = numbers.setdefault(photo.image_id, number)
         if first != number:
             raise InputError(
-                f"{where} has the filename {photo.image_id!r}, as images[{first}] has; "
-                "expected every photo once"
+                f"{where} has the filename {excerpt(photo.image_id)}, as "
+                f"images[{first}] has; expected every photo once"
             )
         splits[_split(where, record)].append(photo)
     return {name: listed for name, listed in splits.items() if listed}
@@ -87,6 +99,11 @@ def _records(path: epath.Path) -> list:
         ) from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON ({error}); {_EXPECTED}") from None
+    if isinstance(parsed, dict) and "annotations" in parsed:
+        raise InputError(
+            f"{path}: holds COCO's own annotations; read it with "
+            f"config.data.builder=image_folder, or {_EXPECTED}"
+        )
     records = parsed.get("images") if isinstance(parsed, dict) else None
     if not isinstance(records, list) or not records:
         raise InputError(f"{path}: has no list 'images'; {_EXPECTED}")
@@ -100,16 +117,16 @@ def _without_tokens(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _photo(where: str, record: Any) -> ListedPhoto:
     if not isinstance(record, dict):
-        raise InputError(f"{where} is {_short(record)}; {_EXPECTED}")
+        raise InputError(f"{where} is {excerpt(record)}; {_EXPECTED}")
     name = _string(where, record, "filename")
     places = [name]
     if "filepath" in record:  # of COCO
         places.insert(0, f"{_string(where, record, 'filepath')}/{name}")
-    paths = [captioned_photos.path_below_root(place) for place in places]
+    paths = [path_below_root(place) for place in places]
     if None in paths:
         raise InputError(
-            f"{where} has the filename {places[0]!r}, which leads out of the folder; "
-            f"{_EXPECTED}"
+            f"{where} has the filename {excerpt(places[0])}, which leads out of the "
+            f"folder; {_EXPECTED}"
         )
     return ListedPhoto(
         image_id=name,
@@ -120,7 +137,7 @@ def _photo(where: str, record: Any) -> ListedPhoto:
 
 def _split(where: str, record: dict[str, Any]) -> str:
     split = _string(where, record, "split")
-    captioned_photos.check_split(where, split, SPLITS)
+    photo_source.check_split(where, split, SPLITS)
     return split
 
 
@@ -128,14 +145,14 @@ def _captions(where: str, record: dict[str, Any]) -> tuple[str, ...]:
     sentences = record.get("sentences")
     if not isinstance(sentences, list) or not sentences:
         raise InputError(
-            f"{where} ({record['filename']}) has no sentences; expected at least one, "
-            "each with its 'raw' text"
+            f"{where} ({excerpt(record['filename'])}) has no sentences; expected at "
+            "least one, each with its 'raw' text"
         )
     captions = []
     for number, sentence in enumerate(sentences):
         place = f"{where}['sentences'][{number}]"
         if not isinstance(sentence, dict):
-            raise InputError(f"{place} is {_short(sentence)}; {_EXPECTED}")
+            raise InputError(f"{place} is {excerpt(sentence)}; {_EXPECTED}")
         captions.append(_string(place, sentence, "raw").strip())
     return tuple(captions)
 
@@ -145,11 +162,6 @@ def _string(where: str, record: dict[str, Any], key: str) -> str:
         raise InputError(f"{where} has no {key!r}; {_EXPECTED}")
     value = record[key]
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where} has the {key} {_short(value)}; expected text")
-    captioned_photos.check_text(where, key, value)
+        raise InputError(f"{where} has the {key} {excerpt(value)}; expected text")
+    photo_source.check_text(where, key, value)
     return value
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,9 +1,12 @@
-"""The folder `data.root` from which a dataset is prepared, and what its files tell."""
+"""The folder `config.data.root`, and the names, sizes and times of its files."""
 
+import dataclasses
+import errno
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Callable, Iterable
 
 from etils import epath
 
@@ -27,7 +30,8 @@ def name_of(root: epath.Path | None, annotations: str = "") -> str | None:
     if root is None:
         return None
     origin = "\n".join(filter(None, (os.fspath(root), annotations)))
-    digest = hashlib.sha256(origin.encode()).hexdigest()
+    # A path may hold bytes that are not UTF-8.
+    digest = hashlib.sha256(origin.encode(errors="surrogateescape")).hexdigest()
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', root.name)}-{digest[:6]}"
 
 
@@ -35,19 +39,31 @@ def check_is_folder(root: epath.Path | None, holds: str) -> None:
     """Raises InputError if there is no such folder.
 
     Args:
-      root: the folder, None if `data.root` is not set.
+      root: the folder, None if `config.data.root` is not set.
       holds: what the folder should hold, for the message.
     """
     if root is None:
         raise InputError(
-            f"data.root is not set; set it to the folder that holds {holds} (or "
-            "data.name to the name of prepared data)"
+            f"config.data.root is not set; set it to the folder that holds {holds} (or "
+            "config.data.name to the name of prepared data)"
         )
     if not root.is_dir():
         raise InputError(
-            f"{root}: there is no such folder; set data.root to the folder that holds "
-            f"{holds}"
+            f"{root}: there is no such folder; set config.data.root to the folder that "
+            f"holds {holds}"
         )
+
+
+def below(root: epath.Path, path: str) -> epath.Path:
+    """Returns a path below a root, whose names are UTF-8 in any locale.
+
+    Args:
+      root: the folder.
+      path: with slashes; bytes that are not UTF-8 are escaped as by `os.fsdecode`.
+    """
+    if not files.is_local(root):
+        return root / path
+    return root / os.fsdecode(path.encode(errors="surrogateescape"))
 
 
 def size_and_time(path: epath.Path) -> SizeAndTime:
@@ -60,6 +76,23 @@ def size_and_time(path: epath.Path) -> SizeAndTime:
     return [status.st_size, status.st_mtime_ns]
 
 
+# Of a path that no file can have.
+_NO_SUCH_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Folder:
+    """The entries of one folder by name; of remote ones it is not known which is which.
+
+    Attributes:
+      files: sizes and times.
+      folders: names.
+    """
+
+    files: dict[str, SizeAndTime]
+    folders: frozenset[str]
+
+
 class Listing:
     """Sizes and times of the files below a folder.
 
@@ -70,7 +103,8 @@ class Listing:
     def __init__(self, root: epath.Path):
         """Lists nothing yet."""
         self._root = root
-        self._folders: dict[str, dict[str, SizeAndTime]] = {}
+        self._folders: dict[str, _Folder] = {}
+        self._by_key: dict[tuple[str, Callable], dict[str, list[str]]] = {}
 
     def find(self, path: str) -> SizeAndTime | None:
         """Returns size and time of a file; None if it is absent.
@@ -79,29 +113,77 @@ class Listing:
           path: below the root, with slashes.
 
         Raises:
-          InputError: if its folder is there, but cannot be read.
+          InputError: if its folder exists, but cannot be read.
         """
         folder, _, name = path.rpartition("/")
+        return self._list(folder).files.get(name)
+
+    def folders(self, folder: str) -> list[str]:
+        """Returns the names of the folders in a folder, sorted."""
+        return sorted(self._list(folder).folders)
+
+    def matches(self, path: str, key: Callable[[str], str]) -> list[str]:
+        """Returns the files whose paths equal `path` by `key`, name for name.
+
+        Args:
+          path: below the root, with slashes.
+          key: of the name of a file or folder, such as its lower-case form.
+        """
+        *folders, name = path.split("/")
+        found = [""]
+        for part in folders:
+            found = [
+                f"{folder}{same}/"
+                for folder in found
+                for same in self._named(folder.rstrip("/"), key(part), key)
+            ]
+        return [
+            f"{folder}{same}"
+            for folder in found
+            for same in self._named(folder.rstrip("/"), key(name), key)
+            if self.find(f"{folder}{same}") is not None
+        ]
+
+    def _named(self, folder: str, wanted: str, key: Callable[[str], str]) -> list[str]:
+        if (folder, key) not in self._by_key:
+            by_key = self._by_key[folder, key] = {}
+            listed = self._list(folder)
+            for name in sorted(listed.files.keys() | listed.folders):
+                by_key.setdefault(key(name), []).append(name)
+        return self._by_key[folder, key].get(wanted, [])
+
+    def _list(self, folder: str) -> _Folder:
         if folder not in self._folders:
-            self._folders[folder] = self._list(self._root / folder)
-        return self._folders[folder].get(name)
-
-    def _list(self, folder: epath.Path) -> dict[str, SizeAndTime]:
-        try:
-            if not files.is_local(folder):
-                return {path.name: [0, 0] for path in folder.iterdir()}
-            with os.scandir(folder) as entries:
-                return dict(_statuses(entries))
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except OSError as error:
-            raise unreadable(folder, error) from None
+            self._folders[folder] = _list(below(self._root, folder))
+        return self._folders[folder]
 
 
-def _statuses(entries: Iterable[os.DirEntry]) -> Iterable[tuple[str, SizeAndTime]]:
+def _list(folder: epath.Path) -> _Folder:
+    try:
+        if not files.is_local(folder):
+            names = [path.name for path in folder.iterdir()]
+            return _Folder({name: [0, 0] for name in names}, frozenset(names))
+        with os.scandir(folder) as entries:
+            return _split_entries(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return _Folder({}, frozenset())
+    except OSError as error:
+        if error.errno in _NO_SUCH_FILE:
+            return _Folder({}, frozenset())
+        raise unreadable(folder, error) from None
+
+
+def _split_entries(entries: Iterable[os.DirEntry]) -> _Folder:
+    statuses, folders = {}, set()
     for entry in entries:
         try:
             status = entry.stat()
         except OSError:  # a link to nothing
             continue
-        yield entry.name, [status.st_size, status.st_mtime_ns]
+        # As `below` takes it, whatever the locale makes of the bytes.
+        name = os.fsencode(entry.name).decode(errors="surrogateescape")
+        if stat.S_ISDIR(status.st_mode):
+            folders.add(name)
+        else:
+            statuses[name] = [status.st_size, status.st_mtime_ns]
+    return _Folder(statuses, frozenset(folders))

@@ -1,0 +1,66 @@
+"""Short forms of what a file holds, for messages that stay short."""
+
+import json
+import os
+from typing import Any
+
+_LENGTH = 60  # characters
+
+
+def excerpt(value: Any, length: int = _LENGTH) -> str:
+    """Returns the beginning of a value's `repr`, at most `length` characters.
+
+    Args:
+      value: any value, of any size.
+      length: of the result, in characters.
+    """
+    if isinstance(value, str):
+        shown = repr(value[: length + 1])
+    elif isinstance(value, list | tuple | dict):
+        shown = _of_container(value)
+    elif value is None or isinstance(value, bool):
+        shown = json.dumps(value)  # only JSON has them
+    elif isinstance(value, int) and value.bit_length() > 3 * length:
+        shown = "a huge number"  # which Python may refuse to print
+    else:
+        shown = repr(value)
+    return shown if len(shown) <= length else f"{shown[: length - 3]}..."
+
+
+def _of_container(value: list | tuple | dict) -> str:
+    """Names what it is: its `repr` could take as long as the file."""
+    kind = "an object" if isinstance(value, dict) else "a list"
+    return f"{kind} of {len(value)} entries"
+
+
+def names(values: list[str], length: int = 3 * _LENGTH) -> str:
+    """Returns values joined by commas, at most about `length` characters."""
+    shown, used = [], 0
+    for value in values:
+        part = printable(value)
+        used += len(part) + 2
+        if used > length and shown:
+            return f"{', '.join(shown)} and {len(values) - len(shown)} more"
+        shown.append(part)
+    return ", ".join(shown)
+
+
+def printable(path: str | os.PathLike, length: int = 200) -> str:
+    """Returns a path on one line, cut in its middle; unprintable characters escaped.
+
+    Args:
+      path: any path; it may hold bytes that are not UTF-8, as `os.fsdecode` gives them.
+      length: of the result, in characters.
+    """
+    text = os.fspath(path)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else _escaped(c) for c in text)
+    if len(text) <= length:
+        return text
+    return f"{text[: length // 2 - 3]}...{text[-length // 2 :]}"
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,85 @@
+"""Text files in the encodings in which spreadsheets and scripts save them."""
+
+import codecs
+
+from etils import epath
+
+from vse_jax.errors import InputError, unreadable
+
+# UTF-32's mark begins with that of UTF-16, so it comes first.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_OTHER_FILES = {
+    b"PK\x03\x04": "a ZIP archive, as .xlsx and .ods are; export a CSV file",
+    b"\x1f\x8b": "compressed by gzip; decompress it",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet of Excel 97 to 2003; export a CSV file",
+    b"PAR1": "a Parquet file; convert it to CSV or JSON lines",
+    b"SQLite format": "an SQLite database; export a CSV file",
+}
+_SAMPLE = 4096  # bytes in which zeros tell UTF-16 and UTF-32
+
+
+def read_text(path: epath.Path) -> str:
+    """Returns the text of a file in UTF-8, or in UTF-16 or UTF-32 with a mark.
+
+    The byte order mark is not part of the text.
+
+    Raises:
+      InputError: if the file cannot be read, or is not text in one of the encodings;
+        says how to convert it.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from None
+    return decode(path, content)
+
+
+def decode(path: epath.Path, content: bytes) -> str:
+    """Returns the text of the content of a file; see `read_text`."""
+    for start, kind in _OTHER_FILES.items():
+        if content.startswith(start):
+            raise InputError(f"{path}: is {kind}")
+    marked = (name for mark, name in _MARKS if content.startswith(mark))
+    encoding = next(marked, "utf-8")
+    if encoding == "utf-8" and b"\0" in content:
+        raise _without_mark(path, content)
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding.startswith("utf-8"):
+            raise _not_utf8(path, content, error.start) from None
+        raise InputError(
+            f"{path}: begins with the mark of {encoding.upper()}, but byte "
+            f"{error.start} is not {encoding.upper()}; save the file again as UTF-8"
+        ) from None
+
+
+def _without_mark(path: epath.Path, content: bytes) -> InputError:
+    """Returns the error for zeros, which UTF-8 text has none of."""
+    sample = content[:_SAMPLE]
+    zeros = [sample[start::4].count(0) for start in range(4)]
+    if 2 * sum(zeros) > len(sample):
+        encoding = "utf-32le" if zeros[0] < zeros[3] else "utf-32be"
+    else:
+        encoding = "utf-16le" if zeros[0] + zeros[2] < zeros[1] + zeros[3] else None
+        encoding = encoding or "utf-16be"
+    return InputError(
+        f"{path}: holds zero bytes, as UTF-16 and UTF-32 do, and no byte order mark; "
+        f"convert it to UTF-8, such as by iconv -f {encoding} -t utf-8"
+    )
+
+
+def _not_utf8(path: epath.Path, content: bytes, start: int) -> InputError:
+    line, byte = content[:start].count(b"\n") + 1, content[start]
+    # Windows' letters stand where Latin-1 has control characters.
+    encoding = "cp1252" if 0x80 <= byte <= 0x9F else "latin1"
+    return InputError(
+        f"{path}: line {line} is not UTF-8 (byte {byte:#04x}); convert the file from "
+        f"its encoding, such as by iconv -f {encoding} -t utf-8"
+    )
