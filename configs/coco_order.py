@@ -1,11 +1,11 @@
-"""Order++ on COCO: Order-embeddings, trained on the hardest negatives as VSE++.
+"""Order++ on COCO: Order-embeddings trained on the hardest negatives.
 
     python main.py --config configs/coco_order.py --config.data.root=FOLDER \
         --config.model.backbone.weights=resnet152.pth
     python main.py --config configs/coco_order.py:features --config.data.root=FOLDER
 
-FOLDER and weights are those of `coco_vsepp.py`. With `--config.loss.mining=all` it is
-Order0.
+FOLDER and the weights are the same as for `coco_vsepp.py`. With
+`--config.loss.mining=all` it is Order0.
 """
 
 from configs import coco_vsepp, vsepp

@@ -1,10 +1,10 @@
-"""VSE0 on COCO: VSE++'s baseline, which sums over all negatives.
+"""VSE0 on COCO: the baseline of VSE++, which sums over all negatives.
 
     python main.py --config configs/coco_vse0.py --config.data.root=FOLDER \
         --config.model.backbone.weights=resnet152.pth
     python main.py --config configs/coco_vse0.py:features --config.data.root=FOLDER
 
-FOLDER and weights are those of `coco_vsepp.py`.
+FOLDER and the weights are the same as for `coco_vsepp.py`.
 """
 
 from configs import coco_vsepp, vsepp

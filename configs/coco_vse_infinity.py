@@ -1,10 +1,10 @@
-"""VSE-infinity on region features of COCO: the baseline on the same encoders.
+"""VSE-infinity on region features of COCO.
 
     python main.py --config configs/coco_vse_infinity.py --config.data.root=FOLDER
 
-The image encoder feeds its MLP with the raw regions, and the first epoch, in which the
-hardest negative gives no gradient, trains on all negatives. FOLDER is that of
-`coco_rvse.py`.
+Its image encoder applies the MLP to the raw regions. The first epoch trains on all
+negatives, because the hardest negatives give no gradient at first. FOLDER is the same
+as for `coco_rvse.py`.
 """
 
 from configs import coco_rvse

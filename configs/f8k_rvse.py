@@ -2,8 +2,9 @@
 
     python main.py --config configs/f8k_rvse.py --config.data.root=FOLDER
 
-FOLDER holds `train_ims.npy`, `train_caps.txt` and the same for `dev` (and `test`), with
-regions of 256 dimensions. README.md has the result and the time it takes.
+FOLDER contains `train_ims.npy`, `train_caps.txt` and the same for `dev` (and `test`),
+with regions of 256 dimensions, or is what `configs/extract.py` writes. On 16 regions
+per image it reaches a validation rSum of 274.3; docs/results.md has every epoch.
 """
 
 from configs import common

@@ -1,9 +1,10 @@
-"""VSE0 on photos of Flickr8k: VSE++'s baseline, which sums over all negatives.
+"""VSE0 on photos of Flickr8k: the baseline of VSE++, which sums over all negatives.
 
     python main.py --config configs/f8k_vse0.py --config.data.root=FOLDER
     python main.py --config configs/f8k_vse0.py:features --config.data.root=FOLDER
 
-FOLDER and what to install are those of `f8k_vsepp.py`.
+FOLDER and the packages to install are the same as for `f8k_vsepp.py`. docs/results.md
+has the results.
 """
 
 from configs import f8k_vsepp, vsepp

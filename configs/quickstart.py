@@ -1,8 +1,9 @@
-"""RVSE++ on the generated `shapes` dataset, from pixels, on any laptop.
+"""RVSE++ on the generated dataset `shapes`, from pixels.
 
     python main.py --config configs/quickstart.py
 
-Nothing is downloaded. README.md has the result and the time it takes.
+Nothing is downloaded. On two CPU cores it takes 2 min 18 s and reaches a test rSum of
+564.2, with R@1 of 83.2 in both directions.
 """
 
 from configs import common
@@ -16,7 +17,7 @@ def get_config():
     config.data.builder = "shapes"
     config.data.scene_counts = (3600, 500, 500)
     config.data.token_lengths = (24,)
-    config.data.augment = False  # without a word, a caption fits other scenes too
+    config.data.augment = False  # a caption with a word dropped also fits other scenes
     config.model.backbone.name = "stem"
     config.model.embed_dim = 192
     config.model.word_dim = 64

@@ -1,8 +1,9 @@
-"""What the configurations of VSE++ share; no experiment of its own.
+"""What the configurations of VSE++ share; not an experiment.
 
-VSE++ (Faghri et al., BMVC 2018): one feature per image, projected; the last state of a
-GRU; the hardest negative of the batch. Its features come from photos, through a
-backbone that is frozen at first, or were computed before.
+VSE++ (Faghri et al., BMVC 2018) embeds one feature per image by a projection, captions
+by the last state of a GRU, and trains on the hardest negative of the batch. Features
+are precomputed, or come from photos through a backbone that is frozen in the first
+stage.
 """
 
 import ml_collections
@@ -16,17 +17,17 @@ def get_config(images: str) -> ml_collections.ConfigDict:
     """Returns the settings of the paper.
 
     Args:
-      images: `photos`, or `features`: one per image, in the numpy layout of the PyTorch
-        repositories or as `--mode=extract` leaves them.
+      images: `photos`; or `features`, one per image, in the numpy layout of the PyTorch
+        repositories or written by `--mode=extract`.
 
     Raises:
-      ValueError: if it is anything else.
+      ValueError: if `images` is not one of them.
     """
     if images not in IMAGES:
         raise ValueError(f"expected photos or features behind the colon, not {images}")
     config = common.get_config()
     config.epochs = 30
-    config.data.augment = images == "photos"  # crops and flips; no word is dropped
+    config.data.augment = images == "photos"  # crops and flips; words are not dropped
     config.data.region_dim = 0
     config.model.image_encoder = "global"
     config.model.text_encoder = "gru"
@@ -45,12 +46,12 @@ def get_config(images: str) -> ml_collections.ConfigDict:
 
 
 def fine_tuning() -> tuple[ml_collections.ConfigDict, ...]:
-    """Returns the paper's second stage, which trains the backbone too."""
+    """Returns the paper's second stage, which also trains the backbone."""
     return (common.fine_tuning_stage(epochs=15, learning_rate=2e-5),)
 
 
 def use_all_negatives(config: ml_collections.ConfigDict) -> None:
-    """Turns VSE++ into VSE0: the sum over all negatives, images of any length."""
+    """Turns VSE++ into VSE0: sums over all negatives, does not normalize images."""
     config.loss.mining = "all"
     config.loss.warmup_mining = ""
     config.loss.warmup_epochs = 0
@@ -58,7 +59,7 @@ def use_all_negatives(config: ml_collections.ConfigDict) -> None:
 
 
 def use_order(config: ml_collections.ConfigDict) -> None:
-    """Turns VSE++ into Order++, by Order-embeddings (Vendrov et al., ICLR 2016)."""
+    """Turns VSE++ into Order++, with Order-embeddings (Vendrov et al., ICLR 2016)."""
     config.loss.similarity = "order"
     config.loss.margin = 0.05
     config.model.absolute = True
