@@ -23,6 +23,10 @@ from vse_jax import termination
 from vse_jax.errors import InputError, ReportedError
 
 FLAGS = flags.FLAGS
+_USAGE = """Image-text retrieval: trains and evaluates visual-semantic embeddings.
+
+  python main.py --config configs/quickstart.py
+  python main.py --config configs/quickstart.py --mode=eval"""
 _NO_CONFIG = ("eval", "import")  # modes that can do without --config
 
 config_flags.DEFINE_config_file("config", None, "File of configs/.")
@@ -191,6 +195,9 @@ def _print_unraisable(unraisable):
 
 def _parse_flags(argv):
     """Parses the flags; a mistake in them is reported in one line."""
+    if {"-h", "-help", "--help"} & set(argv[1:]):
+        print(_help())
+        sys.exit(0)
     try:
         arguments = FLAGS(_with_config(argv))
         # A file that cannot be opened is reported only when its options are used.
@@ -201,6 +208,15 @@ def _parse_flags(argv):
     # A file of options is a program, which may raise anything.
     except Exception as error:
         return _fail(_mistake(error, argv))
+
+
+def _help():
+    own = FLAGS.module_help(__name__).partition("\n")[2]
+    return (
+        f"{_USAGE}\n\nflags:\n{own}\n\n"
+        "Options of the configuration are set as --config.batch_size=64; "
+        "configs/common.py\ndocuments all of them."
+    )
 
 
 def _with_config(argv):
