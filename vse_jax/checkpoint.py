@@ -19,7 +19,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from vse_jax import parallel
-from vse_jax.errors import InputError, TrainingError, one_line
+from vse_jax.errors import InputError, TrainingError, one_line, write_advice
 from vse_jax.train_step import TrainState
 
 logger = logging.getLogger(__name__)
@@ -202,9 +202,8 @@ class Checkpoints:
             complete = [s for s in self.steps() if s != step]
             resume = f"step {complete[0]}" if complete else "the beginning"
             raise TrainingError(
-                f"cannot save {which} in {self.directory} ({one_line(error)}); free "
-                f"some space or mend its permissions and start again: the run goes on "
-                f"from {resume}"
+                f"cannot save {which} in {self.directory} ({one_line(error)}); "
+                f"{write_advice(error)}: the run resumes from {resume}"
             ) from error
 
     def describe(self) -> dict | None:

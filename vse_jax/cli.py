@@ -12,6 +12,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces them
 import argparse
 import logging
 import pathlib
+import signal
 import sys
 
 from absl import app, flags
@@ -271,6 +272,9 @@ def _run(argv):
         return _fail(str(error))
     except KeyboardInterrupt:
         return _interrupted()
+    except BrokenPipeError:  # such as `| head`: nobody reads what is printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _interrupted():

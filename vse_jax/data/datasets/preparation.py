@@ -26,7 +26,13 @@ from vse_jax.data.datasets.image_folder import ImageFolderSource
 from vse_jax.data.datasets.karpathy_images import KarpathyImagesSource
 from vse_jax.data.datasets.region_features import RegionFeaturesSource
 from vse_jax.data.datasets.shapes import ShapesSource
-from vse_jax.errors import InputError, ReportedError, one_line, unreadable
+from vse_jax.errors import (
+    InputError,
+    ReportedError,
+    one_line,
+    unreadable,
+    write_advice,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -369,6 +375,6 @@ def _reporting(data_dir: epath.Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise ReportedError(
-            f"{data_dir}: the dataset cannot be written there: {reason}; make room or "
-            "set data.data_dir"
+            f"{data_dir}: the dataset cannot be written there: {reason}; "
+            f"{write_advice(error)}, or set config.data.data_dir"
         ) from error
