@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 
 import ml_collections
@@ -75,10 +76,12 @@ class Experiment:
         if saved is not None:
             changed = self.difference(saved, workdir)
             if changed:
+                if saved["vocabulary"] != json.loads(self.vocabulary.to_json()):
+                    changed += "; the vocabulary of its training captions differs too"
                 raise InputError(
                     f"{self.builder.data_dir}: is not the dataset that {workdir} was "
-                    f"trained on: {changed}; restore it, or choose another --workdir "
-                    "to train on it"
+                    f"trained on ({changed}); restore it, set config.data.root to that "
+                    "dataset, or choose another --workdir to train on this one"
                 )
         if parallel.is_primary_host() and (saved is None or not path.exists()):
             with reporting_writes(workdir):

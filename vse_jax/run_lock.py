@@ -39,39 +39,76 @@ def sole_run(workdir: str) -> Iterator[None]:
       workdir: made if it is not there.
 
     Raises:
-      InputError: naming the process that holds the workdir.
-      OSError: if the lock cannot be written.
+      InputError: naming the process that holds the workdir, or if the workdir cannot
+        be made or written.
     """
     directory = epath.Path(workdir).expanduser()
-    directory.mkdir(parents=True, exist_ok=True)
-    if not files.is_local(directory):
-        with _lease(directory / LOCK_FILE):
+    with _reporting(directory):
+        is_new = not directory.exists()
+        directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(directory):
+            yield
+    finally:
+        if is_new and files.is_local(directory):
+            with contextlib.suppress(OSError):  # it is not empty
+                directory.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(directory: epath.Path) -> Iterator[None]:
+    path = directory / LOCK_FILE
+    with _reporting(directory):
+        descriptor = _open_locked(path) if files.is_local(directory) else None
+    if descriptor is None:
+        with _lease(path.with_suffix(".lease")):
             yield
         return
-    path = directory / LOCK_FILE
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not _lock(descriptor, path):
-            with _lease(path.with_suffix(".lease")):
-                yield
-            return
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps(_owner()).encode())
         yield
     finally:
+        path.unlink(missing_ok=True)  # while it is locked
         os.close(descriptor)
 
 
-def _lock(descriptor: int, path: epath.Path) -> bool:
-    """Locks the file; False if the file system has no locks."""
+@contextlib.contextmanager
+def _reporting(directory: epath.Path) -> Iterator[None]:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _in_use(path, _parse(os.read(descriptor, 4096))) from None
+        yield
     except OSError as error:
-        logger.warning("%s cannot be locked (%s): using a lease", path, error)
+        raise InputError(
+            f"{directory} cannot be used for checkpoints "
+            f"({error.strerror or one_line(error)}); choose another --workdir"
+        ) from error
+
+
+def _open_locked(path: epath.Path) -> int | None:
+    """Opens and locks the file; None if the file system has no locks."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_file(descriptor, path):
+                return descriptor
+            os.close(descriptor)  # its owner has removed it meanwhile
+        except BlockingIOError:
+            owner = _parse(os.read(descriptor, 4096))
+            os.close(descriptor)
+            raise _in_use(path, owner) from None
+        except OSError as error:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            logger.warning("%s cannot be locked (%s): using a lease", path, error)
+            return None
+
+
+def _is_file(descriptor: int, path: epath.Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
         return False
-    return True
 
 
 def _owner() -> dict:

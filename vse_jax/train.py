@@ -59,8 +59,17 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
     """
     parallel.check_batch_size(config.batch_size, "batch_size")
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
-    with _sole_run(workdir):
-        return _train_and_evaluate(config, workdir)
+    data = config.data
+    experiment = create_experiment(
+        config, required_splits=(data.train_split, data.validation_split)
+    )
+    # A missing split is reported now, not at the end of the first epoch.
+    experiment.log_unknown_words(data.train_split, data.validation_split)
+    with _sole_run(workdir), contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        saved = checkpoints.describe()
+        check_same_run(saved, config, workdir)
+        experiment.bind(saved, workdir)
+        return _train(experiment, checkpoints, workdir)
 
 
 def _sole_run(workdir):
@@ -68,23 +77,6 @@ def _sole_run(workdir):
     if parallel.is_primary_host():
         return sole_run(workdir)
     return contextlib.nullcontext()
-
-
-def _train_and_evaluate(config, workdir):
-    data = config.data
-    experiment = create_experiment(
-        config, required_splits=(data.train_split, data.validation_split)
-    )
-    # A missing split is reported now, not at the end of the first epoch.
-    experiment.log_unknown_words(data.train_split, data.validation_split)
-    checkpoints = Checkpoints(workdir)
-    try:
-        saved = checkpoints.describe()
-        check_same_run(saved, config, workdir)
-        experiment.bind(saved, workdir)
-        return _train(experiment, checkpoints, workdir)
-    finally:
-        checkpoints.close()
 
 
 def _train(experiment, checkpoints, workdir) -> bool:

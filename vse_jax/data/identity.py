@@ -7,6 +7,7 @@ of what is stored of it and a digest of its captions, so that a difference can b
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import io
 import itertools
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 _CACHE = "identity.npz"  # beside the prepared data
 _VERSION = 1  # of the cache and of the digests
 _READ_AT_ONCE = 64  # records
-_NAMED = 1  # changed images in a message
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 
 
@@ -186,23 +186,28 @@ def difference(
       now: the identity of the dataset.
 
     Returns:
-      A phrase such as `3 photos of train changed, such as p001.jpg`; None if there is
-      no difference.
+      A phrase such as `train: 3 photos changed, such as p001.jpg`; None if there is no
+      difference.
     """
     if saved["digest"] == now.digest:
         return None
     if before is None or before.digest != saved["digest"]:
         return _difference_of_summaries(saved, now.summary())
-    phrases = []
-    for name in dict.fromkeys([*before.splits, *now.splits]):
-        phrases += _split_difference(
-            name, before.splits.get(name), now.splits.get(name), _noun(now.content)
+    if before.content != now.content:
+        return f"its images are stored as {now.content!r}, not {before.content!r}"
+    phrases = [
+        f"{name}: {phrase}"
+        for name in dict.fromkeys([*before.splits, *now.splits])
+        if _digest_in(before, name) != _digest_in(now, name)
+        for phrase in _split_difference(
+            before.splits.get(name), now.splits.get(name), now.content
         )
-    return "; ".join(phrases) or f"its images are {now.content}, not {before.content}"
+    ]
+    return "; ".join(phrases) or "its splits are in another order"
 
 
-def _noun(content: str) -> str:
-    return {"image": "photos", "regions": "region features"}.get(content, "features")
+def _digest_in(identity, name):
+    return identity.splits[name].digest if name in identity.splits else None
 
 
 def _difference_of_summaries(saved, now):
@@ -215,35 +220,29 @@ def _difference_of_summaries(saved, now):
     return "; ".join(changed) or f"its images are {now['content']}"
 
 
-def _split_difference(name, before, now, noun) -> list[str]:
+def _split_difference(before, now, content) -> list[str]:
     if before is None or now is None:
-        return [f"the split {name} is {'new' if before is None else 'missing'}"]
+        return ["the split is new" if before is None else "the split is missing"]
     old, new = _entries(before), _entries(now)
     common = [key for key in new if key in old]
-    changes = {
-        f"{noun} of {name} changed": [k for k in common if old[k][0] != new[k][0]],
-        f"{noun} of {name} have other captions": [
-            k for k in common if old[k][1] != new[k][1]
-        ],
-        f"{noun} of {name} are missing": [k for k in old if k not in new],
-        f"{noun} of {name} are new": [k for k in new if k not in old],
-    }
-    phrases = [
-        f"{len(keys):,} {_singular(what) if len(keys) == 1 else what}, such as "
-        f"{keys[0][0][:100]}"
-        for what, keys in changes.items()
-        if keys
+    changed = [key for key in common if old[key][0] != new[key][0]]
+    other_captions = [key for key in common if old[key][1] != new[key][1]]
+    missing = [key for key in old if key not in new]
+    added = [key for key in new if key not in old]
+    images = functools.partial(_count, "photo" if content == "image" else "image")
+    features = "" if content == "image" else "features of "
+    changes = [
+        (changed, f"{features}{images(changed)} changed"),
+        (other_captions, f"captions of {images(other_captions)} changed"),
+        (missing, f"{images(missing)} missing"),
+        (added, f"{images(added)} added"),
     ]
-    if not phrases and before.digest != now.digest:
-        phrases.append(f"{noun} of {name} are in another order")
-    return phrases
+    named = [f"{what}, such as {keys[0][0][:100]}" for keys, what in changes if keys]
+    return named or ["the images are in another order"]
 
 
-def _singular(what):
-    """`photos of train are new` becomes `photo of train is new`."""
-    noun, _, rest = what.partition(" of ")
-    rest = rest.replace(" are ", " is ").replace(" have ", " has ")
-    return f"{noun.removesuffix('s')} of {rest}"
+def _count(noun, keys):
+    return f"{len(keys):,} {noun}{'' if len(keys) == 1 else 's'}"
 
 
 def _entries(split: SplitIdentity) -> dict:

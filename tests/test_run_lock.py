@@ -1,0 +1,134 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from tests import programs
+from vse_jax import run_lock
+from vse_jax.errors import InputError
+
+HOLDER = """
+    import sys, time
+    from vse_jax import run_lock
+
+    with run_lock.sole_run(sys.argv[1]):
+        print("locked", flush=True)
+        time.sleep(60)
+"""
+
+
+def hold(workdir):
+    """Another process that has the workdir."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLDER), str(workdir)],
+        cwd=programs.REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+def test_second_run_is_refused_with_the_name_of_the_first(tmp_path):
+    holder = hold(tmp_path / "run")
+    with pytest.raises(InputError) as error, run_lock.sole_run(tmp_path / "run"):
+        pass
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path / 'run'} is in use by another run: ")
+    assert f"process {holder.pid} on {socket.gethostname()} since 20" in message
+    holder.kill()
+    holder.wait()
+
+
+def test_killed_run_leaves_the_workdir_free(tmp_path):
+    holder = hold(tmp_path)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / run_lock.LOCK_FILE).exists()
+    with run_lock.sole_run(tmp_path):
+        owner = json.loads((tmp_path / run_lock.LOCK_FILE).read_text())
+        assert owner["pid"] == os.getpid()
+
+
+def test_nothing_is_left_behind(tmp_path):
+    with run_lock.sole_run(tmp_path / "run"):
+        assert (tmp_path / "run" / run_lock.LOCK_FILE).exists()
+    assert not os.listdir(tmp_path)
+
+
+def test_workdir_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(InputError, match="choose another --workdir"),
+        run_lock.sole_run(tmp_path / "file" / "run"),
+    ):
+        pass
+
+
+# A lease is for file systems without locks, such as object stores.
+
+
+@pytest.fixture
+def lease(tmp_path, monkeypatch):
+    """Path of a lease, which is stale after a second."""
+    monkeypatch.setattr(run_lock, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(run_lock, "_RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(run_lock, "_POLL_SECONDS", 0.1)
+    return tmp_path / "run.lease"
+
+
+def test_lease_is_renewed_and_removed(lease):
+    with run_lock._lease(lease):
+        first = json.loads(lease.read_text())
+        time.sleep(1)
+        later = json.loads(lease.read_text())
+        assert later["token"] == first["token"]
+        assert later["renewals"] > first["renewals"]
+        assert later["pid"] == os.getpid()
+    assert not lease.exists()
+
+
+def test_lease_that_lives_is_refused(lease):
+    with (
+        run_lock._lease(lease),
+        pytest.raises(
+            InputError, match=f"in use by another run: process {os.getpid()}"
+        ),
+        run_lock._lease(lease),
+    ):
+        pass
+
+
+def write_lease(lease, **owner):
+    content = {"host": "elsewhere", "pid": 1, "since": "then", "token": "x"} | owner
+    lease.write_text(json.dumps(content | {"renewals": 3}))
+
+
+def test_stale_lease_of_another_host_is_taken_over(lease):
+    write_lease(lease)
+    begin = time.monotonic()
+    with run_lock._lease(lease):
+        assert time.monotonic() - begin > 1
+        assert json.loads(lease.read_text())["pid"] == os.getpid()
+
+
+def test_lease_of_a_process_of_this_host_that_is_gone_is_free_at_once(lease):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    host, boot = socket.gethostname(), run_lock._boot()
+    write_lease(lease, host=host, boot=boot, pid=process.pid)
+    begin = time.monotonic()
+    with run_lock._lease(lease):
+        assert time.monotonic() - begin < 0.9
+
+
+def test_damaged_lease_becomes_stale(lease):
+    lease.write_text('{"host": "else')
+    with run_lock._lease(lease):
+        assert json.loads(lease.read_text())["pid"] == os.getpid()
