@@ -23,16 +23,16 @@ def keep_regions(
     """Drops each region with a probability, but never all of an image.
 
     Args:
-        seed: of the choice.
-        pass_number: int [batch].
-        image: int [batch], record numbers.
-        region_count: int [batch], regions that exist, at least 1.
-        regions: length of the padded axis.
-        rate: probability of each region to be dropped.
+      seed: of the choice.
+      pass_number: int [batch].
+      image: int [batch], record numbers.
+      region_count: int [batch], regions that exist, at least 1.
+      regions: length of the padded axis.
+      rate: probability of each region to be dropped.
 
     Returns:
-        source int32 [batch, regions], the old place of each region, those kept first
-        and in order; region_count int32 [batch], how many are kept.
+      source int32 [batch, regions], the old place of each region, those kept first
+      and in order; region_count int32 [batch], how many are kept.
     """
     chance = random_uniform(seed, REGION_STREAM, pass_number, image, count=regions)
     exists = np.arange(regions) < region_count[:, None]
@@ -55,16 +55,16 @@ def corrupt_words(
     word, and the rest are dropped.
 
     Args:
-        seed: of the choice.
-        pass_number: int [batch].
-        image: int [batch], record numbers.
-        tokens: int32 [batch, time], padded with `<pad>`.
-        token_count: int [batch], at least 1.
-        vocabulary: gives the random words.
-        rate: probability of each token to be chosen.
+      seed: of the choice.
+      pass_number: int [batch].
+      image: int [batch], record numbers.
+      tokens: int32 [batch, time], padded with `<pad>`.
+      token_count: int [batch], at least 1.
+      vocabulary: gives the random words.
+      rate: probability of each token to be chosen.
 
     Returns:
-        tokens int32 [batch, time], padded with `<pad>`; token_count int32 [batch].
+      tokens int32 [batch, time], padded with `<pad>`; token_count int32 [batch].
     """
     time = tokens.shape[1]
     keys = (seed, WORD_STREAM, pass_number, image)

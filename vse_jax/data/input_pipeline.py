@@ -12,7 +12,6 @@ read-only numpy arrays:
     feature       float32 [batch, dim]
 """
 
-import dataclasses
 import functools
 import os
 import weakref
@@ -23,8 +22,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from vse_jax.data import augmentation, photo_crops, records
-from vse_jax.data.sampling import Rows, Sampler, passes_per_epoch
+from vse_jax.data import photo_crops, records
+from vse_jax.data.sampling import Sampler, passes_per_epoch
 from vse_jax.data.split_index import SplitIndex, check_captions, split_index
 from vse_jax.data.text.encoded_captions import (
     EncodedCaptions,
@@ -32,6 +31,7 @@ from vse_jax.data.text.encoded_captions import (
     pad_to_length,
 )
 from vse_jax.data.text.vocabulary import Vocabulary
+from vse_jax.data.training_plan import Batch, TrainingPlan, region_counts
 from vse_jax.errors import InputError
 
 __all__ = [
@@ -44,10 +44,6 @@ __all__ = [
     "train_batches",
 ]
 
-Batch = dict[str, np.ndarray]
-
-_DROP_REGIONS = 0.2  # of the regions, each on its own
-_CHANGE_WORDS = 0.2  # of the tokens, each on its own
 _AT_ONCE = min(8, os.cpu_count() or 1)  # batches being read, and being decoded
 _AHEAD = 2  # finished batches that wait for the training step
 
@@ -58,7 +54,7 @@ def steps_per_epoch(
     """Returns the steps that use as many pairs as there are training captions.
 
     Raises:
-        InputError: there is no such split, or the batch is too large for it.
+      InputError: there is no such split, or the batch is too large for it.
     """
     data = config.data
     count = split_index(builder, data.train_split, data.tokenizer).caption_counts
@@ -83,22 +79,22 @@ def train_batches(
     the iterator starts. Closing the iterator stops its threads.
 
     Args:
-        builder: a prepared dataset.
-        vocabulary: of the captions.
-        config: `seed`, `batch_size` and of `data` `train_split`, `token_lengths`,
-            `image_size` and `augment` are used.
-        start_step: first step.
-        num_steps: how many steps.
-        process_index: this host.
-        process_count: number of hosts.
+      builder: a prepared dataset.
+      vocabulary: of the captions.
+      config: `seed`, `batch_size` and of `data` `train_split`, `token_lengths`,
+        `image_size` and `augment` are used.
+      start_step: first step.
+      num_steps: how many steps.
+      process_index: this host.
+      process_count: number of hosts.
 
     Returns:
-        Batches with tokens, token_count, image_id and the content of the images.
+      Batches with tokens, token_count, image_id and the content of the images.
 
     Raises:
-        InputError: the split is missing or empty or cannot be read, an image has no
-            caption, the batch size fits neither the hosts nor the images, or photos of
-            any size need `data.image_size`.
+      InputError: the split is missing or empty or cannot be read, an image has no
+        caption, the batch size fits neither the hosts nor the images, or photos of
+        any size need `data.image_size`.
     """
     own = _own_rows("batch_size", config.batch_size, process_index, process_count)
     split = config.data.train_split
@@ -106,7 +102,7 @@ def train_batches(
     check_captions(builder, split, index)
     lengths = _token_lengths(config)
     has_photos = _has_photos(builder, config)
-    plan = _TrainingPlan(
+    plan = TrainingPlan(
         index=index,
         captions=encode_captions(index, vocabulary, lengths[-1], split),
         sampler=Sampler(config.seed, index.caption_counts, config.batch_size),
@@ -136,28 +132,25 @@ def image_batches(
     image_index are -1. Nothing is augmented. Closing the iterator stops its threads.
 
     Args:
-        builder: a prepared dataset.
-        split: its name.
-        config: `evaluation_batch_size`, rows over all hosts, `data.image_size` and
-            `data.crops` are used.
-        numbers: of the records, at least one; all of them if None.
-        process_index: this host.
-        process_count: number of hosts.
+      builder: a prepared dataset.
+      split: its name.
+      config: `evaluation_batch_size`, rows over all hosts, `data.image_size` and
+        `data.crops` are used.
+      numbers: of the records, at least one; all of them if None.
+      process_index: this host.
+      process_count: number of hosts.
 
     Returns:
-        Batches with image_id, image_index int32 [batch], the record number in the
-        split, and the content of the images.
+      Batches with image_id, image_index int32 [batch], the record number in the
+      split, and the content of the images.
 
     Raises:
-        InputError: the split is missing or empty or cannot be read, the batch size
-            does not fit the hosts, or photos of any size need `data.image_size`.
+      InputError: the split is missing or empty or cannot be read, the batch size
+        does not fit the hosts, or photos of any size need `data.image_size`.
     """
-    own = _own_rows(
-        "evaluation_batch_size",
-        *(config.evaluation_batch_size, process_index, process_count),
-    )
-    index = split_index(builder, split, config.data.tokenizer)
     size = config.evaluation_batch_size
+    own = _own_rows("evaluation_batch_size", size, process_index, process_count)
+    index = split_index(builder, split, config.data.tokenizer)
     images = np.arange(index.image_count) if numbers is None else np.asarray(numbers)
 
     def plan(step: int) -> tuple[np.ndarray, Batch]:
@@ -168,7 +161,7 @@ def image_batches(
             "image_id": np.where(exists, index.image_id[image], -1).astype(np.int32),
             "image_index": np.where(exists, image, -1).astype(np.int32),
         }
-        return image, batch | _counts(index, image)
+        return image, batch | region_counts(index, image)
 
     steps = tf.data.Dataset.range(-(-len(images) // size))
     parse = _parser(builder, config, index, crops=config.data.crops)
@@ -187,25 +180,23 @@ def caption_batches(
     """Returns this host's slice of all captions of a split, once each, by length.
 
     Args:
-        builder: a prepared dataset.
-        split: its name.
-        vocabulary: words it does not know become `<unk>`.
-        config: `evaluation_batch_size` and `data.token_lengths` are used.
-        process_index: this host.
-        process_count: number of hosts.
+      builder: a prepared dataset.
+      split: its name.
+      vocabulary: words it does not know become `<unk>`.
+      config: `evaluation_batch_size` and `data.token_lengths` are used.
+      process_index: this host.
+      process_count: number of hosts.
 
     Returns:
-        Batches with tokens, token_count and caption_index int32 [batch]: the position
-        in `SplitIndex.captions`, -1 for the rows that pad the last batch.
+      Batches with tokens, token_count and caption_index int32 [batch]: the position
+      in `SplitIndex.captions`, -1 for the rows that pad the last batch.
 
     Raises:
-        InputError: the split is missing or empty or cannot be read, or the batch size
-            does not fit the hosts.
+      InputError: the split is missing or empty or cannot be read, or the batch size
+        does not fit the hosts.
     """
-    own = _own_rows(
-        "evaluation_batch_size",
-        *(config.evaluation_batch_size, process_index, process_count),
-    )
+    size = config.evaluation_batch_size
+    own = _own_rows("evaluation_batch_size", size, process_index, process_count)
     lengths = _token_lengths(config)
     index = split_index(builder, split, config.data.tokenizer)
     captions = encode_captions(index, vocabulary, lengths[-1], split)
@@ -227,63 +218,6 @@ def _sorted_captions(
         }
 
 
-@dataclasses.dataclass(frozen=True)
-class _TrainingPlan:
-    """Says of each step which records this host reads, and gives all but the images."""
-
-    index: SplitIndex
-    captions: EncodedCaptions
-    sampler: Sampler
-    seed: int
-    lengths: tuple[int, ...]
-    augment: bool
-    has_photos: bool  # to be cropped
-    own: slice
-
-    def __call__(self, step: int) -> tuple[np.ndarray, Batch]:
-        """Returns record numbers int64 [batch] and the arrays that need no record."""
-        rows = self.sampler.rows(step)
-        own = rows[self.own]
-        batch = {"image_id": self.index.image_id[own.image]}
-        batch |= self._text(rows) | self._regions(own) | self._crops(own)
-        return own.image, batch
-
-    def _text(self, rows: Rows) -> Batch:
-        """Chooses the length by the global batch, so that it is that of all hosts."""
-        caption = self.index.caption_offset[rows.image] + rows.caption
-        tokens, count = self.captions.batch(caption)
-        if self.augment and not self.has_photos:  # whose papers leave words alone
-            tokens, count = augmentation.corrupt_words(
-                *(self.seed, rows.pass_number, rows.image, tokens, count),
-                vocabulary=self.captions.vocabulary,
-                rate=_CHANGE_WORDS,
-            )
-        tokens = pad_to_length(tokens, self.lengths, count.max())
-        return {"tokens": tokens[self.own], "token_count": count[self.own]}
-
-    def _regions(self, rows: Rows) -> Batch:
-        counts = _counts(self.index, rows.image)
-        if not counts or not self.augment:
-            return counts
-        source, count = augmentation.keep_regions(
-            *(self.seed, rows.pass_number, rows.image, counts["region_count"]),
-            regions=int(self.index.region_count.max()),
-            rate=_DROP_REGIONS,
-        )
-        return {"region_count": count, "region_source": source}
-
-    def _crops(self, rows: Rows) -> Batch:
-        if not self.has_photos or not self.augment:
-            return {}
-        numbers = photo_crops.crop_numbers(self.seed, rows.pass_number, rows.image)
-        return {"crop_numbers": numbers}
-
-
-def _counts(index: SplitIndex, image: np.ndarray) -> Batch:
-    has_regions = index.region_count.max() > 0
-    return {"region_count": index.region_count[image]} if has_regions else {}
-
-
 def _has_photos(
     builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict
 ) -> bool:
@@ -292,22 +226,23 @@ def _has_photos(
     if content.key != "image":
         return False
     if config.data.crops not in (1, 10):
-        raise InputError(f"data.crops is {config.data.crops}; expected 1 or 10")
+        raise InputError(f"config.data.crops is {config.data.crops}; expected 1 or 10")
     if size < 0 or (size == 0 and None in content.shape):
         raise InputError(
-            f"data.image_size is {size}, but the photos of {builder.data_dir} are of "
-            "any size; set it to the height and width in pixels that the model takes, "
-            "such as 224"
+            f"config.data.image_size is {size}, but the photos of {builder.data_dir} "
+            "are of any size; set it to the height and width in pixels that the model "
+            "takes, such as 224"
         )
     if config.data.resize and config.data.resize < size:
         raise InputError(
-            f"data.resize is {config.data.resize}, from which no crop of "
-            f"data.image_size {size} can be taken; set it to {size} or more, or to 0"
+            f"config.data.resize is {config.data.resize}, from which no crop of "
+            f"config.data.image_size {size} can be taken; set it to {size} or more, or "
+            "to 0"
         )
     if size == 0 and config.data.crops != 1:
         raise InputError(
-            f"data.crops is {config.data.crops}, but data.image_size is 0; set it to "
-            "the height and width of a crop in pixels"
+            f"config.data.crops is {config.data.crops}, but config.data.image_size is "
+            "0; set it to the height and width of a crop in pixels"
         )
     return size > 0
 
@@ -431,7 +366,7 @@ def _own_rows(option: str, size: int, process_index: int, process_count: int) ->
     """Returns this host's rows of a global batch of `size`."""
     if size < 1 or size % process_count:
         raise InputError(
-            f"{option}: {size} rows cannot be shared by {process_count} hosts; "
+            f"config.{option}: {size} rows cannot be shared by {process_count} hosts; "
             f"expected a multiple of {process_count}"
         )
     own = size // process_count
@@ -442,7 +377,7 @@ def _token_lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     lengths = tuple(sorted(config.data.token_lengths))
     if not lengths or lengths[0] < 2:
         raise InputError(
-            f"data.token_lengths: found {lengths}; expected numbers of tokens of at "
-            "least 2, the start and the end"
+            f"config.data.token_lengths: found {lengths}; expected numbers of tokens of "
+            "at least 2, the start and the end"
         )
     return lengths

@@ -39,9 +39,9 @@ class _Axis(NamedTuple):
     """How one axis of a photo becomes one of its crop.
 
     Attributes:
-        begin, length: int32, the pixels that are needed.
-        scale: float32, output pixels for an input pixel.
-        translation: float32, place in the output of the first needed pixel.
+      begin, length: int32, the pixels that are needed.
+      scale: float32, output pixels for an input pixel.
+      translation: float32, place in the output of the first needed pixel.
     """
 
     begin: tf.Tensor
@@ -54,12 +54,12 @@ def crop_numbers(seed: int, pass_number: np.ndarray, image: np.ndarray) -> np.nd
     """Returns all that is random in the crops of a batch.
 
     Args:
-        seed: of the run.
-        pass_number: int [batch].
-        image: int [batch], record numbers.
+      seed: of the run.
+      pass_number: int [batch].
+      image: int [batch], record numbers.
 
     Returns:
-        float64 [batch, 23] in [0, 1), for `random_crops`.
+      float64 [batch, 23] in [0, 1), for `random_crops`.
     """
     return random_uniform(seed, CROP_STREAM, pass_number, image, count=_NUMBERS)
 
@@ -71,12 +71,12 @@ def random_crops(encoded: tf.Tensor, numbers: tf.Tensor, size: int) -> tf.Tensor
     of torchvision, and Szegedy et al., CVPR 2015.
 
     Args:
-        encoded: string [batch], JPEG or PNG.
-        numbers: float64 [batch, 23], of `crop_numbers`.
-        size: height and width of the crops.
+      encoded: string [batch], JPEG or PNG.
+      numbers: float64 [batch, 23], of `crop_numbers`.
+      size: height and width of the crops.
 
     Returns:
-        uint8 [batch, size, size, 3].
+      uint8 [batch, size, size, 3].
     """
 
     def crop(inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
@@ -99,12 +99,12 @@ def center_crops(encoded: tf.Tensor, shorter: int, size: int) -> tf.Tensor:
     """Decodes photos, resizes their shorter side, and crops the centre.
 
     Args:
-        encoded: string [batch], JPEG or PNG.
-        shorter: pixels of the shorter side, at least `size`.
-        size: height and width of the crops.
+      encoded: string [batch], JPEG or PNG.
+      shorter: pixels of the shorter side, at least `size`.
+      size: height and width of the crops.
 
     Returns:
-        uint8 [batch, size, size, 3].
+      uint8 [batch, size, size, 3].
     """
 
     def axes(height: tf.Tensor, width: tf.Tensor) -> tuple[_Axis, _Axis]:
@@ -123,13 +123,13 @@ def ten_crops(encoded: tf.Tensor, shorter: int, size: int) -> tf.Tensor:
     """Decodes and resizes as `center_crops` does, and crops ten parts.
 
     Args:
-        encoded: string [batch], JPEG or PNG.
-        shorter: pixels of the shorter side, at least `size`.
-        size: height and width of the crops.
+      encoded: string [batch], JPEG or PNG.
+      shorter: pixels of the shorter side, at least `size`.
+      size: height and width of the crops.
 
     Returns:
-        uint8 [batch, 10, size, size, 3]: the corners (top left, top right, bottom left,
-        bottom right) and the centre, then those of the mirrored photo.
+      uint8 [batch, 10, size, size, 3]: the corners (top left, top right, bottom left,
+      bottom right) and the centre, then those of the mirrored photo.
     """
 
     def crop(one: tf.Tensor) -> tf.Tensor:
@@ -149,9 +149,9 @@ def random_window(numbers: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> Wi
     """Chooses a part of a photo: the first attempt that lies in it, or its middle.
 
     Args:
-        numbers: float64 [23] in [0, 1).
-        height: int32, of the photo.
-        width: int32, of the photo.
+      numbers: float64 [23] in [0, 1).
+      height: int32, of the photo.
+      width: int32, of the photo.
     """
     pixels = tf.cast(height, tf.float64) * tf.cast(width, tf.float64)
     area = pixels * (_AREA[0] + (_AREA[1] - _AREA[0]) * numbers[:_ATTEMPTS])
@@ -232,7 +232,7 @@ def _decode_and_resize(encoded: tf.Tensor, axes, size: int) -> tf.Tensor:
     """Decodes the part of a photo that `axes(height, width)` needs, and resizes it.
 
     Returns:
-        uint8 [size, size, 3].
+      uint8 [size, size, 3].
     """
 
     def from_jpeg() -> tf.Tensor:

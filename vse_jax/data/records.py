@@ -33,12 +33,12 @@ class Content:
     """What an example holds of its image, and how it is stored.
 
     Attributes:
-        key: `regions`, `image` or `feature`.
-        shape: of one example; the number of regions may be None, and height and width
-            of images.
-        dtype: as stored.
-        encoding: `none`, `bytes` or `zlib` of TFDS's tensors; "" for images.
-        fields: names of the other fields.
+      key: `regions`, `image` or `feature`.
+      shape: of one example; the number of regions may be None, and height and width
+        of images.
+      dtype: as stored.
+      encoding: `none`, `bytes` or `zlib` of TFDS's tensors; "" for images.
+      fields: names of the other fields.
     """
 
     key: str
@@ -57,7 +57,7 @@ def content_of(builder: tfds.core.DatasetBuilder) -> Content:
     """Returns what the dataset's examples hold of their images.
 
     Raises:
-        InputError: none of the contents known here, or without a fixed size.
+      InputError: none of the contents known here, or without a fixed size.
     """
     features = builder.info.features
     key = next((key for key in CONTENTS if key in features), None)
@@ -97,7 +97,7 @@ class RecordReader:
         """Opens the split, or a sum of splits such as `train+restval`.
 
         Raises:
-            InputError: there is no such split, it is empty, or has no random access.
+          InputError: there is no such split, it is empty, or has no random access.
         """
         check_split(builder, split)
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
@@ -117,7 +117,7 @@ class RecordReader:
         """Returns the serialized examples of some records: object (bytes) [batch].
 
         Raises:
-            StopIteration: the program is ending.
+          StopIteration: the program is ending.
         """
         # An array of objects, as numpy's own byte strings lose trailing zeros.
         records = np.empty(len(numbers), object)
@@ -141,8 +141,8 @@ def check_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
     """Raises InputError if the dataset has no such split or if it is empty.
 
     Args:
-        builder: a prepared dataset.
-        split: its name, or a sum such as `train+restval`.
+      builder: a prepared dataset.
+      split: its name, or a sum such as `train+restval`.
     """
     splits, parts = builder.info.splits, split.split("+")
     for part in parts:
@@ -179,12 +179,12 @@ def parse_captions(
     """Parses all but the images.
 
     Args:
-        content: what the examples hold.
-        serialized: string [batch].
+      content: what the examples hold.
+      serialized: string [batch].
 
     Returns:
-        image_id string [batch]; captions string [batch, (captions)]; region_count int64
-        [batch], 0 where the content is not regions.
+      image_id string [batch]; captions string [batch, (captions)]; region_count int64
+      [batch], 0 where the content is not regions.
     """
     fields = content.fields
     spec = {
@@ -206,13 +206,13 @@ def parse_content(content: Content, serialized: tf.Tensor, regions: int) -> tf.T
     """Parses the images; those that are encoded have one size.
 
     Args:
-        content: what the examples hold.
-        serialized: string [batch].
-        regions: how many to pad to; unused unless the content is regions.
+      content: what the examples hold.
+      serialized: string [batch].
+      regions: how many to pad to; unused unless the content is regions.
 
     Returns:
-        regions float16 [batch, regions, dim], padded with zeros; or image uint8
-        [batch, height, width, 3]; or feature float32 [batch, dim].
+      regions float16 [batch, regions, dim], padded with zeros; or image uint8
+      [batch, height, width, 3]; or feature float32 [batch, dim].
     """
     if content.key == "image":
         return _decode_images(content, serialized)

@@ -22,11 +22,11 @@ def random_bits(*keys: int | np.ndarray, count: int) -> np.ndarray:
     of keys at once, and gives the same numbers with every version of every library.
 
     Args:
-        *keys: integers or integer arrays that broadcast to [batch].
-        count: of numbers per entry.
+      *keys: integers or integer arrays that broadcast to [batch].
+      count: of numbers per entry.
 
     Returns:
-        uint64 [batch, count].
+      uint64 [batch, count].
     """
     state = np.zeros(1, np.uint64)
     for key in keys:
@@ -50,9 +50,9 @@ class Rows:
     """The rows of one global batch.
 
     Attributes:
-        image: int64 [batch], record number in the split.
-        caption: int64 [batch], which of the image's captions, from 0.
-        pass_number: int64 [batch]; at most two, as a batch may straddle two passes.
+      image: int64 [batch], record number in the split.
+      caption: int64 [batch], which of the image's captions, from 0.
+      pass_number: int64 [batch]; at most two, as a batch may straddle two passes.
     """
 
     image: np.ndarray
@@ -76,12 +76,12 @@ class Sampler:
         """Prepares to sample.
 
         Args:
-            seed: of orders and choices of captions.
-            caption_counts: int [images], captions of each image, at least 1.
-            batch_size: pairs of the global batch.
+          seed: of orders and choices of captions.
+          caption_counts: int [images], captions of each image, at least 1.
+          batch_size: pairs of the global batch.
 
         Raises:
-            InputError: the batch is too large for the number of images.
+          InputError: the batch is too large for the number of images.
         """
         self._seed = seed
         self._caption_counts = np.asarray(caption_counts)
@@ -150,13 +150,13 @@ def choose_caption(
     """Returns which of its captions each image has in a pass.
 
     Args:
-        seed: of the choice.
-        image: int [batch].
-        pass_number: int [batch].
-        caption_counts: int [batch], captions of these images.
+      seed: of the choice.
+      image: int [batch].
+      pass_number: int [batch].
+      caption_counts: int [batch], captions of these images.
 
     Returns:
-        int64 [batch]; each number below `caption_counts` once in as many passes.
+      int64 [batch]; each number below `caption_counts` once in as many passes.
     """
     cycle, entry = np.divmod(pass_number, caption_counts)
     most = int(caption_counts.max())

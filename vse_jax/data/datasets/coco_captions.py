@@ -25,7 +25,7 @@ class CocoCaptionsSource:
         """
         if data.name:
             raise InputError(
-                f"data.name is {data.name!r}; expected '' for coco_captions, whose "
+                f"config.data.name is {data.name!r}; expected '' for coco_captions, whose "
                 "folder TFDS names"
             )
         config = tfds.builder_cls(self.builder_name).BUILDER_CONFIGS[0]

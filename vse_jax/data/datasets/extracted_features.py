@@ -106,5 +106,5 @@ def check_features(builder: tfds.core.DatasetBuilder) -> None:
     if not {"regions", "feature"} & set(features):
         raise InputError(
             f"{builder.data_dir}: its examples hold {', '.join(features)}; expected "
-            "regions or feature: set data.root to a folder of features"
+            "regions or feature: set config.data.root to a folder of features"
         )

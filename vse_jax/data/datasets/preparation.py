@@ -158,11 +158,11 @@ def _open_extracted(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder
 def _make_source(data: ml_collections.ConfigDict) -> Source:
     if data.builder not in _SOURCES:
         raise InputError(
-            f"data.builder is {data.builder!r}; expected one of {', '.join(_SOURCES)}"
+            f"config.data.builder is {data.builder!r}; expected one of {', '.join(_SOURCES)}"
         )
     if data.name and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", data.name):
         raise InputError(
-            f"data.name is {data.name!r}; expected letters, digits, '_', '-' and '.', "
+            f"config.data.name is {data.name!r}; expected letters, digits, '_', '-' and '.', "
             "as it names a folder"
         )
     return _SOURCES[data.builder](data)
@@ -171,7 +171,7 @@ def _make_source(data: ml_collections.ConfigDict) -> Source:
 def _data_dir(data: ml_collections.ConfigDict) -> epath.Path:
     if not data.data_dir:
         raise InputError(
-            "data.data_dir is empty; set it to the folder for prepared data"
+            "config.data.data_dir is empty; set it to the folder for prepared data"
         )
     return epath.Path(data.data_dir).expanduser()
 
@@ -336,7 +336,7 @@ def _download_and_prepare(
         raise InputError(
             f"{builder.name}: cannot be downloaded to {download_dir} "
             f"({one_line(error)}); check the network and prepare again, or set "
-            "data.builder to karpathy_images if you have the photos"
+            "config.data.builder to karpathy_images if you have the photos"
         ) from error
 
 

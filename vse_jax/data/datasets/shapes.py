@@ -361,7 +361,7 @@ class ShapesSource:
         are_counts = len(self._counts) == 3 and min(self._counts) > 0
         if not are_counts or sum(self._counts) > _MAXIMUM_SCENES:
             raise InputError(
-                f"data.scene_counts is {self._counts}; expected three numbers from 1, "
+                f"config.data.scene_counts is {self._counts}; expected three numbers from 1, "
                 f"of train, dev and test scenes, of at most {_MAXIMUM_SCENES} in all"
             )
 
@@ -370,6 +370,6 @@ class ShapesSource:
         prepared = tuple(builder.info.splits[name].num_examples for name in SPLITS)
         if prepared != self._counts:
             raise InputError(
-                f"{builder.data_dir}: was prepared for data.scene_counts {prepared}, "
-                f"which is {self._counts} now; choose another data.name"
+                f"{builder.data_dir}: was prepared for config.data.scene_counts {prepared}, "
+                f"which is {self._counts} now; choose another config.data.name"
             )
