@@ -377,7 +377,7 @@ def _token_lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     lengths = tuple(sorted(config.data.token_lengths))
     if not lengths or lengths[0] < 2:
         raise InputError(
-            f"config.data.token_lengths: found {lengths}; expected numbers of tokens of "
-            "at least 2, the start and the end"
+            f"config.data.token_lengths: found {lengths}; expected numbers of tokens "
+            "of at least 2, the start and the end"
         )
     return lengths

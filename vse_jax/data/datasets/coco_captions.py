@@ -25,8 +25,8 @@ class CocoCaptionsSource:
         """
         if data.name:
             raise InputError(
-                f"config.data.name is {data.name!r}; expected '' for coco_captions, whose "
-                "folder TFDS names"
+                f"config.data.name is {data.name!r}; expected '' for coco_captions, "
+                "whose folder TFDS names"
             )
         config = tfds.builder_cls(self.builder_name).BUILDER_CONFIGS[0]
         self.config_name = config.name

@@ -158,12 +158,13 @@ def _open_extracted(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder
 def _make_source(data: ml_collections.ConfigDict) -> Source:
     if data.builder not in _SOURCES:
         raise InputError(
-            f"config.data.builder is {data.builder!r}; expected one of {', '.join(_SOURCES)}"
+            f"config.data.builder is {data.builder!r}; expected one of "
+            f"{', '.join(_SOURCES)}"
         )
     if data.name and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", data.name):
         raise InputError(
-            f"config.data.name is {data.name!r}; expected letters, digits, '_', '-' and '.', "
-            "as it names a folder"
+            f"config.data.name is {data.name!r}; expected letters, digits, '_', '-' "
+            "and '.', as it names a folder"
         )
     return _SOURCES[data.builder](data)
 

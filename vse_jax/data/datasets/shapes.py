@@ -361,8 +361,9 @@ class ShapesSource:
         are_counts = len(self._counts) == 3 and min(self._counts) > 0
         if not are_counts or sum(self._counts) > _MAXIMUM_SCENES:
             raise InputError(
-                f"config.data.scene_counts is {self._counts}; expected three numbers from 1, "
-                f"of train, dev and test scenes, of at most {_MAXIMUM_SCENES} in all"
+                f"config.data.scene_counts is {self._counts}; expected three numbers "
+                f"from 1, of train, dev and test scenes, of at most {_MAXIMUM_SCENES} "
+                "in all"
             )
 
     def check_prepared(self, builder: tfds.core.DatasetBuilder) -> None:
@@ -370,6 +371,7 @@ class ShapesSource:
         prepared = tuple(builder.info.splits[name].num_examples for name in SPLITS)
         if prepared != self._counts:
             raise InputError(
-                f"{builder.data_dir}: was prepared for config.data.scene_counts {prepared}, "
-                f"which is {self._counts} now; choose another config.data.name"
+                f"{builder.data_dir}: was prepared for config.data.scene_counts "
+                f"{prepared}, which is {self._counts} now; choose another "
+                "config.data.name"
             )
