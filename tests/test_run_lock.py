@@ -132,3 +132,9 @@ def test_damaged_lease_becomes_stale(lease):
     lease.write_text('{"host": "else')
     with run_lock._lease(lease):
         assert json.loads(lease.read_text())["pid"] == os.getpid()
+
+
+def test_workdir_with_results_stays(tmp_path):
+    with run_lock.sole_run(tmp_path / "run"):
+        (tmp_path / "run" / "result").write_text("")
+    assert os.listdir(tmp_path / "run") == ["result"]

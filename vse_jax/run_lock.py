@@ -52,7 +52,7 @@ def sole_run(workdir: str) -> Iterator[None]:
     finally:
         if is_new and files.is_local(directory):
             with contextlib.suppress(OSError):  # it is not empty
-                directory.rmdir()
+                os.rmdir(directory)
 
 
 @contextlib.contextmanager
