@@ -13,6 +13,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces them
 import argparse
 import logging
 import pathlib
+import re
 import sys
 
 from absl import app, flags
@@ -165,6 +166,9 @@ def _mistake(error, argv):
         return " ".join(text.split())
     if isinstance(error, OSError) or "Traceback" in text:
         text = text.strip().splitlines()[-1]
+    indexed = [a.partition("=")[0] for a in argv if re.match(r"--config\.[^=]*\[", a)]
+    if isinstance(error, IndexError) and indexed:
+        text = f"{' or '.join(indexed)} does not exist; the tuple has fewer items"
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     return f"{parser.parse_known_args(argv)[0].config}: {' '.join(text.split())}"
