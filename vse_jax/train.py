@@ -210,7 +210,7 @@ class Training:
             self._state, parallel.shard(batch)
         )
         self.step += 1
-        step_log.add(self.step, mining, metrics)
+        step_log.add(self.step, metrics)
 
     def _mining(self) -> str:
         loss = self._config.loss
