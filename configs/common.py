@@ -57,8 +57,11 @@ def get_config() -> ml_collections.ConfigDict:
     model.backbone = backbone = ml_collections.ConfigDict()  # of datasets with photos
     backbone.name = ""  # one of `vse_jax.models.backbones.BACKBONES`
     backbone.weights = ""  # .pth or .safetensors file, or the package that has it
-    backbone.trainable = True  # False keeps it as it is; see also fine_tuning
-    backbone.batch_norm = "trained"  # or frozen: with the statistics of its weights
+    # trained: normalize by the batch's statistics in training; frozen: always by those
+    # of the weights. A backbone that is frozen as a whole (see optimizer.groups) always
+    # uses those of its weights. VSE++'s published code differs: its frozen CNN
+    # normalizes by the batch's statistics in training, and updates the running ones.
+    backbone.batch_norm = "trained"
     model.text_encoder = "bigru_gpo"  # or gru
     model.embed_dim = 1024
     model.word_dim = 300
@@ -77,10 +80,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = "adamw"  # or adam
     optimizer.learning_rate = 5e-4
-    optimizer.decay_epochs = (15,)  # the learning rate is multiplied after each of them
+    # After each of these epochs the learning rate is multiplied by `decay_factor`; 0 is
+    # before the first step. Equal ones all count.
+    optimizer.decay_epochs = (15,)
     optimizer.decay_factor = 0.1
     optimizer.weight_decay = 0.01  # decoupled, of every parameter; adamw only
     optimizer.gradient_clip = 2.0  # global norm; 0 for none
+    # Parameters with options of their own: a tuple of `parameter_group`. The first one
+    # that matches a parameter applies. The stages of `fine_tuning` have their own.
+    optimizer.groups = ()
 
     # What comes after `epochs` of the above: a tuple of `fine_tuning_stage`.
     config.fine_tuning = ()
@@ -95,7 +103,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every_steps = 50
     config.checkpoint_every_steps = 500  # beside those after every evaluation
     config.evaluate_every_epochs = 1
-    config.stuck_steps = 200  # warn when the loss is that long at its collapsed value
+    config.stuck_steps = 200  # warn when all similarities are equal for so many steps
     config.profile_at_step = 0  # profile five steps from there; 0 for none
     config.compilation_cache = ""  # folder; "" puts it beside the workdir
     return config
@@ -106,22 +114,54 @@ def fine_tuning_stage(
     epochs: int,
     learning_rate: float,
     decay_epochs: tuple[float, ...] = (),
-    train_backbone: bool = True,
+    groups: tuple[ml_collections.ConfigDict, ...] = (),
 ) -> ml_collections.ConfigDict:
-    """Returns a stage that goes on from the best checkpoint before it.
+    """Returns a stage that starts from the best checkpoint before it.
 
     Args:
       epochs: of as many pairs as there are training captions.
       learning_rate: at its beginning.
       decay_epochs: of this stage; the learning rate is multiplied by
         `optimizer.decay_factor` after each of them.
-      train_backbone: whether the backbone is trained too.
+      groups: parameter groups of this stage, used instead of `optimizer.groups`.
     """
     return ml_collections.ConfigDict(
         {
             "epochs": epochs,
             "learning_rate": learning_rate,
             "decay_epochs": decay_epochs,
-            "train_backbone": train_backbone,
+            "groups": groups,
+        }
+    )
+
+
+def parameter_group(
+    pattern: str,
+    *,
+    learning_rate: float = 1.0,
+    weight_decay: float | None = None,
+    frozen: bool = False,
+) -> ml_collections.ConfigDict:
+    """Returns parameters that are trained with options of their own, or not at all.
+
+    Batch normalization updates its running statistics even where its parameters are
+    frozen, except in a backbone that is frozen as a whole.
+
+    Args:
+      pattern: regular expression that matches the whole path of a parameter, such as
+        `image/backbone/.*` or `.*/bias`. It must match at least one.
+      learning_rate: factor of the learning rate.
+      weight_decay: used instead of `optimizer.weight_decay`, which None stands for.
+      frozen: keep these parameters as they are.
+    """
+    # A placeholder lets the command line replace None.
+    decay = ml_collections.config_dict.placeholder(float)
+    decay.set(weight_decay)
+    return ml_collections.ConfigDict(
+        {
+            "pattern": pattern,
+            "learning_rate": float(learning_rate),
+            "weight_decay": decay,
+            "frozen": frozen,
         }
     )

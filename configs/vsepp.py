@@ -41,8 +41,13 @@ def get_config(images: str) -> ml_collections.ConfigDict:
         config.data.image_size = 224
         config.data.validation_split = "val"
         config.model.backbone.name = "resnet152"
-        config.model.backbone.trainable = False
+        config.optimizer.groups = (frozen_backbone(),)
     return config
+
+
+def frozen_backbone() -> ml_collections.ConfigDict:
+    """Returns the parameter group that keeps the backbone as it is."""
+    return common.parameter_group("image/backbone/.*", frozen=True)
 
 
 def fine_tuning() -> tuple[ml_collections.ConfigDict, ...]:

@@ -56,6 +56,10 @@ def refused(action, *arguments):
             [f"--config={programs.CONFIG}", "--config.loss.margin=wide"],
             ["loss.margin", "wide"],
         ),
+        (
+            [f"--config={programs.CONFIG}", "--config.optimizer.groups[0].frozen=True"],
+            ["f8k_rvse.py", "--config.optimizer.groups[0].frozen does not exist"],
+        ),
         ([f"--config={programs.CONFIG}", "--mode=fly"], ["mode", "train"]),
         ([f"--config={programs.CONFIG}", "--speed=3"], ["speed"]),
         ([f"--config={programs.CONFIG}", "batch_size=3"], ["batch_size=3"]),

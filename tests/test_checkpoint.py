@@ -7,8 +7,10 @@ import numpy as np
 import optax
 import pytest
 
+from configs import common
 from vse_jax.checkpoint import Checkpoints, digest
 from vse_jax.errors import InputError, TrainingError
+from vse_jax.optimizer import create_optimizer
 from vse_jax.train_step import TrainState
 
 OPTIMIZER = optax.chain(
@@ -69,6 +71,26 @@ def test_state_comes_back_bit_for_bit(checkpoints):
     assert {name: restored.run[name] for name in RUN} == RUN
     assert restored.metrics == rsum(12.5)
     assert_same(restored.train_state(make_state(0)), state)
+
+
+def test_optimizer_with_groups_comes_back_bit_for_bit(config, checkpoints):
+    """Groups keep their moments and counts apart; a frozen one has none."""
+    groups = (
+        common.parameter_group("image/.*", learning_rate=0.1),
+        common.parameter_group("text/.*", frozen=True),
+    )
+    schedule = optax.constant_schedule(1e-3)
+    optimizer = create_optimizer(config.optimizer, schedule, groups)
+    params = make_state(5).params | {"scale": np.ones(3, np.float32)}
+    opt_state = optimizer.init(params)
+    for _ in range(2):
+        _, opt_state = optimizer.update(params, opt_state, params)
+    state = TrainState(np.int32(5), params, {}, jax.tree.map(np.asarray, opt_state))
+    checkpoints.save(state, RUN)
+    checkpoints.wait()
+    restored = checkpoints.restore([5], with_optimizer=True)
+    template = TrainState(np.int32(0), params, {}, optimizer.init(params))
+    assert_same(restored.train_state(template), state)
 
 
 def test_evaluation_needs_no_optimizer(saved):

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs import common
 from vse_jax.errors import InputError
 from vse_jax.optimizer import create_optimizer, create_schedule
 from vse_jax.stages import Stage
@@ -83,7 +84,7 @@ def test_unknown_optimizer_is_refused_by_its_name(settings):
 
 
 def stage(*decay_epochs):
-    return Stage(0, 99, LEARNING_RATE, decay_epochs, train_backbone=True)
+    return Stage(0, 99, LEARNING_RATE, decay_epochs)
 
 
 def test_schedule_decays_after_each_of_the_epochs():
@@ -93,23 +94,122 @@ def test_schedule_decays_after_each_of_the_epochs():
         assert schedule(step) == pytest.approx(LEARNING_RATE * factor), step
 
 
+@pytest.mark.parametrize(
+    ("decay_epochs", "expected"),
+    [
+        ((2, 2), {19: 1, 20: 0.25}),
+        ((2.01, 2.09), {19: 1, 20: 0.25}),  # both within step 20
+        ((2.1, 2.0), {19: 1, 20: 0.5, 21: 0.25}),
+        ((0, 3), {0: 0.5, 29: 0.5, 30: 0.25}),
+        ((0.0, 0.05), {0: 0.25, 98: 0.25}),
+        ((9.9, 1e300), {0: 1, 98: 1}),  # the stage has 99 steps
+    ],
+)
+def test_every_decay_epoch_of_the_stage_counts(decay_epochs, expected):
+    schedule = create_schedule(stage(*decay_epochs), 0.5, steps_per_epoch=10)
+    for step, factor in expected.items():
+        assert schedule(step) == pytest.approx(LEARNING_RATE * factor), step
+
+
+def test_decay_epoch_is_rounded_as_a_decimal_number():
+    """0.29 * 100 is 28.999999999999996."""
+    schedule = create_schedule(stage(0.29), 0.5, steps_per_epoch=100)
+    assert schedule(28) == pytest.approx(LEARNING_RATE)
+    assert schedule(29) == pytest.approx(LEARNING_RATE * 0.5)
+
+
 def test_schedule_without_decay_is_constant():
     schedule = create_schedule(stage(), 0.5, steps_per_epoch=10)
     assert schedule(0) == schedule(1000) == pytest.approx(LEARNING_RATE)
 
 
-def test_frozen_backbone_neither_moves_nor_decays_nor_counts(settings):
-    """The rest is updated as if there were no backbone, the clipping included."""
-    rest = {"encoder": jnp.ones(3)}
-    params = {"image": {"backbone": {"kernel": jnp.ones(4)}, **rest}}
+PARAMS = {
+    "image": {"backbone": {"kernel": 4.0, "bias": 3.0}, "encoder": {"kernel": 2.0}},
+    "text": {"embedding": 5.0},
+}
+
+
+def updates(optimizer, params, steps=2):
+    """The sum of several updates, by gradients that are ten times the parameters."""
+    params = jax.tree.map(lambda x: x * jnp.arange(1.0, 4.0), params)
+    state, after = optimizer.init(params), params
+    for _ in range(steps):
+        gradients = jax.tree.map(lambda x: 10 * x, params)
+        found, state = optimizer.update(gradients, state, after)
+        after = optax.apply_updates(after, found)
+    return after
+
+
+def test_each_group_is_updated_as_by_plain_optax(settings):
+    """Their learning rate is a factor in AdamW's decay too."""
+    settings.gradient_clip = 0
+    groups = (
+        common.parameter_group("image/backbone/.*", learning_rate=0.1),
+        common.parameter_group("text/.*", learning_rate=3, weight_decay=0.7),
+        common.parameter_group("image/.*", weight_decay=0.0),
+    )
+    schedule = optax.piecewise_constant_schedule(LEARNING_RATE, {1: 0.5})
+    found = updates(create_optimizer(settings, schedule, groups), PARAMS)
+    for subtree, factor, decay in (
+        (lambda tree: tree["image"]["backbone"], 0.1, DECAY),
+        (lambda tree: tree["text"], 3.0, 0.7),
+        (lambda tree: tree["image"]["encoder"], 1.0, 0.0),
+    ):
+        plain = optax.adamw(lambda n, f=factor: f * schedule(n), weight_decay=decay)
+        expected = updates(plain, subtree(PARAMS))
+        jax.tree.map(np.testing.assert_array_equal, subtree(found), expected)
+
+
+def test_parameters_of_no_group_are_updated_as_without_groups(settings):
+    settings.gradient_clip = 0
     schedule = optax.constant_schedule(LEARNING_RATE)
-    updates = []
-    for tree, train_backbone in ((params, False), ({"image": rest}, True)):
-        optimizer = create_optimizer(settings, schedule, train_backbone)
-        state = optimizer.init(tree)
-        gradients = jax.tree.map(lambda x: 9 * jnp.ones_like(x), tree)
-        updates.append(optimizer.update(gradients, state, tree)[0]["image"])
-    frozen, alone = updates
-    np.testing.assert_array_equal(frozen["backbone"]["kernel"], 0)
-    np.testing.assert_array_equal(frozen["encoder"], alone["encoder"])
-    assert np.abs(frozen["encoder"]).min() > 0
+    groups = (common.parameter_group("text/.*", learning_rate=0.5),)
+    found, expected = (
+        updates(create_optimizer(settings, schedule, each), PARAMS)
+        for each in (groups, ())
+    )
+    jax.tree.map(np.testing.assert_array_equal, found["image"], expected["image"])
+    assert not np.array_equal(found["text"]["embedding"], expected["text"]["embedding"])
+
+
+def test_clipping_takes_all_groups_together(settings):
+    """Groups that differ in nothing are one."""
+    groups = (
+        common.parameter_group("image/.*", weight_decay=DECAY),
+        common.parameter_group("text/.*"),
+    )
+    schedule = optax.constant_schedule(LEARNING_RATE)
+    found, expected = (
+        updates(create_optimizer(settings, schedule, each), PARAMS)
+        for each in (groups, ())
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("clip", [0.0, 2.0])
+def test_frozen_group_neither_moves_nor_decays_nor_counts(settings, clip):
+    """The others are updated as if it did not exist, the clipping included."""
+    settings.gradient_clip = clip
+    schedule = optax.constant_schedule(LEARNING_RATE)
+    groups = (common.parameter_group("image/backbone/.*", frozen=True),)
+    optimizer = create_optimizer(settings, schedule, groups)
+    found = updates(optimizer, PARAMS)
+    alone = {"image": {"encoder": PARAMS["image"]["encoder"]}, "text": PARAMS["text"]}
+    expected = updates(create_optimizer(settings, schedule), alone)
+    backbone = found["image"].pop("backbone")
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    unchanged = updates(optimizer, PARAMS, steps=0)["image"]["backbone"]
+    jax.tree.map(np.testing.assert_array_equal, backbone, unchanged)
+
+
+def test_frozen_group_has_no_state(settings):
+    groups = (common.parameter_group("image/.*", frozen=True),)
+    schedule = optax.constant_schedule(LEARNING_RATE)
+    params = jax.tree.map(jnp.float32, PARAMS)
+    state = create_optimizer(settings, schedule, groups).init(params)
+    paths = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+    assert any(path.endswith("mu/text/embedding") for path in paths)
+    assert not [path for path in paths if "image" in path]

@@ -88,9 +88,9 @@ def test_gradient_reaches_the_rows_that_were_gathered():
     def part_of_loss(rows, weights):
         return (parallel.gather(rows) ** 2 * weights).sum()
 
-    slope = parallel.map_over_devices(jax.grad(part_of_loss))(rows, weights)
+    gradient = parallel.map_over_devices(jax.grad(part_of_loss))(rows, weights)
     expected = 2 * rows * weights.sum(0).reshape(8, 2)
-    np.testing.assert_allclose(slope, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5)
 
 
 def test_replicas_come_back_as_they_were():

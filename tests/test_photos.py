@@ -36,7 +36,9 @@ CONFIG = """
         config.model.word_dim = 4
         config.fine_tuning = (
             common.fine_tuning_stage(
-                epochs=1, learning_rate=1e-3, train_backbone=False
+                epochs=1,
+                learning_rate=1e-3,
+                groups=(common.parameter_group("image/backbone/.*", frozen=True),),
             ),
             common.fine_tuning_stage(epochs=1, learning_rate=1e-4),
         )

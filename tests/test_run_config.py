@@ -64,13 +64,32 @@ def test_weights_need_an_architecture(config):
     run_config.check_options(config)
 
 
-def test_frozen_backbone_needs_weights(config):
-    config.model.backbone.name = "efficientnet_lite0"
-    config.model.backbone.trainable = False
-    with pytest.raises(InputError, match=r"trainable is False"):
+@pytest.mark.parametrize(
+    "epochs", [("a",), (-1,), (float("nan"),), (float("inf"),), ((1, 2),)]
+)
+def test_decay_epochs_are_numbers(config, epochs):
+    config.optimizer.decay_epochs = epochs
+    with pytest.raises(InputError, match=r"^config\.optimizer\.decay_epochs is "):
         run_config.check_options(config)
-    config.model.backbone.weights = "lite0.pth"
+
+
+def test_weight_decay_of_a_group_needs_adamw(config):
+    config.optimizer.groups = (common.parameter_group("text/.*", weight_decay=0.1),)
     run_config.check_options(config)
+    config.optimizer.name = "adam"
+    with pytest.raises(InputError, match=r"groups\[0\]\.weight_decay is 0\.1, but"):
+        run_config.check_options(config)
+
+
+def test_groups_of_all_stages_are_checked(config):
+    good = common.parameter_group("text/.*")
+    bad = common.parameter_group("text/(")
+    config.optimizer.groups = (good,)
+    config.fine_tuning = (
+        common.fine_tuning_stage(epochs=1, learning_rate=1e-5, groups=(good, bad)),
+    )
+    with pytest.raises(InputError, match=r"^config\.fine_tuning\[0\]\.groups\[1\]\."):
+        run_config.check_options(config)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +129,27 @@ def test_dotted_names_reach_into_groups(config):
     config.loss.margin = 0.7
     assert run_config.value_of(config, "loss.margin") == 0.7
     assert run_config.value_of(config, "seed") == config.seed
+
+
+def test_groups_are_saved_and_compared_one_by_one(config):
+    config.optimizer.groups = (common.parameter_group("text/.*"),)
+    config.fine_tuning = (
+        common.fine_tuning_stage(
+            epochs=1,
+            learning_rate=1e-5,
+            groups=(common.parameter_group("image/.*", weight_decay=0.1),),
+        ),
+    )
+    before = description(config)
+    run_config.check_same_run(before, config, "runs/x")
+    assert run_config.from_json(before["config"]) == config
+    config.optimizer.groups[0].weight_decay = 0.5
+    config.fine_tuning[0].groups[0].frozen = True
+    with pytest.raises(InputError) as error:
+        run_config.check_same_run(before, config, "runs/x")
+    message = str(error.value)
+    assert "config.optimizer.groups[0].weight_decay was None and is now 0.5" in message
+    assert "config.fine_tuning[0].groups[0].frozen was False and is now" in message
 
 
 @pytest.fixture

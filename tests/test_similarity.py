@@ -42,26 +42,28 @@ def test_gradient_of_order_is_that_of_finite_differences(embeddings):
     def total(images, captions):
         return (similarity.order(images, captions) * weights).sum()
 
-    slopes = jax.grad(total, argnums=(0, 1))(jnp.float32(images), jnp.float32(captions))
-    for which, slope in enumerate(slopes):
-        for place in np.ndindex(slope.shape):
+    gradients = jax.grad(total, argnums=(0, 1))(
+        jnp.float32(images), jnp.float32(captions)
+    )
+    for which, gradient in enumerate(gradients):
+        for place in np.ndindex(gradient.shape):
             values = []
             for shift in (1e-5, -1e-5):
                 moved = [images.copy(), captions.copy()]
                 moved[which][place] += shift
                 values.append((naive_order(*moved) * weights).sum())
             expected = (values[0] - values[1]) / 2e-5
-            np.testing.assert_allclose(slope[place], expected, atol=1e-4)
+            np.testing.assert_allclose(gradient[place], expected, atol=1e-4)
 
 
 def test_order_without_violation_has_no_gradient():
     images, captions = jnp.ones((2, 3)), jnp.zeros((2, 3))
     assert not np.asarray(similarity.order(images, captions)).any()
     for argument in (0, 1):
-        slope = jax.grad(lambda *x: similarity.order(*x).sum(), argument)(
+        gradient = jax.grad(lambda *x: similarity.order(*x).sum(), argument)(
             images, captions
         )
-        np.testing.assert_array_equal(slope, 0)
+        np.testing.assert_array_equal(gradient, 0)
 
 
 @pytest.mark.parametrize("name", similarity.SIMILARITIES)

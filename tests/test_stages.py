@@ -1,20 +1,39 @@
-from configs import common
-from vse_jax.stages import plan_stages, stage_of
+import jax
+import numpy as np
+import pytest
+
+from configs import common, vsepp
+from vse_jax.errors import InputError
+from vse_jax.stages import check_groups, plan_stages, stage_of
+
+PARAMS = {
+    "image": {
+        "backbone": {"stem": {"kernel": 1, "bias": 1}, "stage1": {"kernel": 1}},
+        "encoder": {"projection": {"kernel": 1}},
+    },
+    "text": {"embed": {"embedding": 1}},
+}
 
 
 def test_without_fine_tuning_there_is_one_stage(config):
-    config.epochs, config.model.backbone.trainable = 3, False
+    config.epochs = 3
+    config.optimizer.groups = (common.parameter_group("text/.*"),)
     (stage,) = plan_stages(config, steps_per_epoch=10)
-    assert (stage.start, stage.stop, stage.train_backbone) == (0, 30, False)
+    assert (stage.start, stage.stop) == (0, 30)
+    assert stage.groups == config.optimizer.groups
     assert stage.learning_rate == config.optimizer.learning_rate
     assert stage.decay_epochs == config.optimizer.decay_epochs
 
 
 def test_stages_follow_each_other_without_a_gap(config):
-    config.epochs, config.model.backbone.trainable = 2, False
+    config.epochs = 2
+    config.optimizer.groups = (vsepp.frozen_backbone(),)
+    slow = (common.parameter_group("text/.*", learning_rate=0.1),)
     config.fine_tuning = (
         common.fine_tuning_stage(epochs=1, learning_rate=1e-5),
-        common.fine_tuning_stage(epochs=3, learning_rate=1e-6, decay_epochs=(2,)),
+        common.fine_tuning_stage(
+            epochs=3, learning_rate=1e-6, decay_epochs=(2,), groups=slow
+        ),
     )
     stages = plan_stages(config, steps_per_epoch=10)
     assert [(stage.start, stage.stop) for stage in stages] == [
@@ -22,9 +41,58 @@ def test_stages_follow_each_other_without_a_gap(config):
         (20, 30),
         (30, 60),
     ]
-    assert [stage.train_backbone for stage in stages] == [False, True, True]
+    assert [stage.groups for stage in stages] == [config.optimizer.groups, (), slow]
+    assert [stage.freezes_backbone(PARAMS) for stage in stages] == [True, False, False]
     assert stages[2].learning_rate == 1e-6
     assert stages[2].decay_epochs == (2,)
     found = [stage_of(stages, step) for step in (0, 19, 20, 29, 30, 59, 60)]
     numbers = [stages.index(stage) for stage in found]
     assert numbers == [0, 0, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("image/backbone/.*", True),
+        ("image/.*", True),
+        ("image/backbone/stem/.*", False),
+        ("text/.*", False),
+    ],
+)
+def test_backbone_is_frozen_as_a_whole_or_not(config, pattern, expected):
+    config.optimizer.groups = (common.parameter_group(pattern, frozen=True),)
+    (stage,) = plan_stages(config, 10)
+    assert stage.freezes_backbone(PARAMS) == expected
+
+
+def test_mistake_in_the_last_stage_is_found_at_once(config):
+    group = common.parameter_group("image/backbone", frozen=True)
+    config.fine_tuning = (
+        common.fine_tuning_stage(epochs=1, learning_rate=1e-5, groups=(group,)),
+    )
+    with pytest.raises(InputError) as error:
+        check_groups(plan_stages(config, 10), PARAMS, has_backbone_weights=True)
+    assert str(error.value) == (
+        "config.fine_tuning[0].groups[0].pattern is 'image/backbone', which matches no "
+        "parameter; a pattern must match a whole path, and these are below "
+        "image/backbone/, image/encoder/, text/embed/"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["image/.*", "image/backbone/stem/bias"])
+def test_frozen_backbone_needs_weights(config, pattern):
+    config.optimizer.groups = (common.parameter_group(pattern, frozen=True),)
+    stages = plan_stages(config, 10)
+    shapes = jax.eval_shape(lambda: jax.tree.map(np.float32, PARAMS))
+    check_groups(stages, shapes, has_backbone_weights=True)
+    with pytest.raises(InputError, match=r"set config\.model\.backbone\.weights to"):
+        check_groups(stages, shapes, has_backbone_weights=False)
+
+
+def test_later_stage_keeps_the_weights_of_the_one_before(config):
+    config.fine_tuning = (
+        common.fine_tuning_stage(
+            epochs=1, learning_rate=1e-5, groups=(vsepp.frozen_backbone(),)
+        ),
+    )
+    check_groups(plan_stages(config, 10), PARAMS, has_backbone_weights=False)

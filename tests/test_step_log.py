@@ -1,12 +1,12 @@
 import logging
-import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vse_jax import parallel, step_log
 from vse_jax.errors import TrainingError
-from vse_jax.losses import collapsed_loss
+from vse_jax.losses import MININGS, triplet_costs
 from vse_jax.step_log import CollapseWatch, StepLog
 
 
@@ -21,7 +21,12 @@ class Writer:
 
 
 def metrics(loss, gradient_norm=1.5):
-    values = {"loss": loss, "hard_share": 0.5, "gradient_norm": gradient_norm}
+    values = {
+        "loss": loss,
+        "hard_share": 0.5,
+        "gap": 0.3,
+        "gradient_norm": gradient_norm,
+    }
     return parallel.replicate({name: np.float32(x) for name, x in values.items()})
 
 
@@ -51,16 +56,17 @@ def test_line_tells_where_the_run_is(run, clock, caplog):
     log, writer = run
     caplog.set_level(logging.INFO, "vse_jax")
     clock.now += 30
-    log.add(1, "hardest", metrics(9.0))
+    log.add(1, metrics(9.0))
     assert lines(caplog) == ["first step after 30 s, compilation included"]
     for step in (2, 3):
-        log.add(step, "hardest", metrics(step))
+        log.add(step, metrics(step))
         clock.now += 1
     log.report(3)
     assert writer.scalars == {
         3: {
             "loss": pytest.approx((9 + 2 + 3) / 3),
             "hard_share": 0.5,
+            "gap": pytest.approx(0.3),
             "gradient_norm": 1.5,
             "pairs_per_second": pytest.approx(10),  # 2 steps of 10 pairs in 2 s
         }
@@ -74,7 +80,7 @@ def test_line_tells_where_the_run_is(run, clock, caplog):
 def test_report_is_of_its_own_interval(run, clock):
     log, writer = run
     for step in range(1, 5):
-        log.add(step, "hardest", metrics(step))
+        log.add(step, metrics(step))
         clock.now += 1
         if step % 2 == 0:
             log.report(step)
@@ -85,12 +91,12 @@ def test_report_is_of_its_own_interval(run, clock):
 
 def test_pause_does_not_count(run, clock):
     log, writer = run
-    log.add(1, "hardest", metrics(1))
+    log.add(1, metrics(1))
     clock.now += 1
     log.report(1)
     with log.paused():
         clock.now += 1000
-    log.add(2, "hardest", metrics(1))
+    log.add(2, metrics(1))
     clock.now += 2
     log.report(2)
     assert writer.scalars[2]["pairs_per_second"] == pytest.approx(5)
@@ -99,8 +105,8 @@ def test_pause_does_not_count(run, clock):
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_loss_that_is_not_finite_ends_the_run(run, loss):
     log, writer = run
-    log.add(1, "hardest", metrics(1))
-    log.add(2, "hardest", metrics(loss))
+    log.add(1, metrics(1))
+    log.add(2, metrics(loss))
     with pytest.raises(TrainingError) as error:
         log.report(2)
     message = str(error.value)
@@ -111,17 +117,17 @@ def test_loss_that_is_not_finite_ends_the_run(run, loss):
 
 def test_gradient_that_is_not_finite_ends_the_run(run):
     log, _ = run
-    log.add(1, "hardest", metrics(1.0, gradient_norm=np.nan))
+    log.add(1, metrics(1.0, gradient_norm=np.nan))
     with pytest.raises(TrainingError, match="gradient norm is nan at step 1"):
         log.report(1)
 
 
 def test_loss_that_is_not_finite_is_noticed_a_few_steps_later(run):
     log, _ = run
-    log.add(1, "hardest", metrics(float("nan")))
-    log.add(2, "hardest", metrics(1.0))
+    log.add(1, metrics(float("nan")))
+    log.add(2, metrics(1.0))
     with pytest.raises(TrainingError, match="at step 1;"):
-        log.add(3, "hardest", metrics(1.0))
+        log.add(3, metrics(1.0))
 
 
 @pytest.fixture
@@ -131,35 +137,56 @@ def watch(config, caplog):
     return CollapseWatch(config)
 
 
-def stuck(config, mining="hardest"):
-    settings = config.loss
-    return collapsed_loss(
-        mining, settings.reduction, settings.margin, config.batch_size
+def metrics_of(scores, mining, batch_size=16):
+    """The loss and the gap of image anchors with these similarities."""
+    own = np.arange(batch_size)
+    costs = triplet_costs(
+        jnp.float32(scores), own, own[:, None] != own, mining=mining, margin=0.2
     )
+    return float(costs.cost.mean()), float(costs.gap.mean())
 
 
-@pytest.mark.parametrize("factor", [1, 1.009, 0.991])
-def test_collapse_is_told_once(watch, config, caplog, factor):
+def similarities(rng, spread, batch_size=16):
+    """Similarities around 0.9; the positives are like the others."""
+    return rng.normal(0.9, spread, (batch_size, batch_size))
+
+
+@pytest.mark.parametrize("mining", MININGS)
+@pytest.mark.parametrize("spread", [0, 1e-4])
+def test_equal_similarities_are_reported_once(watch, caplog, mining, spread):
+    rng = np.random.default_rng(0)
     for step in range(1, 3):
-        watch.add(step, "hardest", factor * stuck(config))
+        watch.add(step, *metrics_of(similarities(rng, spread), mining))
     assert not lines(caplog)
     for step in range(3, 10):
-        watch.add(step, "hardest", factor * stuck(config))
+        watch.add(step, *metrics_of(similarities(rng, spread), mining))
     (line,) = lines(caplog)
-    assert "stuck at 0.2 for 3 steps (to step 3)" in line
+    assert "equal for 3 steps (to step 3, loss " in line
     assert "config.loss.mining=selective" in line
-    assert not re.search(r"\n", line)
+    assert "\n" not in line
 
 
-def test_collapse_of_sums_over_the_batch_is_noticed(watch, config, caplog):
-    config.loss.reduction = "sum"
-    for step in range(1, 4):
-        watch.add(step, "hardest", 2 * 16 * 0.2)
-    assert len(lines(caplog)) == 1
+@pytest.mark.parametrize("mining", MININGS)
+@pytest.mark.parametrize("learned", [0.0, 1.0])
+def test_untrained_and_finished_models_are_no_collapse(watch, caplog, mining, learned):
+    """The latter's loss is 0, the former's may be that of a collapse."""
+    rng = np.random.default_rng(0)
+    for step in range(1, 10):
+        scores = similarities(rng, 0.02) + learned * np.eye(16)
+        loss, gap = metrics_of(scores, mining)
+        assert loss == 0 if learned else loss > 0
+        watch.add(step, loss, gap)
+    assert not lines(caplog)
 
 
-def test_loss_elsewhere_is_no_collapse(watch, config, caplog):
-    values = [stuck(config)] * 2 + [0.9 * stuck(config)] + [stuck(config)] * 2
-    for step, loss in enumerate([*values, 1.02 * stuck(config)]):
-        watch.add(step, "hardest", loss)
+def test_collapse_must_be_without_interruption(watch, caplog):
+    for step, gap in enumerate([0.0, 0.0, 0.1, 0.0, 0.0, 0.0021]):
+        watch.add(step, 0.2, gap)
+    assert not lines(caplog)
+
+
+def test_batch_of_one_pair_has_no_gap(config, watch, caplog):
+    config.batch_size = 1
+    for step in range(1, 10):
+        watch.add(step, 0.0, 0.0)
     assert not lines(caplog)

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from configs import common
+from configs import common, vsepp
 from vse_jax import train
 from vse_jax.checkpoint import Checkpoints
+from vse_jax.errors import InputError
 
 
 @pytest.fixture
@@ -22,8 +23,11 @@ def of_scenes(config, shapes_builder):
     config.model.backbone.name = "stem"
     config.model.text_encoder = "gru"
     config.model.embed_dim, config.model.word_dim = 8, 4
+    config.optimizer.groups = (common.parameter_group("text/.*", learning_rate=0.1),)
     config.fine_tuning = (
-        common.fine_tuning_stage(epochs=1, learning_rate=1e-3, train_backbone=False),
+        common.fine_tuning_stage(
+            epochs=1, learning_rate=1e-3, groups=(vsepp.frozen_backbone(),)
+        ),
     )
     return config
 
@@ -53,6 +57,21 @@ def test_stage_goes_on_from_the_best_and_keeps_what_it_does_not_train(
         assert are_equal(image[0]["backbone"], image[2]["backbone"])
         assert not are_equal(image[1]["backbone"], image[2]["backbone"])
         assert not are_equal(image[0]["encoder"], image[2]["encoder"])
+
+
+def test_pattern_without_parameters_is_refused_before_the_first_step(
+    of_scenes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train, "make_train_step", None)
+    group = common.parameter_group("image/backbone/stage9/.*", frozen=True)
+    of_scenes.fine_tuning[0].groups = (group,)
+    with pytest.raises(InputError) as error:
+        train.train_and_evaluate(of_scenes, str(tmp_path))
+    assert str(error.value) == (
+        "config.fine_tuning[0].groups[0].pattern is 'image/backbone/stage9/.*', which "
+        "matches no parameter; a pattern must match a whole path, and these are below "
+        "image/backbone/, image/encoder/, text/gru/, text/words/"
+    )
 
 
 def are_equal(tree, other):

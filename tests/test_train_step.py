@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs import common
 from tests import parity
 from vse_jax import parallel
 from vse_jax.losses import MININGS, AnchorCosts
@@ -64,11 +65,11 @@ def adamw(learning_rate, *, weight_decay=0.01, clip=2.0):
     return optimizer, schedule
 
 
-def step_on(devices, model, optimizer, schedule, settings, mining):
+def step_on(devices, model, optimizer, schedule, settings, mining, groups=()):
     """A step that takes and returns what lies on the host, `devices` working."""
     model = model.clone(train=True, sum_over_devices=parallel.sum_over_devices)
     step = jax.pmap(
-        make_train_step(model, optimizer, schedule, settings, mining),
+        make_train_step(model, optimizer, schedule, settings, mining, groups),
         axis_name=parallel.AXIS,
         in_axes=(None, 0),
         devices=jax.devices()[:devices],
@@ -105,6 +106,41 @@ def make_batch():
         arrays[name][13] = arrays[name][2]
     arrays["region_count"][13] = arrays["region_count"][2]
     return arrays
+
+
+def test_frozen_parameters_stay_bit_identical_and_get_no_gradient():
+    """Signs of zeros included; their gradient does not count in the norms either."""
+    model = VSE("global", "gru", VOCABULARY, word_dim=3, embed_dim=8)
+    groups = (
+        common.parameter_group("text/.*", frozen=True),
+        common.parameter_group("image/.*/bias", learning_rate=0.5),
+    )
+    schedule = optax.constant_schedule(5e-4)
+    settings = parity.ml_collections.ConfigDict(
+        {"name": "adamw", "weight_decay": 0.01, "gradient_clip": 2.0}
+    )
+    optimizer = create_optimizer(settings, schedule, groups)
+    batch = make_batch()
+    state = create_train_state(model.clone(train=True), optimizer, batch, seed=0)
+    params = jax.tree.map(np.array, state.params)
+    for leaf in jax.tree.leaves(params["text"]):
+        leaf[:2] = -0.0
+    before = state.replace(params=params)
+    settings = parity.loss_settings()
+    step = step_on(1, model, optimizer, schedule, settings, "all", groups)
+    after, metrics = step(before, batch)
+    for name, is_same in (("image", False), ("text", True)):
+        for old, new in zip(
+            jax.tree.leaves(params[name]),
+            jax.tree.leaves(after.params[name]),
+            strict=True,
+        ):
+            assert (old.tobytes() == new.tobytes()) == is_same
+    assert metrics["gradient_norm_text"] == 0
+    assert metrics["gradient_norm"] == metrics["gradient_norm_image"] > 0
+    # A first step of Adam has the size of the learning rate.
+    moved = np.abs(after.params["image"]["encoder"]["projection"]["bias"])
+    assert 0 < moved.max() < 0.51 * 5e-4
 
 
 @pytest.mark.parametrize("mining", MININGS)

@@ -12,6 +12,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces them
 import argparse
 import logging
 import pathlib
+import re
 import signal
 import sys
 
@@ -262,6 +263,9 @@ def _mistake(error, argv):
         return " ".join(text.split())
     if isinstance(error, OSError) or "Traceback" in text:
         text = text.strip().splitlines()[-1]
+    indexed = [a.partition("=")[0] for a in argv if re.match(r"--config\.[^=]*\[", a)]
+    if isinstance(error, IndexError) and indexed:
+        text = f"{' or '.join(indexed)} does not exist; the tuple has fewer items"
     return f"{_given_config(argv)}: {' '.join(text.split())}"
 
 

@@ -99,23 +99,6 @@ def triplet_costs(
     return AnchorCosts(cost, is_hard, gap, positive, hardest)
 
 
-def collapsed_loss(
-    mining: str, reduction: str, margin: float, batch_size: int
-) -> float:
-    """The loss when all similarities are equal, where its gradient vanishes.
-
-    A run whose loss stays there has fallen into the local minimum that SelHN avoids.
-
-    Args:
-      mining: one of `MININGS`.
-      reduction: `mean` or `sum`, of anchors and directions.
-      margin: in units of similarity.
-      batch_size: pairs of the global batch.
-    """
-    cost = margin * (batch_size - 1) if mining == "all" else margin
-    return cost if reduction == "mean" else 2 * batch_size * cost
-
-
 def _take(scores, index):
     return jnp.take_along_axis(scores, index[:, None], axis=1)[:, 0]
 

@@ -1,10 +1,13 @@
-"""Optimizers and the learning-rate schedule, as published."""
+"""Optimizers and the learning-rate schedule."""
 
-import jax
+import functools
+
 import ml_collections
 import optax
 
+from vse_jax import parameter_groups
 from vse_jax.errors import InputError
+from vse_jax.parameter_groups import Groups
 from vse_jax.stages import Stage
 
 OPTIMIZERS = ("adam", "adamw")
@@ -15,48 +18,76 @@ def create_schedule(
 ) -> optax.Schedule:
     """The learning rate of a stage, by the number of steps since its beginning.
 
-    It is constant but for being multiplied after each of the stage's decay epochs.
+    The rate is constant except that it is multiplied by `decay_factor` once for each
+    decay epoch that has passed. An epoch may be a fraction, rounded down to a step.
+    Several decay epochs within one step all count. A decay epoch of 0 holds from the
+    first step. One at the end of the stage or beyond it has no effect.
+
+    Args:
+      stage: its learning rate and decay epochs are used.
+      decay_factor: of the learning rate.
+      steps_per_epoch: to convert epochs to steps.
     """
-    return optax.piecewise_constant_schedule(
-        stage.learning_rate,
-        {int(epoch * steps_per_epoch): decay_factor for epoch in stage.decay_epochs},
-    )
+    scales = {}
+    for epoch in stage.decay_epochs:
+        # Rounded first: 0.29 * 100 is slightly less than 29 in binary floating point.
+        step = int(round(epoch * steps_per_epoch, 6))
+        if step < stage.stop - stage.start:
+            scales[step] = scales.get(step, 1.0) * decay_factor
+    return optax.piecewise_constant_schedule(stage.learning_rate, scales)
 
 
 def create_optimizer(
     settings: ml_collections.ConfigDict,
     schedule: optax.Schedule,
-    train_backbone: bool = True,
+    groups: Groups = (),
 ) -> optax.GradientTransformation:
     """Clips the gradient's global norm, then takes a step of Adam or AdamW.
 
     Args:
-      settings: `config.optimizer`.
+      settings: `config.optimizer`; its groups are not used.
       schedule: the learning rate by the number of steps.
-      train_backbone: False leaves the backbone as it is, and keeps no state for it.
+      groups: parameter groups. Their learning rate is a factor of the schedule, also
+        in AdamW's weight decay. Frozen parameters are not updated, have no optimizer
+        state, and their gradient does not count in the norm.
 
     Raises:
       InputError: if `settings.name` is not one of `OPTIMIZERS`.
     """
-    if settings.name == "adamw":
-        update = optax.adamw(schedule, weight_decay=settings.weight_decay)
-    elif settings.name == "adam":
-        update = optax.adam(schedule)
-    else:
-        raise InputError(
-            f"config.optimizer.name is {settings.name!r}, "
-            f"expected one of {', '.join(OPTIMIZERS)}"
-        )
-    if settings.gradient_clip:
-        clip = optax.clip_by_global_norm(settings.gradient_clip)
-        update = optax.chain(clip, update)
-    if train_backbone:
+    update = _update_rule(settings, schedule, settings.weight_decay)
+    if groups:
+        rules = {parameter_groups.DEFAULT: update}
+        for number, group in enumerate(groups):
+            rules[parameter_groups.label_of(number)] = _group_rule(
+                settings, schedule, group
+            )
+        labels = functools.partial(parameter_groups.labels, groups)
+        update = optax.partition(rules, labels)
+    if not settings.gradient_clip:
         return update
-    return optax.partition({True: optax.set_to_zero(), False: update}, _in_backbone)
+    clip = optax.clip_by_global_norm(settings.gradient_clip)
+    if any(group.frozen for group in groups):
+        frozen = functools.partial(parameter_groups.frozen, groups)
+        clip = optax.chain(optax.masked(optax.set_to_zero(), frozen), clip)
+    return optax.chain(clip, update)
 
 
-def _in_backbone(params):
-    """Of each parameter, whether it is one of the backbone's."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.tree_util.DictKey("backbone") in path, params
+def _group_rule(settings, schedule, group):
+    if group.frozen:
+        return optax.set_to_zero()
+    weight_decay = group.weight_decay
+    if weight_decay is None:
+        weight_decay = settings.weight_decay
+    factor = group.learning_rate
+    return _update_rule(settings, lambda step: factor * schedule(step), weight_decay)
+
+
+def _update_rule(settings, schedule, weight_decay):
+    if settings.name == "adamw":
+        return optax.adamw(schedule, weight_decay=weight_decay)
+    if settings.name == "adam":
+        return optax.adam(schedule)
+    raise InputError(
+        f"config.optimizer.name is {settings.name!r}, "
+        f"expected one of {', '.join(OPTIMIZERS)}"
     )

@@ -5,12 +5,13 @@ and compared when a run is resumed. `configs/common.py` documents each of them.
 """
 
 import json
+import math
 from collections.abc import Iterable
 
 import ml_collections
 from ml_collections.config_flags import config_path
 
-from vse_jax import files
+from vse_jax import files, parameter_groups
 from vse_jax.data.photo_crops import resized_side
 from vse_jax.data.text import tokenizers
 from vse_jax.data.text.vocabulary import Vocabulary
@@ -239,6 +240,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     stages = [f"fine_tuning[{number}]." for number in range(len(config.fine_tuning))]
     optimizers = ("optimizer.", *stages)
     _check_choices(config)
+    _check_groups(config, *(f"{optimizer}groups" for optimizer in optimizers))
     _check_numbers(
         config,
         "data.token_lengths",
@@ -315,11 +317,27 @@ def _check_choice(config, option, allowed):
     _require(config, option, value_of(config, option) in allowed, _one_of(allowed))
 
 
+def _check_groups(config, *options):
+    for option in options:
+        groups = value_of(config, option)
+        parameter_groups.check_options(groups, option)
+        for number, group in enumerate(groups):
+            if group.weight_decay and config.optimizer.name == "adam":
+                raise InputError(
+                    f"config.{option}[{number}].weight_decay is {group.weight_decay}, "
+                    "but config.optimizer.name is 'adam', which has none; set it to "
+                    "'adamw'"
+                )
+
+
 def _check_numbers(config, *options):
     for option in options:
         numbers = value_of(config, option)
-        are_numbers = all(isinstance(number, int | float) for number in numbers)
-        _require(config, option, are_numbers, "numbers")
+        are_numbers = isinstance(numbers, tuple | list) and all(
+            isinstance(number, int | float) and 0 <= number < math.inf
+            for number in numbers
+        )
+        _require(config, option, are_numbers, "a tuple of numbers of at least 0")
 
 
 def _check_positive(config, *options):
@@ -369,12 +387,6 @@ def _check_warmup(config):
 
 
 def _check_backbone(backbone, image_encoder):
-    if backbone.name and not backbone.trainable and not backbone.weights:
-        raise InputError(
-            "config.model.backbone.trainable is False, but there are no weights to "
-            "keep; set config.model.backbone.weights to a .pth or .safetensors file, "
-            "or to the Python package that has one"
-        )
     if backbone.name == "stem" and image_encoder == "global":
         raise InputError(
             "config.model.backbone.name is 'stem', which gives no global feature; set "

@@ -1,56 +1,98 @@
-"""Stages of a training: each with its epochs, learning rate and trained parameters."""
+"""Stages of a training: each with its epochs, learning rate and parameter groups."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import ml_collections
+
+from vse_jax import parameter_groups
+from vse_jax.errors import InputError
+from vse_jax.models.vse import backbone_of
+from vse_jax.parameter_groups import Groups
 
 
 class Stage(NamedTuple):
-    """A stretch of steps that share an optimizer and its state.
+    """Consecutive steps that share an optimizer and its state.
 
     Attributes:
-      start: its first step, counted from 0 over the whole training.
-      stop: the step behind its last.
-      learning_rate: at its beginning.
-      decay_epochs: of this stage, after which the learning rate is multiplied.
-      train_backbone: whether the backbone is trained.
+      start: the first step, counted from 0 over the whole training.
+      stop: the step after the last.
+      learning_rate: at the beginning.
+      decay_epochs: epochs of this stage after which the learning rate is multiplied.
+      groups: parameter groups.
+      option: the option of the groups, such as `optimizer.groups`, for messages.
     """
 
     start: int
     stop: int
     learning_rate: float
     decay_epochs: tuple[float, ...]
-    train_backbone: bool
+    groups: Groups = ()
+    option: str = "optimizer.groups"
+
+    def freezes_backbone(self, params: Any) -> bool:
+        """Whether every parameter of the backbone is frozen.
+
+        Args:
+          params: the model's parameters or their shapes.
+        """
+        if not self.groups:
+            return False
+        of_backbone = backbone_of(parameter_groups.frozen(self.groups, params))
+        return all(jax.tree.leaves(of_backbone))
 
 
 def plan_stages(
     config: ml_collections.ConfigDict, steps_per_epoch: int
 ) -> tuple[Stage, ...]:
-    """Returns the stages that `config` describes, in their order."""
-    first = ml_collections.ConfigDict(
-        {
-            "epochs": config.epochs,
-            "learning_rate": config.optimizer.learning_rate,
-            "decay_epochs": config.optimizer.decay_epochs,
-            "train_backbone": config.model.backbone.trainable,
-        }
+    """Returns the stages that `config` describes, in order."""
+    optimizer = config.optimizer
+    first = Stage(
+        start=0,
+        stop=config.epochs * steps_per_epoch,
+        learning_rate=optimizer.learning_rate,
+        decay_epochs=optimizer.decay_epochs,
+        groups=optimizer.groups,
     )
-    stages, start = [], 0
-    for options in (first, *config.fine_tuning):
-        stop = start + options.epochs * steps_per_epoch
-        stages.append(
-            Stage(
-                start,
-                stop,
-                options.learning_rate,
-                options.decay_epochs,
-                options.train_backbone,
-            )
+    stages = [first]
+    for number, options in enumerate(config.fine_tuning):
+        start = stages[-1].stop
+        stage = Stage(
+            start=start,
+            stop=start + options.epochs * steps_per_epoch,
+            learning_rate=options.learning_rate,
+            decay_epochs=options.decay_epochs,
+            groups=options.groups,
+            option=f"fine_tuning[{number}].groups",
         )
-        start = stop
+        stages.append(stage)
     return tuple(stages)
 
 
+def check_groups(
+    stages: tuple[Stage, ...], params: Any, *, has_backbone_weights: bool
+) -> None:
+    """Refuses parameter groups that do not fit the model.
+
+    Args:
+      stages: of the whole training, so that a mistake in the last is found at once.
+      params: the model's parameters or their shapes.
+      has_backbone_weights: whether the backbone begins with pretrained weights.
+
+    Raises:
+      InputError: naming the pattern, or the option to set.
+    """
+    for stage in stages:
+        parameter_groups.check_matches(stage.groups, stage.option, params)
+    frozen = backbone_of(parameter_groups.frozen(stages[0].groups, params))
+    if any(jax.tree.leaves(frozen)) and not has_backbone_weights:
+        raise InputError(
+            f"config.{stages[0].option} freezes parameters of the backbone, but it has "
+            "no pretrained weights to keep; set config.model.backbone.weights to a "
+            ".pth or .safetensors file, or to the Python package that has one"
+        )
+
+
 def stage_of(stages: tuple[Stage, ...], step: int) -> Stage:
-    """Returns the stage to which a step belongs, the last for steps beyond it."""
+    """Returns the stage that a step belongs to; the last one for steps beyond it."""
     return next((stage for stage in stages if step < stage.stop), stages[-1])

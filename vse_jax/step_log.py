@@ -12,12 +12,11 @@ import numpy as np
 
 from vse_jax import parallel
 from vse_jax.errors import TrainingError
-from vse_jax.losses import collapsed_loss
 
 logger = logging.getLogger(__name__)
 
 STEPS_IN_FLIGHT = 2  # more would only pile up batches on the device
-COLLAPSE_TOLERANCE = 0.01  # relative
+COLLAPSE_TOLERANCE = 0.01  # of the margin
 
 
 class StepLog:
@@ -46,19 +45,19 @@ class StepLog:
         self._writer = writer
         self._how_to_resume = how_to_resume
         self._watch = CollapseWatch(config)
-        self._in_flight = []  # (step, mining, metrics still on the device)
+        self._in_flight = []  # (step, metrics still on the device)
         self._metrics = []  # of the interval, on the host
         self._pairs_per_second = 0.0
         self._is_first_step = True
         self._restart_clock()
 
-    def add(self, step: int, mining: str, metrics: dict) -> None:
+    def add(self, step: int, metrics: dict) -> None:
         """Takes the metrics of a step; waits for those of a few steps before.
 
         Raises:
           TrainingError: if the loss of one of those is not finite.
         """
-        self._in_flight.append((step, mining, metrics))
+        self._in_flight.append((step, metrics))
         if self._is_first_step:
             self._end_first_step(metrics)
         else:
@@ -108,7 +107,7 @@ class StepLog:
         self._started = time.perf_counter()
         self._timed_steps = 0
 
-    def _fetch(self, step, mining, metrics):
+    def _fetch(self, step, metrics):
         metrics = parallel.unreplicate(metrics)
         loss = float(metrics["loss"])
         for name in ("loss", "gradient_norm"):
@@ -118,7 +117,7 @@ class StepLog:
                     f"{self._how_to_resume()}; try a smaller "
                     "config.optimizer.learning_rate or gradient_clip"
                 )
-        self._watch.add(step, mining, loss)
+        self._watch.add(step, loss, float(metrics["gap"]))
         self._metrics.append(metrics)
 
     def _line(self, step, means):
@@ -136,30 +135,41 @@ class StepLog:
 
 
 class CollapseWatch:
-    """Notices a loss that stays where all similarities are equal.
+    """Warns of a training in which all similarities stay equal.
 
-    That local minimum, in which the gradient vanishes, is what SelHN is for.
+    In that local minimum the gradient vanishes; `selective` mining avoids it. It is
+    recognized by the gap between an anchor's positive and its hardest negative, because
+    the loss is ambiguous:
+
+    - `semi_hard` costs 0 where similarities are exactly equal, as after perfect
+      training. Where they are nearly equal it costs about the margin, as it does at the
+      beginning of a normal training.
+    - `mean` and `all` also begin at about the loss of a collapse.
     """
 
     def __init__(self, config: ml_collections.ConfigDict):
         self._config = config
         self._steps = 0
 
-    def add(self, step: int, mining: str, loss: float) -> None:
-        """Takes the loss of a step; warns once when it has been there long enough."""
-        settings = self._config.loss
-        collapsed = collapsed_loss(
-            mining, settings.reduction, settings.margin, self._config.batch_size
-        )
-        is_there = abs(loss - collapsed) <= COLLAPSE_TOLERANCE * collapsed
-        self._steps = self._steps + 1 if is_there else 0
-        if is_there and self._steps == self._config.stuck_steps:
+    def add(self, step: int, loss: float, gap: float) -> None:
+        """Takes the metrics of a step; warns once when the collapse has lasted.
+
+        Args:
+          step: counted from 1.
+          loss: of the step.
+          gap: mean of `|positive - hardest|` over the anchors that have a negative.
+        """
+        collapsed = gap <= COLLAPSE_TOLERANCE * self._config.loss.margin
+        # A batch of one pair has no negatives, and so no gap.
+        collapsed = collapsed and self._config.batch_size > 1
+        self._steps = self._steps + 1 if collapsed else 0
+        if collapsed and self._steps == self._config.stuck_steps:
             logger.warning(
-                "the loss has been stuck at %.4g for %d steps (to step %d): all "
-                "similarities are equal and the gradient vanishes; try "
-                "config.loss.mining=selective, config.loss.warmup_mining=mean with "
-                "config.loss.warmup_epochs=1, or a larger config.batch_size",
-                collapsed,
+                "all similarities have been equal for %d steps (to step %d, loss "
+                "%.4g) and the gradient vanishes; try config.loss.mining=selective, "
+                "config.loss.warmup_mining=mean with config.loss.warmup_epochs=1, or a "
+                "larger config.batch_size",
                 self._steps,
                 step,
+                loss,
             )

@@ -31,7 +31,12 @@ def create_writer(workdir: str, step: int, *, primary: bool = True):
 
 
 def remove_events_after(path: epath.Path, step: int) -> None:
-    """Rewrites an event file without the events after `step`, if it has any."""
+    """Rewrites an event file without the events after `step`, if it has any.
+
+    TensorBoard's own way is a `SessionLog.START` event, upon which readers drop later
+    steps. Its default data server ignores that event, and so do readers of single
+    files; and it needs event files whose names sort by time, across hosts and clocks.
+    """
     records, complete = _read_records(path)
     kept = [record for record in records if Event.FromString(record).step <= step]
     if complete and len(kept) == len(records):

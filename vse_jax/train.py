@@ -25,7 +25,7 @@ from vse_jax.models.vse import with_backbone
 from vse_jax.optimizer import create_optimizer, create_schedule
 from vse_jax.run_config import check_same_run, flatten
 from vse_jax.run_lock import sole_run
-from vse_jax.stages import Stage, plan_stages, stage_of
+from vse_jax.stages import Stage, check_groups, plan_stages, stage_of
 from vse_jax.step_log import StepLog
 from vse_jax.summaries import create_writer
 from vse_jax.termination import Termination, signal_name
@@ -33,6 +33,7 @@ from vse_jax.torch_import import backbone_weights
 from vse_jax.train_step import (
     TrainState,
     create_train_state,
+    init_variables,
     make_train_step,
     start_training,
 )
@@ -108,6 +109,7 @@ class Training:
         )
         self._stages = plan_stages(config, self._steps_per_epoch)
         self._num_steps = self._stages[-1].stop
+        self._check_groups()
         state = self._restore_or_create()
         self.step = int(state.step)
         self._state = parallel.replicate(state)
@@ -131,6 +133,20 @@ class Training:
         self._set_stage(stage_of(self._stages, max(0, restored.step - 1)))
         return restored.train_state(jax.eval_shape(self._create_state))
 
+    def _check_groups(self) -> None:
+        if any(stage.groups for stage in self._stages):
+            weights = self._config.model.backbone.weights
+            check_groups(
+                self._stages, self._param_shapes, has_backbone_weights=bool(weights)
+            )
+
+    @functools.cached_property
+    def _param_shapes(self) -> dict:
+        """Shapes of the model's parameters; traced only if a pattern needs them."""
+        model = self._experiment.create_model(train=True)
+        init = functools.partial(init_variables, model)
+        return jax.eval_shape(init, self._example, self._config.seed)["params"]
+
     def _set_stage(self, stage: Stage) -> None:
         """Makes the model, the optimizer and the steps of a stage."""
         self._stage = stage
@@ -138,11 +154,12 @@ class Training:
         schedule = create_schedule(
             stage, config.optimizer.decay_factor, self._steps_per_epoch
         )
-        model = self._experiment.create_model(
-            train=True, train_backbone=stage.train_backbone
+        train_backbone = not (
+            stage.groups and stage.freezes_backbone(self._param_shapes)
         )
+        model = self._experiment.create_model(train=True, train_backbone=train_backbone)
         self._optimizer = optimizer = create_optimizer(
-            config.optimizer, schedule, stage.train_backbone
+            config.optimizer, schedule, stage.groups
         )
         self._create_state = functools.partial(
             create_train_state, model, optimizer, self._example, config.seed
@@ -155,6 +172,7 @@ class Training:
                     lambda step: schedule(step - stage.start),
                     config.loss,
                     mining,
+                    stage.groups,
                 ),
                 donate_argnums=0,
             )
@@ -222,7 +240,7 @@ class Training:
             self._state, parallel.shard(batch)
         )
         self.step += 1
-        step_log.add(self.step, mining, metrics)
+        step_log.add(self.step, metrics)
 
     def _mining(self) -> str:
         loss = self._config.loss

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from vse_jax import parallel
+from vse_jax import parallel, parameter_groups
 from vse_jax.losses import AnchorCosts, triplet_costs
 from vse_jax.models.vse import VSE, of_encoders
+from vse_jax.parameter_groups import Groups
 from vse_jax.similarity import SIMILARITIES
 
 
@@ -40,11 +41,15 @@ def create_train_state(
     model: VSE, optimizer: optax.GradientTransformation, batch: dict, seed: int
 ) -> TrainState:
     """Draws the parameters; `batch` gives the shapes of a model's input."""
+    return start_training(optimizer, init_variables(model, batch, seed))
+
+
+def init_variables(model: VSE, batch: dict, seed: int) -> dict:
+    """Draws the model's variables; `batch` gives the shapes of its input."""
     # Outside of a mapped step there is no axis to sum over.
     single = model.clone(sum_over_devices=lambda tree: tree)
     one_pair = jax.tree.map(lambda x: jnp.asarray(x[:1]), batch)
-    variables = jax.jit(single.init)(jax.random.key(seed), one_pair)
-    return start_training(optimizer, variables)
+    return jax.jit(single.init)(jax.random.key(seed), one_pair)
 
 
 def start_training(
@@ -66,14 +71,25 @@ def make_train_step(
     schedule: optax.Schedule,
     loss: ml_collections.ConfigDict,
     mining: str,
+    groups: Groups = (),
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Returns the per-device step, to be run by `parallel.map_over_devices`.
 
     The step takes the state and this device's part of the batch, and returns the new
     state and metrics, which are those of the global batch on every device.
+
+    Args:
+      model: in training mode.
+      optimizer: of `create_optimizer`, with the same groups.
+      schedule: the learning rate by the step of the state, to be logged. That of a
+        group with a factor is not logged.
+      loss: `config.loss`.
+      mining: one of `losses.MININGS`.
+      groups: parameter groups; no gradient is computed for those that are frozen.
     """
 
     def loss_and_aux(params, state, batch):
+        params = parameter_groups.stop_frozen(groups, params)
         variables = {"params": params, "batch_stats": state.batch_stats}
         (images, captions), updated = model.apply(
             variables, batch, mutable=["batch_stats"]

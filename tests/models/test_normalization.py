@@ -104,7 +104,7 @@ def test_l2_normalization():
     np.testing.assert_allclose(
         l2_normalize(vectors), [[0.6, 0.8], [0, 0], [-1, 0]], rtol=1e-6
     )
-    slope = jax.grad(lambda x: l2_normalize(x).sum())(vectors)
-    assert np.isfinite(slope).all()
+    gradient = jax.grad(lambda x: l2_normalize(x).sum())(vectors)
+    assert np.isfinite(gradient).all()
     half = l2_normalize(jnp.asarray([[3.0, 4.0]], jnp.bfloat16))
     assert half.dtype == jnp.float32

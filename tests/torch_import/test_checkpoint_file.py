@@ -171,7 +171,7 @@ def test_equal_sizes_are_told_apart_by_the_options(config):
     }
     kinds = [
         checkpoint_file.configure(
-            config, checkpoint_file.Published(arrays, {}, options, 0), "x"
+            config, checkpoint_file.TorchCheckpoint(arrays, {}, options, 0), "x"
         )
         for options in ({}, {"precomp_enc_type": "basic"})
     ]
@@ -234,7 +234,7 @@ def test_vocabulary_of_another_size_is_refused(config, tmp_path):
     assert str(e.value).startswith(vocabulary)
 
 
-def make_published(playground, folder):
+def make_torch_checkpoint(playground, folder):
     """A checkpoint of RVSE++ that fits the playground's dataset, and its vocabulary."""
     words = [*numbered(4), *programs.WORDS]
     golden = content_of("rvsepp_model_best.pth")
@@ -257,7 +257,7 @@ def make_published(playground, folder):
 def test_program_imports_and_evaluates(tmp_path_factory):
     playground = programs.playground(tmp_path_factory.getbasetemp())
     folder = playground.folder / "published"
-    make_published(playground, folder)
+    make_torch_checkpoint(playground, folder)
     workdir = f"--workdir={playground.workdir('imported')}"
     files = [
         f"--import_file={folder / 'model_best.pth'}",

@@ -23,9 +23,12 @@ class Backbone(NamedTuple):
 
     Attributes:
       name: one of `backbones.BACKBONES`.
-      trainable: whether gradients reach it.
-      train_norm: whether its batch normalization uses and updates the batch's
-        statistics in training, rather than those that came with its weights.
+      trainable: whether any of its parameters is trained. If none is, it is computed
+        without gradients and, in training too, with the statistics of its weights. The
+        published code of VSE++ differs: it keeps batch normalization in training mode
+        while the CNN is frozen.
+      train_norm: whether, if it is trained, its batch normalization uses and updates
+        the batch's statistics in training, rather than those of its weights.
     """
 
     name: str

@@ -85,7 +85,8 @@ def create_model(
       config: see `configs/common.py`.
       vocabulary_size: number of different tokens.
       train: whether batch normalization uses and updates the batch's statistics.
-      train_backbone: whether gradients reach the backbone.
+      train_backbone: whether a parameter of the backbone is trained. If not, the
+        backbone is computed without gradients and as in evaluation.
       sum_over_devices: adds a pytree up over all devices.
     """
     options = dict(config.model)
@@ -108,6 +109,11 @@ def create_model(
 def content_dim(variables: dict) -> int:
     """Dimensions of a region, or of the one feature, that the image encoder takes."""
     return variables["params"]["image"]["encoder"]["projection"]["kernel"].shape[0]
+
+
+def backbone_of(params: dict) -> dict:
+    """Returns the backbone's part of a tree like `params`; empty without a backbone."""
+    return params["image"].get("backbone", {})
 
 
 def with_backbone(variables: dict, backbone: dict) -> dict:

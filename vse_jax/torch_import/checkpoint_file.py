@@ -31,8 +31,8 @@ _BACKBONE = "img.cnn."
 _MARGIN, _EPSILON = 0.2, 0.01  # of files whose options do not hold them
 
 
-class Published(NamedTuple):
-    """What a published file holds.
+class TorchCheckpoint(NamedTuple):
+    """What a checkpoint file of the PyTorch repositories holds.
 
     Attributes:
       arrays: parameters and running statistics, by PyTorch's names behind `img.`
@@ -65,18 +65,18 @@ def import_checkpoint(
         have, if a parameter is missing, unexpected or of another shape, if the
         vocabulary is not the model's, or if the workdir holds a run already.
     """
-    published = read(checkpoint)
+    loaded = read(checkpoint)
     words, word_count = vocabulary_file.read(vocabulary)
-    config = configure(config, published, checkpoint)
-    embeddings = len(published.arrays["txt.embed.weight"])
+    config = configure(config, loaded, checkpoint)
+    embeddings = len(loaded.arrays["txt.embed.weight"])
     if embeddings != word_count:
         raise InputError(
             f"{vocabulary}: has {word_count} words, but the model of {checkpoint} "
             f"{embeddings}; name the vocabulary that it was trained with"
         )
-    variables = convert(config, words, published, checkpoint)
+    variables = convert(config, words, loaded, checkpoint)
     state = TrainState(
-        step=np.int32(published.step),
+        step=np.int32(loaded.step),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state={},
@@ -91,12 +91,12 @@ def import_checkpoint(
         with reporting_writes(workdir):
             checkpoints.save(state, run)
             checkpoints.wait()
-        print(f"checkpoint: {checkpoints.path(published.step)}")
+        print(f"checkpoint: {checkpoints.path(loaded.step)}")
     finally:
         checkpoints.close()
 
 
-def read(path: str) -> Published:
+def read(path: str) -> TorchCheckpoint:
     """Reads a checkpoint of vsepp, vse_infty or RVSE++; see `torch_file.read`.
 
     Raises:
@@ -121,18 +121,18 @@ def read(path: str) -> Published:
             f"{path}: not a checkpoint of vsepp, vse_infty or RVSE++; expected 'model' "
             "(the parameters of the image encoder, of the text encoder) and 'opt'"
         ) from None
-    return Published(arrays, backbone, options, step)
+    return TorchCheckpoint(arrays, backbone, options, step)
 
 
 def configure(
-    config: ml_collections.ConfigDict, published: Published, path: str
+    config: ml_collections.ConfigDict, loaded: TorchCheckpoint, path: str
 ) -> ml_collections.ConfigDict:
     """Returns a copy of `config` with the published model, its loss and sizes.
 
     Raises:
       InputError: if the options say something that no model of ours does.
     """
-    arrays, options = published.arrays, published.options
+    arrays, options = loaded.arrays, loaded.options
     _refuse_unknown(arrays, path)
     if options.get("no_txtnorm"):
         raise InputError(
@@ -140,7 +140,7 @@ def configure(
             "encoder here does; evaluate it with the code that it comes from"
         )
     config = config.copy_and_resolve_references()
-    if published.backbone:
+    if loaded.backbone:
         _configure_photos(config, options, path)
     encoder = _image_encoder(arrays, options)
     order = options.get("measure", "cosine") == "order"
@@ -176,8 +176,8 @@ def _configure_photos(config, options, path):
             f"expected one of {', '.join(pretrained_ones)}"
         )
     # Of how it was trained nothing is said, and nothing is needed to evaluate it.
-    config.model.backbone.update(name=architecture, weights="", trainable=True)
-    config.fine_tuning = ()
+    config.model.backbone.update(name=architecture, weights="")
+    config.optimizer.groups = config.fine_tuning = ()
     config.data.image_size = int(
         options.get("crop_size", SPECS[architecture].image_size)
     )
@@ -189,7 +189,7 @@ def _configure_photos(config, options, path):
 def convert(
     config: ml_collections.ConfigDict,
     words: Vocabulary,
-    published: Published,
+    loaded: TorchCheckpoint,
     path: str,
 ) -> dict:
     """Returns the variables of the model that `config` describes.
@@ -197,16 +197,16 @@ def convert(
     Raises:
       InputError: if a parameter is missing or of another shape.
     """
-    arrays = dict(published.arrays)
+    arrays = dict(loaded.arrays)
     embedding = arrays["txt.embed.weight"]
     # `<mask>` is ours, for augmentation; no caption to be embedded holds it.
     without_mask = len(words) - len(embedding)
     arrays["txt.embed.weight"] = np.pad(embedding, ((0, without_mask), (0, 0)))
     variables = parameter_names.variables(arrays)
-    if published.backbone:
+    if loaded.backbone:
         architecture = config.model.backbone.name
         for collection, tree in backbone_weights.convert(
-            architecture, published.backbone, path
+            architecture, loaded.backbone, path
         ).items():
             variables.setdefault(collection, {}).setdefault("image", {})
             variables[collection]["image"]["backbone"] = tree

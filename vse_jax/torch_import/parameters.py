@@ -1,4 +1,4 @@
-"""Accounting for every parameter of a file that others wrote."""
+"""Compares the parameters of an imported file with those of a model."""
 
 from collections.abc import Mapping, Sequence
 

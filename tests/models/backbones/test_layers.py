@@ -64,8 +64,8 @@ def test_values_gradients_and_statistics_are_those_of_pytorch(variables, maps, t
     theirs = in_pytorch(variables).train(train)
     inputs = torch.tensor(maps.transpose(0, 3, 1, 2), requires_grad=True)
     outputs = theirs(inputs)
-    slope = draw(*outputs.shape)
-    outputs.backward(torch.from_numpy(slope))
+    cotangent = draw(*outputs.shape)
+    outputs.backward(torch.from_numpy(cotangent))
 
     def apply(params, maps):
         ours = create(train=train)
@@ -76,14 +76,14 @@ def test_values_gradients_and_statistics_are_those_of_pytorch(variables, maps, t
     np.testing.assert_allclose(
         ours, outputs.detach().permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4
     )
-    gradients, slope_maps = vjp(slope.transpose(0, 2, 3, 1))
+    gradients, grad_maps = vjp(cotangent.transpose(0, 2, 3, 1))
     convolution, norm = theirs
     expected = {
         "kernel": convolution.weight.grad.permute(2, 3, 1, 0).numpy(),
         "norm": {"scale": norm.weight.grad.numpy(), "bias": norm.bias.grad.numpy()},
     }
     parity.assert_trees_close(gradients, expected, rtol=1e-4, atol=2e-3)
-    np.testing.assert_allclose(slope_maps, inputs.grad.permute(0, 2, 3, 1), atol=1e-4)
+    np.testing.assert_allclose(grad_maps, inputs.grad.permute(0, 2, 3, 1), atol=1e-4)
     expected = {
         "norm": {
             "mean": norm.running_mean.numpy(),

@@ -34,8 +34,8 @@ def test_values_and_gradients_are_those_of_pytorch(case):
     theirs = torch.nn.functional.conv2d(
         theirs_x, theirs_kernel, None, stride, padding, groups=groups
     )
-    slope = draw(*theirs.shape)
-    theirs.backward(torch.from_numpy(slope))
+    cotangent = draw(*theirs.shape)
+    theirs.backward(torch.from_numpy(cotangent))
 
     ours, vjp = jax.vjp(
         jax.jit(lambda x, kernel: convolve(x, kernel, stride, pads, groups)), x, kernel
@@ -43,10 +43,10 @@ def test_values_and_gradients_are_those_of_pytorch(case):
     np.testing.assert_allclose(
         ours, theirs.detach().permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4
     )
-    slope_x, slope_kernel = vjp(slope.transpose(0, 2, 3, 1))
-    np.testing.assert_allclose(slope_x, theirs_x.grad.permute(0, 2, 3, 1), atol=1e-4)
+    grad_x, grad_kernel = vjp(cotangent.transpose(0, 2, 3, 1))
+    np.testing.assert_allclose(grad_x, theirs_x.grad.permute(0, 2, 3, 1), atol=1e-4)
     np.testing.assert_allclose(
-        slope_kernel, theirs_kernel.grad.permute(2, 3, 1, 0), atol=1e-3
+        grad_kernel, theirs_kernel.grad.permute(2, 3, 1, 0), atol=1e-3
     )
 
 

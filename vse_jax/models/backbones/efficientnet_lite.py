@@ -21,7 +21,7 @@ _STEM_FEATURES = 32
 _MEAN, _DEVIATION = (127.0,) * 3, (128.0,) * 3
 
 
-class Stage(NamedTuple):
+class StageSpec(NamedTuple):
     """Blocks of one resolution, of which the first has the stride.
 
     Attributes:
@@ -40,17 +40,17 @@ class Stage(NamedTuple):
 
 
 _LITE0 = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
+    StageSpec(1, 3, 1, 1, 16),
+    StageSpec(2, 3, 2, 6, 24),
+    StageSpec(2, 5, 2, 6, 40),
+    StageSpec(3, 3, 2, 6, 80),
+    StageSpec(3, 5, 1, 6, 112),
+    StageSpec(4, 5, 2, 6, 192),
+    StageSpec(1, 3, 1, 6, 320),
 )
 
 
-def stages(width: float, depth: float) -> tuple[Stage, ...]:
+def stages(width: float, depth: float) -> tuple[StageSpec, ...]:
     """The stages of Lite0, scaled.
 
     Args:
@@ -78,7 +78,7 @@ class Block(nn.Module):
     An inverted residual of MobileNetV2 (https://arxiv.org/abs/1801.04381).
     """
 
-    stage: Stage
+    stage: StageSpec
     stride: int
     convolution: Callable
 
@@ -114,7 +114,7 @@ class EfficientNetLite(nn.Module):
       sum_over_devices: adds a pytree up over all devices.
     """
 
-    stages: tuple[Stage, ...]
+    stages: tuple[StageSpec, ...]
     pooled: bool
     dtype: jnp.dtype
     train: bool

@@ -1,0 +1,165 @@
+"""Parameter groups: parameters with a learning rate or weight decay of their own.
+
+`config.optimizer.groups` and each stage of `config.fine_tuning` list groups, made by
+`configs.common.parameter_group`. A group's pattern is a regular expression that must
+match the whole path of a parameter, such as `image/backbone/stem/kernel`. The first
+group that matches a parameter applies to it.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from vse_jax.errors import InputError
+
+DEFAULT = "default"  # label of the parameters that belong to no group
+_FIELDS = {"pattern", "learning_rate", "weight_decay", "frozen"}
+
+Groups = Sequence[ml_collections.ConfigDict]
+
+
+def label_of(number: int) -> str:
+    """Returns the label of the group with this position in its list."""
+    return f"group_{number}"
+
+
+def labels(groups: Groups, params: Any) -> Any:
+    """Labels each parameter with its group, for `optax.partition`.
+
+    Args:
+      groups: in order of precedence.
+      params: a tree of arrays or of shapes.
+
+    Returns:
+      A tree like `params` with `label_of(number)` or `DEFAULT` as leaves.
+    """
+    patterns = [re.compile(group.pattern) for group in groups]
+
+    def label(path, _):
+        name = _name(path)
+        for number, pattern in enumerate(patterns):
+            if pattern.fullmatch(name):
+                return label_of(number)
+        return DEFAULT
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def frozen(groups: Groups, params: Any) -> Any:
+    """Returns a tree like `params` that is True where a parameter is frozen."""
+    is_frozen = {label_of(i): bool(group.frozen) for i, group in enumerate(groups)}
+    return jax.tree.map(
+        lambda label: is_frozen.get(label, False), labels(groups, params)
+    )
+
+
+def stop_frozen(groups: Groups, params: Any) -> Any:
+    """Stops the gradient of frozen parameters, so that none is computed for them."""
+    return jax.tree.map(
+        lambda is_frozen, x: jax.lax.stop_gradient(x) if is_frozen else x,
+        frozen(groups, params),
+        params,
+    )
+
+
+def check_options(groups: Groups, option: str) -> None:
+    """Refuses groups with invalid options.
+
+    Args:
+      groups: to check.
+      option: that holds them, such as `optimizer.groups`, for the message.
+
+    Raises:
+      InputError: naming the option and the values it takes.
+    """
+    for number, group in enumerate(groups):
+        where = f"config.{option}[{number}]"
+        is_group = isinstance(group, ml_collections.ConfigDict)
+        if not is_group or set(group) != _FIELDS:
+            raise InputError(
+                f"{where} is not a parameter group; make it with "
+                "configs.common.parameter_group(pattern, ...)"
+            )
+        _check_pattern(group.pattern, where)
+        if not _is_number(group.learning_rate) or group.learning_rate <= 0:
+            raise InputError(
+                f"{where}.learning_rate is {group.learning_rate!r}, expected a factor "
+                "more than 0; set frozen=True to keep these parameters as they are"
+            )
+        decay = group.weight_decay
+        if decay is not None and not (_is_number(decay) and decay >= 0):
+            raise InputError(
+                f"{where}.weight_decay is {decay!r}, expected a number of at least 0, "
+                "or None for config.optimizer.weight_decay"
+            )
+        if not isinstance(group.frozen, bool):
+            raise InputError(
+                f"{where}.frozen is {group.frozen!r}, expected True or False"
+            )
+
+
+def check_matches(groups: Groups, option: str, params: Any) -> None:
+    """Refuses groups without a parameter, and groups that leave nothing to train.
+
+    Args:
+      groups: valid ones.
+      option: that holds them, such as `optimizer.groups`, for the message.
+      params: a tree of arrays or of shapes.
+
+    Raises:
+      InputError: naming the pattern.
+    """
+    names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    used = set(jax.tree.leaves(labels(groups, params)))
+    for number, group in enumerate(groups):
+        if label_of(number) in used:
+            continue
+        where = f"config.{option}[{number}].pattern is {group.pattern!r}, which matches"
+        if any(re.fullmatch(group.pattern, name) for name in names):
+            raise InputError(
+                f"{where} only parameters of the groups before it; move it before them"
+            )
+        raise InputError(
+            f"{where} no parameter; a pattern must match a whole path, and these are "
+            f"below {', '.join(_top_level(names))}"
+        )
+    if groups and all(jax.tree.leaves(frozen(groups, params))):
+        raise InputError(
+            f"config.{option} freezes every parameter, so nothing would be trained"
+        )
+
+
+def _check_pattern(pattern, where):
+    if not isinstance(pattern, str) or not pattern:
+        raise InputError(
+            f"{where}.pattern is {pattern!r}, expected a regular expression such as "
+            "'image/backbone/.*'"
+        )
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise InputError(
+            f"{where}.pattern is {pattern!r}, which is not a regular expression "
+            f"({error}); an example is 'image/backbone/.*'"
+        ) from error
+
+
+def _is_number(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _name(path):
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _top_level(names):
+    """The first two parts of each path, once, such as `image/encoder/`."""
+    parts = [name.split("/") for name in names]
+    return dict.fromkeys(
+        "/".join(part[:2]) + ("/" if len(part) > 2 else "") for part in parts
+    )
