@@ -63,6 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
     # normalizes by the batch's statistics in training, and updates the running ones.
     backbone.batch_norm = "trained"
     model.text_encoder = "bigru_gpo"  # or gru
+    model.pooling = "gpo"  # of regions and of words: gpo, mean or max
     model.embed_dim = 1024
     model.word_dim = 300
     model.normalize_image = True  # False for VSE0

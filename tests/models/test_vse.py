@@ -77,3 +77,34 @@ def test_configuration_describes_the_model(config, pairs, dtype):
         assert embedded.shape == (4, 8)
         assert embedded.dtype == jnp.float32
         np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_pooling_of_regions_is_an_option(config, pooling):
+    """Without GPO the embedding is that pooling of the regions, by plain numpy."""
+    config.model.update(text_encoder="gru", embed_dim=8, word_dim=4, pooling=pooling)
+    model = create_model(config, vocabulary_size=9, train=False)
+    rng = np.random.default_rng(0)
+    batch = {
+        "regions": rng.normal(size=(2, 3, 6)).astype(np.float32),
+        "region_count": np.array([3, 2], np.int32),
+        "tokens": np.ones((2, 5), np.int32),
+        "token_count": np.array([5, 2], np.int32),
+    }
+    variables = jax.jit(model.init)(jax.random.key(0), batch)
+    encoder = variables["params"]["image"]["encoder"]
+    assert "pooling" not in encoder
+    one_by_one = [
+        model.apply(
+            variables,
+            batch | {"regions": batch["regions"][:, i : i + 1], "region_count": ones},
+            method=lambda model, batch: model.image(batch),
+        )
+        for i, ones in enumerate([np.ones(2, np.int32)] * 3)
+    ]
+    pool = {"mean": np.mean, "max": np.max}[pooling]
+    for row, count in enumerate(batch["region_count"]):
+        expected = pool([vectors[row] for vectors in one_by_one[:count]], axis=0)
+        expected /= np.linalg.norm(expected)
+        ours = model.apply(variables, batch, method=model.embed_images)[row]
+        np.testing.assert_allclose(ours, expected, atol=1e-5)

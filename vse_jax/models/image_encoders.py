@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from vse_jax.models import initializers
 from vse_jax.models.backbones import create_backbone, fast_apply
 from vse_jax.models.normalization import MaskedBatchNorm, l2_normalize
-from vse_jax.models.pooling import GeneralizedPooling
+from vse_jax.models.pooling import POOLINGS
 
 
 class Backbone(NamedTuple):
@@ -79,6 +79,7 @@ class RegionEncoder(nn.Module):
       dtype: of the arithmetic; the pooling is in float32.
       train: whether the batch's statistics are used and updated.
       sum_over_devices: adds a pytree up over all devices.
+      pooling: one of `pooling.POOLINGS`.
     """
 
     embed_dim: int
@@ -86,6 +87,7 @@ class RegionEncoder(nn.Module):
     dtype: jnp.dtype
     train: bool
     sum_over_devices: Callable
+    pooling: str = "gpo"
 
     @nn.compact
     def __call__(self, inputs: dict) -> jax.Array:
@@ -108,7 +110,7 @@ class RegionEncoder(nn.Module):
         )
         embedded = projected + mlp(projected if self.residual else regions, exists)
         embedded = embedded.astype(jnp.float32).reshape(batch, count, -1)
-        return GeneralizedPooling(name="pooling")(embedded, region_count)
+        return POOLINGS[self.pooling]()(embedded, region_count)
 
 
 class GlobalEncoder(nn.Module):
@@ -131,7 +133,7 @@ class ImageEncoderSpec(NamedTuple):
 
     Attributes:
       module: returns the Flax module, given `embed_dim`, `dtype`, `train`,
-        `sum_over_devices` and `name`.
+        `sum_over_devices`, `pooling` and `name`.
       content: what it needs of a batch: `regions` or `feature`.
     """
 
@@ -139,8 +141,8 @@ class ImageEncoderSpec(NamedTuple):
     content: str
 
 
-def _global(*, train, sum_over_devices, **kwargs):
-    del train, sum_over_devices  # it has no batch normalization
+def _global(*, train, sum_over_devices, pooling, **kwargs):
+    del train, sum_over_devices, pooling  # it has no batch normalization, nor regions
     return GlobalEncoder(**kwargs)
 
 
@@ -168,6 +170,7 @@ class ImageEncoder(nn.Module):
       train: whether batch normalization uses and updates the batch's statistics.
       sum_over_devices: adds a pytree up over all devices.
       backbone: computes regions or a feature from photos.
+      pooling: of regions, one of `pooling.POOLINGS`.
     """
 
     encoder: str
@@ -176,6 +179,7 @@ class ImageEncoder(nn.Module):
     train: bool
     sum_over_devices: Callable
     backbone: Backbone | None = None
+    pooling: str = "gpo"
 
     @nn.compact
     def __call__(self, batch: dict) -> jax.Array:
@@ -185,6 +189,7 @@ class ImageEncoder(nn.Module):
             dtype=self.dtype,
             train=self.train,
             sum_over_devices=self.sum_over_devices,
+            pooling=self.pooling,
             name="encoder",
         )
         if self.backbone is None:

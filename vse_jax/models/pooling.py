@@ -78,6 +78,15 @@ def max_pooling(vectors: jax.Array, count: jax.Array) -> jax.Array:
     return jnp.where(exists[..., None], vectors, -jnp.inf).max(1)
 
 
+# How regions and words are pooled: modules or functions of `[batch, length, dim]` and
+# `[batch]` int32 that return `[batch, dim]`.
+POOLINGS = {
+    "gpo": lambda: GeneralizedPooling(name="pooling"),
+    "mean": lambda: mean_pooling,
+    "max": lambda: max_pooling,
+}
+
+
 def pool_grid(regions: jax.Array, size: int) -> jax.Array:
     """Averages a square grid of regions to a smaller one.
 

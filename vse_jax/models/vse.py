@@ -22,6 +22,7 @@ class VSE(nn.Module):
       word_dim: dimensions of a word's embedding.
       embed_dim: dimensions of the space.
       backbone: what turns photos into regions or a feature, if the batch has photos.
+      pooling: of regions and words, one of `pooling.POOLINGS`.
       normalize_image: whether images are scaled to unit length (not in VSE0).
       absolute: take absolute values of both, as Order-embeddings do.
       dtype: of the encoders' arithmetic; embeddings are float32.
@@ -35,6 +36,7 @@ class VSE(nn.Module):
     word_dim: int
     embed_dim: int
     backbone: Backbone | None = None
+    pooling: str = "gpo"
     normalize_image: bool = True
     absolute: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -49,9 +51,14 @@ class VSE(nn.Module):
             self.train,
             self.sum_over_devices,
             self.backbone,
+            self.pooling,
         )
         self.text = text_encoders.ENCODERS[self.text_encoder](
-            self.vocabulary_size, self.word_dim, self.embed_dim, self.dtype
+            self.vocabulary_size,
+            self.word_dim,
+            self.embed_dim,
+            self.dtype,
+            self.pooling,
         )
 
     def embed_images(self, batch: dict) -> jax.Array:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from vse_jax.models import initializers
 from vse_jax.models.gru import GRU, BidirectionalGRU
-from vse_jax.models.pooling import GeneralizedPooling
+from vse_jax.models.pooling import POOLINGS
 
 
 class RecurrentEncoder(nn.Module):
@@ -17,12 +17,14 @@ class RecurrentEncoder(nn.Module):
       word_dim: dimensions of a word's embedding.
       embed_dim: dimensions of the caption's embedding.
       dtype: of the arithmetic; the pooling is in float32.
+      pooling: of the states, one of `pooling.POOLINGS`, where there is a choice.
     """
 
     vocabulary_size: int
     word_dim: int
     embed_dim: int
     dtype: jnp.dtype
+    pooling: str = "gpo"
 
     @nn.compact
     def __call__(self, batch: dict) -> jax.Array:
@@ -59,10 +61,10 @@ class GRUEncoder(RecurrentEncoder):
 
 
 class BidirectionalGRUEncoder(RecurrentEncoder):
-    """A GRU in both directions and generalized pooling (VSE-infinity, RVSE++)."""
+    """A GRU in both directions and a pooling of its states (VSE-infinity, RVSE++)."""
 
     @nn.compact
     def pool_states(self, words: jax.Array, token_count: jax.Array) -> jax.Array:
         """Maps `[batch, time, word]`, the longest first, to `[batch, embed]`."""
         gru = BidirectionalGRU(self.embed_dim, dtype=self.dtype, name="gru")
-        return GeneralizedPooling(name="pooling")(gru(words, token_count), token_count)
+        return POOLINGS[self.pooling]()(gru(words, token_count), token_count)

@@ -1,0 +1,35 @@
+"""What the configuration of a run means.
+
+Options are checked here, saved with the run, overridden when a checkpoint is evaluated,
+and compared when a run is resumed. `configs/common.py` documents each of them.
+"""
+
+from vse_jax.run_config.checks import (
+    check_extraction_options,
+    check_options,
+    value_of,
+)
+from vse_jax.run_config.saved import (
+    EVALUATION_OPTIONS,
+    FREE_OPTIONS,
+    IMPORTED_FROM,
+    check_same_run,
+    describe,
+    flatten,
+    from_json,
+    merge,
+)
+
+__all__ = [
+    "EVALUATION_OPTIONS",
+    "FREE_OPTIONS",
+    "IMPORTED_FROM",
+    "check_extraction_options",
+    "check_options",
+    "check_same_run",
+    "describe",
+    "flatten",
+    "from_json",
+    "merge",
+    "value_of",
+]

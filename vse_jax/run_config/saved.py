@@ -1,0 +1,200 @@
+"""The configuration of a run as its checkpoints hold it: overridden, and compared."""
+
+import json
+
+import ml_collections
+from ml_collections.config_flags import config_path
+
+from vse_jax import files
+from vse_jax.data.photo_crops import resized_side
+from vse_jax.data.text import tokenizers
+from vse_jax.data.text.vocabulary import Vocabulary
+from vse_jax.errors import InputError
+from vse_jax.host_connection import CONNECTION_DEFAULTS, CONNECTION_OPTIONS
+from vse_jax.run_config.checks import value_of
+
+IMPORTED_FROM = "imported_from"  # in the description of an imported checkpoint
+# Options that an evaluation may override; the checkpoint decides all others.
+EVALUATION_OPTIONS = (
+    "data.root",
+    "data.annotations",
+    "data.strict",
+    "data.allowed_missing",
+    "data.maximum_pixels",
+    "data.crops",
+    "data.data_dir",
+    "data.folds",
+    "data.name",
+    "data.vocabulary",
+    "data.validation_split",
+    "data.test_split",
+    "evaluation_batch_size",
+    "platform",
+    *CONNECTION_OPTIONS,
+    "compilation_cache",
+)
+# Options that may change when a run is resumed: no training step depends on them.
+FREE_OPTIONS = (
+    *EVALUATION_OPTIONS,
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "evaluate_every_epochs",
+    "stuck_steps",
+    "profile_at_step",
+)
+
+
+def describe(
+    config: ml_collections.ConfigDict,
+    vocabulary: Vocabulary,
+    *,
+    dataset: dict | None = None,
+    extraction: dict | None = None,
+) -> dict:
+    """What a checkpoint remembers of its run, as JSON.
+
+    Args:
+      config: see `configs/common.py`. Local paths in it become absolute.
+      vocabulary: the words that the model knows.
+      dataset: summary of the identity of the dataset, see `data.identity`.
+      extraction: how the features of the dataset were extracted, if they were.
+    """
+    return {
+        "config": json.loads(_of_any_start(config).to_json()),
+        "vocabulary": json.loads(vocabulary.to_json()),
+        "tokenizer": tokenizers.describe(config.data.tokenizer),
+        "dtype": config.dtype,
+        "preprocessing": _preprocessing(config),
+        "dataset": dataset,
+        "extraction": extraction,
+    }
+
+
+def _of_any_start(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a copy that means the same in any directory and on any hosts."""
+    config = config.copy_and_resolve_references()
+    # A later start may be of other processes, at other addresses.
+    config.update(CONNECTION_DEFAULTS)
+    config.data.root = files.absolute(config.data.root)
+    config.data.data_dir = files.absolute(config.data.data_dir)
+    return config
+
+
+def _preprocessing(config):
+    """How a photo becomes the input of the model."""
+    name, data = config.model.backbone.name, config.data
+    if not name:
+        return None
+    return {
+        "image_size": data.image_size,
+        "resize": data.resize or resized_side(data.image_size),
+        "crop": "center",
+        "backbone": name,
+    }
+
+
+def from_json(saved: dict) -> ml_collections.ConfigDict:
+    """Undoes `json.loads(config.to_json())`, in which tuples became lists."""
+    return _from_json(saved)
+
+
+def _from_json(value):
+    if isinstance(value, dict):
+        options = {name: _from_json(item) for name, item in value.items()}
+        return ml_collections.ConfigDict(options)
+    return tuple(map(_from_json, value)) if isinstance(value, list) else value
+
+
+def merge(saved: dict, overrides: dict) -> ml_collections.ConfigDict:
+    """The configuration of a checkpoint with the options that an evaluation overrides.
+
+    Args:
+      saved: the configuration as JSON.
+      overrides: values by the dotted names of options.
+
+    Raises:
+      InputError: if an option that is not one of `EVALUATION_OPTIONS` is set to
+        another value than the checkpoint's.
+    """
+    config = from_json(saved)
+    before = config.copy_and_resolve_references()
+    for option, value in overrides.items():
+        _override(config, option, value)
+    for option in sorted(overrides.keys() - set(EVALUATION_OPTIONS)):
+        was, now = value_of(before, option), value_of(config, option)
+        if was != now:
+            raise InputError(
+                f"config.{option} is {was!r} in the checkpoint and cannot be {now!r} "
+                "in its evaluation; an evaluation can set "
+                f"{', '.join(EVALUATION_OPTIONS)}"
+            )
+    return config
+
+
+def _override(config, option, value):
+    try:
+        config_path.set_value(option, config, value)
+    except (IndexError, KeyError):
+        raise InputError(
+            f"config.{option} is {value!r}, but the checkpoint was trained without "
+            "this option; leave it out"
+        ) from None
+
+
+def check_same_run(
+    saved: dict | None, config: ml_collections.ConfigDict, workdir: str
+) -> None:
+    """Refuses to resume a run with another configuration.
+
+    Args:
+      saved: description of the workdir's checkpoint, None if there is none.
+      config: the configuration asked for.
+      workdir: to be named in the message.
+
+    Raises:
+      InputError: naming the options that differ.
+    """
+    if saved is None:
+        return
+    if IMPORTED_FROM in saved:
+        raise InputError(
+            f"{workdir} holds a model imported from {saved[IMPORTED_FROM]}, which can "
+            "only be evaluated; choose another --workdir to train"
+        )
+    before, now = flatten(from_json(saved["config"])), flatten(config)
+    free = set(FREE_OPTIONS)
+    if config.fine_tuning:
+        # A stage begins with the best checkpoint, on which these have an influence.
+        free -= {"data.crops", "data.validation_split", "evaluate_every_epochs"}
+    else:
+        free.add("epochs")  # nothing follows, so the training can be prolonged
+    differing = [
+        f"{option} was {before.get(option)!r} and is now {now.get(option)!r}"
+        for option in sorted(before.keys() | now.keys())
+        if option not in free and before.get(option) != now.get(option)
+    ]
+    if differing:
+        raise InputError(
+            f"{workdir} holds a run of another configuration "
+            f"(config.{', config.'.join(differing)}); choose another --workdir, "
+            "or delete this one to start over"
+        )
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict:
+    """Nested options as one dict with dotted names; tuples of values become text."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            flat |= {f"{name}.{key}": item for key, item in flatten(value).items()}
+        elif isinstance(value, tuple) and _are_groups(value):
+            for number, group in enumerate(value):
+                for key, item in flatten(group).items():
+                    flat[f"{name}[{number}].{key}"] = item
+        else:
+            flat[name] = str(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _are_groups(items):
+    return bool(items) and isinstance(items[0], ml_collections.ConfigDict)
