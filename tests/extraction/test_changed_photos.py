@@ -27,7 +27,7 @@ def write_captions(root, word="dog"):
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory):
-    """Photos, their configuration, and the folder of their features."""
+    """The folder of photos, the configuration, and the workdir of the extraction."""
     folder = tmp_path_factory.mktemp("extracted")
     root = folder / "photos"
     root.mkdir()
@@ -54,7 +54,7 @@ def again(extracted):
     return str(error.value)
 
 
-def test_touched_photos_are_the_same(extracted):
+def test_photos_with_another_time_are_the_same(extracted):
     root, config, workdir = extracted
     os.utime(root / "train0.jpg", (1, 1))
     before = (workdir / "features" / "extraction.json").read_bytes()
@@ -62,7 +62,7 @@ def test_touched_photos_are_the_same(extracted):
     assert (workdir / "features" / "extraction.json").read_bytes() == before
 
 
-def test_description_has_all_that_a_new_photo_needs(extracted):
+def test_description_suffices_to_embed_a_new_photo(extracted):
     _, _, workdir = extracted
     features = workdir / "features"
     description = json.loads((features / "extraction.json").read_text())
@@ -87,7 +87,7 @@ def test_replaced_photos_are_refused(extracted):
         path.write_bytes(content)
 
 
-def test_edited_captions_are_refused_as_such(extracted):
+def test_edited_captions_are_refused_and_named(extracted):
     root, _, _ = extracted
     write_captions(root, "cat")
     message = again(extracted)
