@@ -39,7 +39,7 @@ def test_code_is_refused_and_not_run(tmp_path, zipped):
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
     assert not made.exists()
-    torch.load(path, weights_only=False)  # as it would be
+    torch.load(path, weights_only=False)  # this runs the code
     assert made.exists()
 
 
@@ -82,7 +82,7 @@ def test_other_files_are_refused_in_one_line(tmp_path, write):
     assert "\n" not in str(error.value)
 
 
-def test_missing_pytorch_is_told(monkeypatch, tmp_path):
+def test_missing_pytorch_is_reported(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InputError, match="pip install torch"):
         torch_file.read(str(tmp_path / "x.pth"))
