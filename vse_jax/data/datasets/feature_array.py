@@ -152,8 +152,13 @@ def read_integers(path: epath.Path, length_limit: int) -> np.ndarray:
             values = np.frombuffer(file.read(), dtype)
     except OSError as error:
         raise unreadable(path, error) from None
-    if dtype.kind == "u":  # which would become negative
-        values = np.minimum(values, np.iinfo(np.int64).max)
+    return as_int64(values)
+
+
+def as_int64(values: np.ndarray) -> np.ndarray:
+    """Converts integers of any type; the largest uint64 do not become negative."""
+    if values.dtype.kind == "u":
+        values = np.minimum(values.astype(np.uint64), np.uint64(2**63 - 1))
     return values.astype(np.int64)
 
 

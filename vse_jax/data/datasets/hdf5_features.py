@@ -373,7 +373,7 @@ def _as_integers(path: epath.Path, name: str, values: np.ndarray) -> np.ndarray:
         raise InputError(
             f"{path}: {name!r} holds values of type {values.dtype}; expected integers"
         )
-    return np.minimum(values, np.iinfo(np.int64).max).astype(np.int64)
+    return feature_array.as_int64(values)
 
 
 def _as_text(path: epath.Path, name: str, values: np.ndarray) -> list[str]:

@@ -1,5 +1,6 @@
 """One split of features, captions and ids, and the checks of the features' values."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import Protocol
@@ -70,12 +71,14 @@ class LayoutSplit:
         """
         if start == 0:
             self._report = ZeroReport()
-        stored = self.features.images(start, stop, self._report)
-        for image, (place, values) in enumerate(stored, start):
-            _check_finite(place, values)
-            converted = _convert(place, values, dtype)
-            self._check_zeros(image, place, values, converted)
-            yield image, converted
+        images = self.features.images(start, stop, self._report)
+        # An error would otherwise keep the file open for as long as its traceback.
+        with contextlib.closing(images):
+            for image, (place, values) in enumerate(images, start):
+                _check_finite(place, values)
+                converted = _convert(place, values, dtype)
+                self._check_zeros(image, place, values, converted)
+                yield image, converted
         if stop == self.image_count:
             self._report.log(self.features.path, self.counts_path, self.image_count)
 
