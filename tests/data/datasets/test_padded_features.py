@@ -1,9 +1,12 @@
 """Images of different numbers of regions in one padded array."""
 
+import functools
 import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,6 +22,7 @@ from tests.region_files import (
 )
 from vse_jax.data import datasets, input_pipeline, vocabulary
 from vse_jax.errors import InputError
+from vse_jax.models import image_encoders
 
 CASES = pathlib.Path(__file__).parents[3] / "../shared/cases/make.py"
 COUNTS = (2, 5, 1, 4, 5, 3)
@@ -341,3 +345,33 @@ def test_training_batches_hold_the_regions_that_exist(batches, augment):
             assert not regions[count:].any()
             seen.add((image, count))
     assert len(seen) > 6 if augment else len(seen) == 6
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.usefixtures("quick_compilation")
+def test_padding_does_not_influence_embeddings(root, data, train):
+    """The same images, padded to 5 regions, and to 9 because of one more image."""
+    more = padded([*IMAGES, *ragged([9], seed=1)])
+    write(root, more, np.array([*COUNTS, 9]), split="dev")
+    config = common.get_config()
+    config.data = data
+    config.evaluation_batch_size = len(IMAGES)
+    builder = datasets.prepare(data)
+    model = image_encoders.ImageEncoder(
+        "region_residual", 6, jnp.float32, train, lambda tree: tree
+    )
+    embedded, statistics = [], []
+    for split, regions in (("train", 5), ("dev", 9)):
+        batches = input_pipeline.image_batches(builder, split, config)
+        batch = next(batches)
+        batches.close()
+        assert batch["regions"].shape == (6, regions, 4)
+        variables = jax.jit(model.init)(jax.random.key(0), batch)
+        some, updated = jax.jit(functools.partial(model.apply, mutable="batch_stats"))(
+            variables, batch
+        )
+        embedded.append(some)
+        statistics.append(jax.tree.leaves(updated))
+    np.testing.assert_allclose(*embedded, atol=1e-6)
+    for ours, theirs in zip(*statistics, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)

@@ -75,26 +75,43 @@ class LayoutSplit:
         # An error would otherwise keep the file open for as long as its traceback.
         with contextlib.closing(images):
             for image, (place, values) in enumerate(images, start):
-                _check_finite(place, values)
-                converted = _convert(place, values, dtype)
-                self._check_zeros(image, place, values, converted)
-                yield image, converted
+                yield image, self._checked(image, place, values, dtype)
         if stop == self.image_count:
             self._report.log(self.features.path, self.counts_path, self.image_count)
 
+    def _checked(
+        self, image: int, place: str, values: np.ndarray, dtype: np.dtype
+    ) -> np.ndarray:
+        """Converts the feature of an image; raises InputError as `images` does."""
+        # Of each region. NaN and infinite values reach it, and it is quickly converted
+        # to float16, of which arithmetic is slow.
+        largest = np.asarray(np.maximum(values.max(axis=-1), -values.min(axis=-1)))
+        if not np.isfinite(largest).all():
+            advice = "expected finite values: extract it again"
+            raise _at_first(place, values, ~np.isfinite(values), advice)
+        with np.errstate(over="ignore"):
+            converted = largest.astype(dtype)
+            if np.isinf(converted).any():
+                advice = (
+                    f"beyond the range of {np.dtype(dtype).name} "
+                    f"(+-{np.finfo(dtype).max:g}): scale the features down"
+                )
+                raise _at_first(place, values, np.isinf(values.astype(dtype)), advice)
+        if not converted.all():
+            self._check_zeros(image, place, largest, converted)
+        return values.astype(dtype)
+
     def _check_zeros(
-        self, image: int, place: str, values: np.ndarray, converted: np.ndarray
+        self, image: int, place: str, largest: np.ndarray, converted: np.ndarray
     ) -> None:
-        zeros = ~converted.any(axis=-1)
-        if not zeros.any():
-            return
-        if values[zeros].any():
+        zeros = converted == 0
+        if largest[zeros].any():
             smallest = np.finfo(converted.dtype).smallest_subnormal
             raise InputError(
-                f"{place} holds values that {converted.dtype.name} rounds to zero "
-                f"(below {smallest:.0e}); scale the features up"
+                f"{place} holds a feature that {converted.dtype.name} rounds to zero "
+                f"(values below {smallest:.0e}); scale the features up"
             )
-        if converted.ndim == 1:
+        if not zeros.ndim:
             raise InputError(
                 f"{place} holds only zeros; expected a feature: extract it again, or "
                 "remove the image"
@@ -102,24 +119,10 @@ class LayoutSplit:
         self._report.add_kept(self.image_ids[image], int(zeros.sum()))
 
 
-def _check_finite(place: str, values: np.ndarray) -> None:
-    if np.isfinite(values).all():
-        return
-    where = tuple(np.argwhere(~np.isfinite(values))[0])
-    raise InputError(
-        f"{place} holds {values[where]} at {[int(i) for i in where]}; expected finite "
-        "values: extract it again"
+def _at_first(
+    place: str, values: np.ndarray, wrong: np.ndarray, advice: str
+) -> InputError:
+    where = tuple(np.argwhere(wrong)[0])
+    return InputError(
+        f"{place} holds {values[where]:g} at {[int(i) for i in where]}; {advice}"
     )
-
-
-def _convert(place: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        converted = values.astype(dtype)
-    if np.isinf(converted).any():
-        where = tuple(np.argwhere(np.isinf(converted))[0])
-        raise InputError(
-            f"{place} holds {values[where]:g}, beyond the range of "
-            f"{np.dtype(dtype).name} (+-{np.finfo(dtype).max:g}); scale the features "
-            "down"
-        )
-    return converted

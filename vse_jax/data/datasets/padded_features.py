@@ -132,6 +132,8 @@ class PaddedFeatures:
             if values[count:].any():
                 report.add_beyond(self.image_ids[image])
             return values[:count]
+        if values[-1].any():
+            return values
         nonzero = np.flatnonzero(values.any(axis=-1))
         if not nonzero.size:
             raise InputError(
@@ -140,8 +142,7 @@ class PaddedFeatures:
                 f"number of regions of each image in {self.counts_path.name}"
             )
         count = int(nonzero[-1]) + 1
-        if count < len(values):
-            report.add_padding(self.image_ids[image], len(values) - count)
+        report.add_padding(self.image_ids[image], len(values) - count)
         return values[:count]
 
     def _check_repeats(self, chunk: np.ndarray, first: int) -> None:
