@@ -21,6 +21,7 @@ from tests.region_files import (
 )
 from vse_jax.data import datasets
 from vse_jax.data.datasets import bottom_up_tsv, layout_files, zero_regions
+from vse_jax.errors import InputError
 
 COUNTS = (10, 36, 1, 100, 20, 36, 7)
 IMAGES = ragged(COUNTS)
@@ -193,6 +194,14 @@ def test_missing_ids_are_refused(root, data):
 def test_number_of_ids_is_refused(root, data):
     write_lines(root / "train_ids.txt", IDS[:6])
     assert_refused(data, root / "train_ids.txt", "6 ids", "35 captions")
+
+
+def test_messages_stay_short(root, data):
+    write_lines(root / "train_ids.txt", ["x" * 10**6, *IDS[1:]])
+    with pytest.raises(InputError) as info:
+        datasets.prepare(data)
+    assert "line 1: image id 'xxx" in str(info.value)
+    assert len(str(info.value)) < 600
 
 
 @pytest.mark.parametrize("per_caption", [False, True])

@@ -20,6 +20,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
+from vse_jax.data.datasets.layout_captions import quoted
 from vse_jax.data.datasets.padded_features import StoredImage
 from vse_jax.data.datasets.zero_regions import ZeroReport
 from vse_jax.errors import InputError, unreadable
@@ -147,10 +148,10 @@ class TsvFeatures:
         try:
             decoded = base64.b64decode(line.encoded, validate=True)
         except binascii.Error as error:
-            reason = f"(image id {image_id!r}) holds damaged base64 ({error})"
+            reason = f"(image id {quoted(image_id)}) holds damaged base64 ({error})"
             raise _wrong(path, row.line, reason) from None
         _check_size(path, row.line, line, len(decoded), self.dim)
-        place = f"{path}: line {row.line} (image id {image_id!r})"
+        place = f"{path}: line {row.line} (image id {quoted(image_id)})"
         values = np.frombuffer(decoded, DTYPE).reshape(row.boxes, self.dim)
         return StoredImage(place, values)
 
@@ -256,7 +257,8 @@ def _take_apart(
         raise _wrong(
             path,
             number,
-            f"(image id {image_id!r}) has num_boxes {text[:20].decode('latin1')!r}, "
+            f"(image id {quoted(image_id)}) has num_boxes "
+            f"{text[:20].decode('latin1')!r}, "
             "not a number from 1",
         )
     return _Line(image_id, int(text), _without_literal(fields[columns.features]))
@@ -277,7 +279,7 @@ def _decoded_size(path: epath.Path, number: int, line: _Line) -> int:
         raise _wrong(
             path,
             number,
-            f"(image id {line.image_id!r}) is truncated: features has {count} "
+            f"(image id {quoted(line.image_id)}) is truncated: features has {count} "
             "characters of base64, not a multiple of four",
         )
     return count // 4 * 3 - line.encoded[-2:].count(b"=")
@@ -289,7 +291,8 @@ def _dim_of(path: epath.Path, number: int, line: _Line, size: int) -> int:
         raise _wrong(
             path,
             number,
-            f"(image id {line.image_id!r}) holds {size} bytes of features, which are "
+            f"(image id {quoted(line.image_id)}) holds {size} bytes of features, which "
+            "are "
             f"not float32 of {line.boxes} boxes",
         )
     return dim
@@ -303,7 +306,8 @@ def _check_size(
         raise _wrong(
             path,
             number,
-            f"(image id {line.image_id!r}) holds {size} bytes of features, not the "
+            f"(image id {quoted(line.image_id)}) holds {size} bytes of features, not "
+            "the "
             f"{expected} of {line.boxes} boxes of {dim} float32, the dimensions of the "
             "first line",
         )
@@ -327,6 +331,7 @@ def _repeated(
     if first.file != second.file:
         where += f" of {os.fspath(paths[first.file].name)}"
     return InputError(
-        f"{paths[second.file]}: line {second.line} repeats the image id {image_id!r} "
+        f"{paths[second.file]}: line {second.line} repeats the image id "
+        f"{quoted(image_id)} "
         f"of {where}; expected one line for each image: remove one of the two"
     )

@@ -140,7 +140,8 @@ def read_integers(path: epath.Path, length_limit: int) -> np.ndarray:
             shape, _, dtype = _read_header(path, file, "integers")
             if dtype.kind not in "iu":
                 raise InputError(
-                    f"{path}: holds values of type {dtype}; expected integers, one "
+                    f"{path}: holds values of type {str(dtype)[:80]}; expected "
+                    "integers, one "
                     "for each image"
                 )
             if len(shape) != 1 or shape[0] > length_limit:
@@ -199,7 +200,8 @@ def check_float(name: str, dtype: np.dtype) -> None:
             "them as float32"
         )
     raise InputError(
-        f"{name}: holds values of type {dtype}; expected float16, float32 or float64: "
+        f"{name}: holds values of type {str(dtype)[:80]}; expected float16, float32 or "
+        f"float64: "
         f"{advice}"
     )
 

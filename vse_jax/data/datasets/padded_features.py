@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from vse_jax.data.datasets import feature_array
+from vse_jax.data.datasets.layout_captions import quoted
 from vse_jax.data.datasets.zero_regions import ZeroReport
 from vse_jax.errors import InputError
 
@@ -118,7 +119,7 @@ class PaddedFeatures:
             self._check_repeats(chunk, first)
             for image, values in enumerate(chunk[::rows], first // rows):
                 name = self.array.row_name(image * rows)
-                place = f"{name} (from 0; image id {self.image_ids[image]!r})"
+                place = f"{name} (from 0; image id {quoted(self.image_ids[image])})"
                 yield StoredImage(place, self._existing(image, values, place, report))
 
     def _existing(
@@ -231,7 +232,7 @@ def check_counts(
     if wrong.size:
         image = wrong[0]
         raise InputError(
-            f"{name}: image {image} (from 0; image id {image_ids[image]!r}) has "
+            f"{name}: image {image} (from 0; image id {quoted(image_ids[image])}) has "
             f"{counts[image]} regions; expected 1 to {regions}, as {array.path.name} "
             f"has the shape {list(array.shape)}: mend the count or remove the image"
         )
@@ -260,7 +261,8 @@ def _one_count_an_image(
         first = image * repeats
         raise InputError(
             f"{name}: rows {first} to {first + repeats - 1} (from 0; image id "
-            f"{image_ids[image]!r}) differ: {groups[image].tolist()}; expected the "
+            f"{quoted(image_ids[image])}) differ: {groups[image].tolist()}; expected "
+            "the "
             "same count in all rows of an image"
         )
     return groups[:, 0]

@@ -5,6 +5,8 @@ import logging
 
 from etils import epath
 
+from vse_jax.data.datasets.layout_captions import quoted
+
 logger = logging.getLogger(__name__)
 
 
@@ -55,34 +57,34 @@ class ZeroReport:
         if self._padding.images:
             logger.warning(
                 "%s: %d of %d images end in rows of zeros (%d rows, such as the last "
-                "%d of image id %r), which are skipped as padding; if they are "
+                "%d of image id %s), which are skipped as padding; if they are "
                 "regions, save the number of regions of each image in %s",
                 path,
                 self._padding.images,
                 image_count,
                 self._padding.rows,
                 self._padding.example_rows,
-                self._padding.example,
+                quoted(self._padding.example),
                 counts_path.name,
             )
         if self._kept.images:
             logger.warning(
                 "%s: %d of %d images have regions of zeros (%d regions, such as %d of "
-                "image id %r), which are kept",
+                "image id %s), which are kept",
                 path,
                 self._kept.images,
                 image_count,
                 self._kept.rows,
                 self._kept.example_rows,
-                self._kept.example,
+                quoted(self._kept.example),
             )
         if self._beyond.images:
             logger.warning(
                 "%s: %d of %d images have values other than zero beyond their number "
-                "of regions (such as image id %r), which are skipped; check that the "
+                "of regions (such as image id %s), which are skipped; check that the "
                 "counts belong to these features",
                 path,
                 self._beyond.images,
                 image_count,
-                self._beyond.example,
+                quoted(self._beyond.example),
             )
