@@ -53,6 +53,10 @@ class Progress:
         return self
 
     def __exit__(self, *exception):
+        self.close()
+
+    def close(self) -> None:
+        """Removes the bar."""
         self._bar.close()
 
     def add(self, count: int = 1) -> None:
