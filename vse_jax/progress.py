@@ -20,8 +20,7 @@ _Item = TypeVar("_Item")
 class Progress:
     """Counts what is done; a context manager, as the bar has to be closed.
 
-    On a terminal it shows a bar after the first second. Elsewhere it logs a line every
-    half a minute. The speed is measured from the first `add` on, so that a compilation
+    On a terminal it shows a bar. Elsewhere it logs a line every half a minute. The speed is measured from the first `add` on, so that a compilation
     before it does not count.
     """
 
@@ -44,7 +43,6 @@ class Progress:
             initial=done,
             unit=f" {unit}",
             dynamic_ncols=True,
-            delay=1,
             disable=None,  # where standard error is not a terminal
             leave=False,
         )

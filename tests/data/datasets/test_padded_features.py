@@ -20,7 +20,8 @@ from tests.region_files import (
     write_captions,
     write_lines,
 )
-from vse_jax.data import datasets, input_pipeline, vocabulary
+from vse_jax.data import datasets, input_pipeline
+from vse_jax.data.text import vocabulary
 from vse_jax.errors import InputError
 from vse_jax.models import image_encoders
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from vse_jax.data.datasets import source_folder
+from vse_jax import files
 from vse_jax.data.datasets.feature_array import COUNTS_ENDING, FEATURES_ENDING
 from vse_jax.errors import unreadable
 
@@ -94,4 +94,4 @@ def files_of(root: epath.Path) -> list[epath.Path]:
 
 def fingerprint(root: epath.Path) -> dict[str, list[int]]:
     """Returns size in bytes and time of change of each file of the layout."""
-    return {path.name: source_folder.size_and_time(path) for path in files_of(root)}
+    return {path.name: files.size_and_time(path) for path in files_of(root)}
