@@ -28,6 +28,8 @@ def read(path: str) -> Any:
         PyTorch is not installed.
     """
     try:
+        # Safe after TensorFlow as long as `torch._dynamo` is not imported: PyTorch's
+        # compiler, which `torch.optim` imports too, would crash the process.
         import torch
     except ImportError:
         raise InputError(
