@@ -20,8 +20,9 @@ _Item = TypeVar("_Item")
 class Progress:
     """Counts what is done; a context manager, as the bar has to be closed.
 
-    On a terminal it shows a bar. Elsewhere it logs a line every half a minute. The speed is measured from the first `add` on, so that a compilation
-    before it does not count.
+    On a terminal it shows a bar. Elsewhere it logs a line every half a minute. The
+    speed is measured from the first `add` on, so that a compilation before it does not
+    count.
     """
 
     def __init__(self, what: str, total: int, unit: str, *, done: int = 0):
