@@ -389,7 +389,7 @@ def test_checkpoint_that_cannot_be_written(place):
     assert "cannot save the checkpoint of step" in message
     assert f"in {workdir}" in message
     assert "File too large" in message
-    assert "the run goes on from the beginning" in message
+    assert "the run resumes from the beginning" in message
     assert programs.checkpoint_steps(workdir) == []
 
 

@@ -234,7 +234,7 @@ def test_what_cannot_be_written_is_told_in_one_line(checkpoints, monkeypatch):
     assert "cannot save the checkpoint of step 2" in message
     assert str(checkpoints.directory) in message
     assert "No space left on device" in message
-    assert "goes on from step 1" in message
+    assert "resumes from step 1" in message
 
 
 def test_failure_behind_the_scenes_is_told_when_waiting(checkpoints, monkeypatch):
@@ -243,7 +243,7 @@ def test_failure_behind_the_scenes_is_told_when_waiting(checkpoints, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints._manager, "wait_until_finished", full)
-        with pytest.raises(TrainingError, match="the run goes on from the beginning"):
+        with pytest.raises(TrainingError, match="the run resumes from the beginning"):
             checkpoints.wait()
 
 

@@ -30,7 +30,7 @@ def builder_of(content):
 FITTING = {
     "regions": ("region_residual", "region_parallel"),
     "feature": ("global",),
-    "image": ENCODERS,
+    "image": tuple(ENCODERS),
 }
 
 

@@ -1,7 +1,7 @@
 """Everything that knows of more than one device or more than one host.
 
 A step is written for one device, with the collectives below. `map_over_devices` runs it
-on all devices: with `jax.pmap` on one host, and with `jax.jit(jax.shard_map)` on several,
+on all devices: with `jax.pmap` on one host, with `jax.jit(jax.shard_map)` on several,
 where the compiled form of `jax.pmap` cannot be called. Arguments of a mapped function
 have a leading axis of devices: numpy arrays hold the rows of this host,
 `[local_devices, ...]`, and results are global JAX arrays, `[devices, ...]`, of which a
