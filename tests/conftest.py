@@ -40,3 +40,8 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts real runs of the program first: the longest files keep all workers busy."""
+    items.sort(key=lambda item: not hasattr(item.module, "programs"))

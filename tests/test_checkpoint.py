@@ -93,6 +93,16 @@ def test_optimizer_with_groups_is_restored_bit_for_bit(config, checkpoints):
     assert_same(restored.train_state(template), state)
 
 
+def test_pca_is_restored_if_there_was_one(checkpoints):
+    rng = np.random.default_rng(0)
+    pca = {"mean": rng.normal(size=6), "components": rng.normal(size=(6, 2))}
+    checkpoints.save(make_state(1), RUN)
+    checkpoints.save(make_state(2), RUN, pca=pca)
+    checkpoints.wait()
+    assert checkpoints.restore([1]).pca == {}
+    assert_same(checkpoints.restore([2]).pca, pca)
+
+
 def test_evaluation_needs_no_optimizer(saved):
     restored = Checkpoints(saved, read_only=True).restore([2])
     assert restored.optimizer == {}

@@ -85,7 +85,9 @@ def _evaluate(config, workdir):
     from vse_jax import run_config
     from vse_jax.checkpoint import read_description
 
-    overrides = config_flags.get_override_values(FLAGS["config"])
+    overrides = {}
+    if FLAGS.config is not None:
+        overrides = config_flags.get_override_values(FLAGS["config"])
     if config is None:  # use that of the checkpoint
         saved = read_description(workdir, FLAGS.checkpoint)
         config = run_config.merge(saved["config"], overrides)

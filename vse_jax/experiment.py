@@ -18,7 +18,7 @@ from vse_jax.data.identity import DatasetIdentity, identity_of
 from vse_jax.data.records import content_of, has_split
 from vse_jax.data.text import unknown_words
 from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
-from vse_jax.errors import InputError, reporting_writes
+from vse_jax.errors import InputError
 from vse_jax.models.backbones import BACKBONES
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.vse import VSE, create_model
@@ -62,31 +62,33 @@ class Experiment:
         """Returns the arrays of the PCA that projected the features, if any."""
         return extracted_features.pca_arrays(self.builder)
 
-    def bind(self, saved: dict | None, workdir: str) -> None:
-        """Binds a run to its dataset.
+    def check_same_dataset(self, saved: dict | None, workdir: str) -> None:
+        """Checks that a run is resumed on the dataset that it was trained on.
 
         Args:
           saved: description in the workdir's checkpoint; None without a checkpoint.
           workdir: folder of the run.
 
         Raises:
-          InputError: if the run started with another dataset; says what changed.
+          InputError: if the dataset differs; says what changed.
         """
+        changed = saved and self.difference(saved, workdir)
+        if not changed:
+            return
+        if saved["vocabulary"] != json.loads(self.vocabulary.to_json()):
+            changed += "; the vocabulary of its training captions differs too"
+        raise InputError(
+            f"{self.builder.data_dir}: is not the dataset that {workdir} was trained "
+            f"on ({changed}); restore it, set config.data.root to that dataset, or "
+            "choose another --workdir to train on this one"
+        )
+
+    def write_identity(self, workdir: str) -> None:
+        """Writes the dataset's identity to the workdir, to describe later changes."""
         path = epath.Path(workdir).expanduser() / _IDENTITY_FILE
-        if saved is not None:
-            changed = self.difference(saved, workdir)
-            if changed:
-                if saved["vocabulary"] != json.loads(self.vocabulary.to_json()):
-                    changed += "; the vocabulary of its training captions differs too"
-                raise InputError(
-                    f"{self.builder.data_dir}: is not the dataset that {workdir} was "
-                    f"trained on ({changed}); restore it, set config.data.root to that "
-                    "dataset, or choose another --workdir to train on this one"
-                )
-        if parallel.is_primary_host() and (saved is None or not path.exists()):
-            with reporting_writes(workdir):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                identity.write(self.identity, path)
+        if parallel.is_primary_host():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            identity.write(self.identity, path)
 
     def difference(self, saved: dict, workdir: str) -> str | None:
         """Describes how the dataset differs from a checkpoint's; None if it does not.

@@ -20,9 +20,8 @@ _Item = TypeVar("_Item")
 class Progress:
     """Shows progress; a context manager, which closes the bar.
 
-    On a terminal it shows a bar after the first second. Elsewhere it logs a line every
-    30 seconds. The speed is measured from the first `add`, so that compilation before
-    it does not count.
+    On a terminal it shows a bar. Elsewhere it logs a line every 30 seconds. The speed
+    is measured from the first `add`, so that compilation before it does not count.
     """
 
     def __init__(self, what: str, total: int, unit: str, *, done: int = 0):
@@ -44,7 +43,6 @@ class Progress:
             initial=done,
             unit=f" {unit}",
             dynamic_ncols=True,
-            delay=1,
             disable=None,  # disabled if standard error is not a terminal
             leave=False,
         )
@@ -53,6 +51,10 @@ class Progress:
         return self
 
     def __exit__(self, *exception):
+        self.close()
+
+    def close(self) -> None:
+        """Removes the bar."""
         self._bar.close()
 
     def add(self, count: int = 1) -> None:

@@ -69,7 +69,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
     with _sole_run(workdir), contextlib.closing(Checkpoints(workdir)) as checkpoints:
         saved = checkpoints.describe()
         check_same_run(saved, config, workdir)
-        experiment.bind(saved, workdir)
+        experiment.check_same_dataset(saved, workdir)
         return _train(experiment, checkpoints, workdir)
 
 
@@ -83,6 +83,7 @@ def _sole_run(workdir):
 def _train(experiment, checkpoints, workdir) -> bool:
     training = Training(experiment, checkpoints, workdir)
     with reporting_writes(workdir):
+        experiment.write_identity(workdir)
         is_primary = parallel.is_primary_host()
         writer = create_writer(workdir, training.step, primary=is_primary)
         try:

@@ -10,6 +10,7 @@ import pytest
 from configs import common
 from tests.photo_files import drawn
 from vse_jax.errors import InputError
+from vse_jax.experiment import create_experiment
 from vse_jax.extraction import extract
 
 IMAGES = {"train": 6, "dev": 2}
@@ -72,6 +73,24 @@ def test_description_suffices_to_embed_a_new_photo(extracted):
     assert len(description["config.model.backbone.weights"]) == 64
     assert description["unit_length"] is False
     assert np.load(features / "pca.npz")["components"].shape == (128, 3)
+
+
+def test_training_on_the_features_remembers_how_they_were_extracted(extracted):
+    _, photos_config, workdir = extracted
+    config = common.get_config()
+    config.data.root = str(workdir / "features")
+    config.data.minimum_word_count = 1
+    experiment = create_experiment(config)
+    run = experiment.describe()
+    described = json.loads((workdir / "features" / "extraction.json").read_text())
+    assert run["extraction"] == described
+    image_size = photos_config.data.image_size
+    assert run["extraction"]["config.data.image_size"] == image_size
+    stored = np.load(workdir / "features" / "pca.npz")
+    pca = experiment.pca_arrays()
+    assert pca.keys() == set(stored.files)
+    for name, array in pca.items():
+        np.testing.assert_array_equal(array, stored[name])
 
 
 def test_replaced_photos_are_refused(extracted):

@@ -146,7 +146,7 @@ def test_photos_at_once_do_not_change_features(config):
     features_of = extractor.FeatureExtractor(config, variables)
     for size in (8, 16, 32):
         batches = [
-            {"image": photos[i : i + size], "image_id": np.arange(size)}
+            {"image": photos[i : i + size], "image_index": np.arange(size)}
             for i in range(0, len(photos), size)
         ]
         ours = np.concatenate(

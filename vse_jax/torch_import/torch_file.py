@@ -28,6 +28,8 @@ def read(path: str) -> Any:
         if PyTorch is not installed.
     """
     try:
+        # Safe after TensorFlow only without PyTorch's compiler, `torch._dynamo`, which
+        # crashes the process. `torch.optim` imports it too.
         import torch
     except ImportError:
         raise InputError(
