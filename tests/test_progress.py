@@ -1,9 +1,13 @@
+import types
+
 from vse_jax import progress
 
 
 def test_line_has_speed_and_time_left(caplog, monkeypatch):
     seconds = iter((100.0, 110.0, 140.0))
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(seconds))
+    clock = types.SimpleNamespace(perf_counter=lambda: next(seconds))
+    # Replaces the clock of this module only, since other threads read the global one.
+    monkeypatch.setattr(progress, "time", clock)
     with (
         caplog.at_level("INFO"),
         progress.Progress("extracting", 1_000, "images", done=100) as shown,
