@@ -211,6 +211,8 @@ def _parse_flags(argv):
         return _interrupted()
     # A file of options is a program, which may raise anything.
     except Exception as error:
+        if termination.is_raised():
+            return _interrupted()
         return _fail(_mistake(error, argv))
 
 
@@ -274,13 +276,17 @@ def _mistake(error, argv):
 def _run(argv):
     try:
         return main(argv)
-    except ReportedError as error:
-        return _fail(str(error))
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:  # such as `| head`: nobody reads what is printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        if termination.is_raised():
+            return _interrupted()
+        if isinstance(error, ReportedError):
+            return _fail(str(error))
+        raise
 
 
 def _interrupted():
