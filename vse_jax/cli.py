@@ -220,6 +220,8 @@ def _parse_flags(argv):
         return _interrupted()
     # A configuration file is a program, which may raise anything.
     except Exception as error:
+        if termination.is_raised():
+            return _interrupted()
         return _fail(_mistake(error, argv))
 
 
@@ -287,13 +289,17 @@ def _mistake(error, argv):
 def _run(argv):
     try:
         return main(argv)
-    except ReportedError as error:
-        return _fail(str(error))
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:  # the reader has exited, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        if termination.is_raised():
+            return _interrupted()
+        if isinstance(error, ReportedError):
+            return _fail(str(error))
+        raise
 
 
 def _interrupted():
