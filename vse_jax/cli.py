@@ -275,7 +275,9 @@ def _mistake(error, argv):
     """
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]  # an unknown option's KeyError is wrapped
-    text = str(error.args[0] if isinstance(error, KeyError) else error)
+    text = str(error)
+    if isinstance(error, KeyError):
+        text = f"there is no option {error.args[0]}; configs/common.py lists all"
     if isinstance(error, flags.Error) and "Traceback" not in text:
         return " ".join(text.split())
     if isinstance(error, OSError) or "Traceback" in text:
