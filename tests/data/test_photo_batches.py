@@ -126,7 +126,7 @@ def test_evaluation(builder, config, crops, resize, shorter):
 def test_refuses_a_resize_that_leaves_no_crop(builder, config, resize):
     config.data.resize = resize
     with pytest.raises(
-        InputError, match=rf"data\.resize is {resize}, from which no crop"
+        InputError, match=rf"data\.resize is {resize}, which is smaller"
     ):
         next(input_pipeline.image_batches(builder, "dev", config))
 
@@ -145,7 +145,7 @@ def test_sum_of_splits_to_train_on(builder, config):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"image_size": 0}, r"data\.image_size is 0.*any size"),
+        ({"image_size": 0}, r"data\.image_size is 0.*differ in size"),
         ({"image_size": -1}, r"data\.image_size is -1"),
         ({"crops": 5}, r"data\.crops is 5; expected 1 or 10"),
     ],
@@ -163,7 +163,9 @@ def test_refuses_options(builder, config, options, match):
 
 def test_refuses_ten_crops_of_images_of_one_size(shapes_builder, config):
     config.data.update({"image_size": 0, "crops": 10})
-    with pytest.raises(InputError, match=r"data\.crops is 10, but data\.image_size"):
+    with pytest.raises(
+        InputError, match=r"config\.data\.crops is 10, but config\.data\.image_size"
+    ):
         input_pipeline.image_batches(shapes_builder, "dev", config)
 
 
