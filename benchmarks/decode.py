@@ -1,6 +1,6 @@
 """Measures how many photos per second the input pipeline decodes and augments.
 
-    python -m benchmarks.decode [--root=FOLDER]
+    python -m benchmarks.decode [--root=FOLDER] [--tiny]
 
 The photos of a folder, or drawn ones of 500x375 pixels, are read and turned into random
 crops of 224x224 pixels, on one core and on all, each in a process of its own. Stages
@@ -22,26 +22,26 @@ from PIL import Image
 
 from benchmarks import timing
 
-_PHOTOS = 256
+_PHOTOS, _TINY_PHOTOS = 256, 16
 _SIZE = 224
 _BATCH_SIZE = 64
 _REPEATS = 5
 _ENDINGS = (".jpg", ".jpeg", ".png")
 
 
-def _draw_photos(root: Path) -> None:
+def _draw_photos(root: Path, count: int) -> None:
     rng = np.random.default_rng(0)
-    for number in range(_PHOTOS):
+    for number in range(count):
         coarse = rng.integers(0, 256, (47, 63, 3), np.uint8)
         photo = Image.fromarray(coarse).resize((500, 375), Image.BICUBIC)
         photo.save(root / f"{number}.jpg", quality=90)
 
 
-def _paths(root: Path) -> list[str]:
+def _paths(root: Path, count: int) -> list[str]:
     found = sorted(path for path in root.rglob("*") if path.suffix.lower() in _ENDINGS)
     if not found:
         raise SystemExit(f"{root}: holds no photos ({', '.join(_ENDINGS)})")
-    return [str(path) for path in found[:_PHOTOS]]
+    return [str(path) for path in found[:count]]
 
 
 def _stages(paths: list[str]) -> dict[str, Callable[[], None]]:
@@ -115,13 +115,18 @@ def _rows(cores: set[int], paths: list[str]) -> list[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", help="folder of photos; drawn ones if not given")
-    root = parser.parse_args().root
+    parser.add_argument(
+        "--tiny", action="store_true", help=f"{_TINY_PHOTOS} photos, all cores only"
+    )
+    options = parser.parse_args()
+    root, count = options.root, _TINY_PHOTOS if options.tiny else _PHOTOS
     cores = os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory() as folder:
         if root is None:
-            _draw_photos(Path(folder))
-        paths = _paths(Path(root or folder))
-        choices = [{min(cores)}] if len(cores) == 1 else [{min(cores)}, cores]
+            _draw_photos(Path(folder), count)
+        paths = _paths(Path(root or folder), count)
+        few = options.tiny or len(cores) == 1
+        choices = [cores] if few else [{min(cores)}, cores]
         timing.print_table([row for own in choices for row in _rows(own, paths)])
 
 

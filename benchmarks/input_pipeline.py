@@ -1,6 +1,6 @@
 """Measures how many training pairs per second the input pipeline delivers.
 
-    python -m benchmarks.input_pipeline
+    python -m benchmarks.input_pipeline [--tiny]
 
 Features are generated, written in the numpy layout, prepared as a dataset and read with
 size augmentation in batches of 128, at the sizes of Flickr8k here and of the papers.
@@ -8,6 +8,7 @@ All files lie in a temporary folder, thus mostly in the memory of the operating 
 what is measured is reading, decoding and augmentation, not the disk.
 """
 
+import argparse
 import functools
 import itertools
 import random
@@ -24,6 +25,7 @@ from vse_jax.data import datasets, input_pipeline
 from vse_jax.data.text.vocabulary import training_vocabulary
 
 _SIZES = ((4000, 16, 256), (512, 36, 2048))  # images, regions, dim
+_TINY_SIZES = ((400, 4, 8),)
 _BATCH_SIZE = 128
 _STEPS = 40  # of a run
 _REPEATS = 7
@@ -70,18 +72,22 @@ def _consume(batches: Iterator[input_pipeline.Batch]) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny", action="store_true", help="a small dataset, 2 runs")
+    tiny = parser.parse_args().tiny
+    sizes, repeats = (_TINY_SIZES, 2) if tiny else (_SIZES, _REPEATS)
     with tempfile.TemporaryDirectory() as folder:
         all_batches = {
             f"{regions}x{dim}": _endless_batches(
                 Path(folder) / f"{regions}x{dim}", images, regions, dim
             )
-            for images, regions, dim in _SIZES
+            for images, regions, dim in sizes
         }
         runs = {
             name: functools.partial(_consume, batches)
             for name, batches in all_batches.items()
         }
-        timings = timing.median_seconds(runs, repeats=_REPEATS, warmup=1)
+        timings = timing.median_seconds(runs, repeats=repeats, warmup=1)
         for batches in all_batches.values():
             batches.close()
     pairs = _BATCH_SIZE * _STEPS

@@ -6,7 +6,6 @@ made faster and nothing made slower. Parameters bear the names that published
 checkpoints use behind the prefixes `img.` and `txt.`.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
@@ -15,19 +14,9 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from benchmarks.rvse_sizes import Sizes
+
 PADDING_VALUE = -10_000.0  # sorts behind every feature; softmax of it is exactly zero
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Dimensions of the model; the defaults are those of the paper on Flickr30K."""
-
-    region_dim: int = 2048
-    embed_dim: int = 1024
-    word_dim: int = 300
-    vocabulary_size: int = 8481
-    position_dim: int = 32
-    pooling_dim: int = 32
 
 
 def l2_normalize(vectors: torch.Tensor) -> torch.Tensor:

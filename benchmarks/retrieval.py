@@ -1,10 +1,11 @@
 """Ranking 5,000 images against 25,000 captions, both ways, with all metrics.
 
-    python -m benchmarks.retrieval
+    python -m benchmarks.retrieval [--tiny]
 
 Prints seconds and the peak of the process's memory.
 """
 
+import argparse
 import resource
 
 import numpy as np
@@ -13,6 +14,7 @@ from benchmarks import timing
 from vse_jax.evaluation import retrieval
 
 IMAGES, CAPTIONS_PER_IMAGE, DIM = 5_000, 5, 1_024
+TINY_IMAGES = 50
 REPEATS = 5
 
 
@@ -22,10 +24,13 @@ def random_unit_vectors(generator, number):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny", action="store_true", help=f"{TINY_IMAGES} images")
+    number = TINY_IMAGES if parser.parse_args().tiny else IMAGES
     generator = np.random.default_rng(0)
-    images = random_unit_vectors(generator, IMAGES)
-    captions = random_unit_vectors(generator, IMAGES * CAPTIONS_PER_IMAGE)
-    image_id = np.arange(IMAGES)
+    images = random_unit_vectors(generator, number)
+    captions = random_unit_vectors(generator, number * CAPTIONS_PER_IMAGE)
+    image_id = np.arange(number)
     caption_image_id = np.repeat(image_id, CAPTIONS_PER_IMAGE)
 
     def evaluate():
@@ -37,7 +42,7 @@ def main():
     timing.print_table(
         [
             {
-                "images": IMAGES,
+                "images": number,
                 "captions": len(captions),
                 "dimensions": DIM,
                 "median s": f"{timed.median:.2f}",

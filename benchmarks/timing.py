@@ -1,11 +1,10 @@
-"""Timing several functions side by side, and printing what came out."""
+"""Timing of functions, and tables of the results."""
 
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-
-import jax
 
 # Seconds between turns: threads of one side may spin for a while after their work, and
 # would take the processor from the other side.
@@ -24,11 +23,12 @@ class Timing:
 def seconds_of(function: Callable[[], object]) -> float:
     """Returns how long one call took, until what it returned is computed.
 
-    JAX returns before the work is done, so its arrays are waited for; other results
-    are let through.
+    JAX returns before the work is done, so its arrays are waited for.
     """
     start = time.perf_counter()
-    jax.block_until_ready(function())
+    result = function()
+    if "jax" in sys.modules:  # a process of PyTorch does not import it
+        sys.modules["jax"].block_until_ready(result)
     return time.perf_counter() - start
 
 
@@ -50,10 +50,12 @@ def median_seconds(
         for name, function in functions.items():
             time.sleep(PAUSE)
             seconds[name].append(seconds_of(function))
-    return {
-        name: Timing(statistics.median(times), min(times), max(times))
-        for name, times in seconds.items()
-    }
+    return {name: summary(times) for name, times in seconds.items()}
+
+
+def summary(seconds: Sequence[float]) -> Timing:
+    """Returns the median and the extremes."""
+    return Timing(statistics.median(seconds), min(seconds), max(seconds))
 
 
 def format_table(rows: Sequence[Mapping[str, object]]) -> str:

@@ -1,35 +1,31 @@
 """One whole training step of RVSE++ against the same model in PyTorch.
 
     pip install torch
-    python -m benchmarks.train_step
+    python -m benchmarks.train_step [--tiny]
 
 The paper's size: 128 pairs, 36 regions of 2,048 dimensions, embeddings of 1,024, words
-of 300, a vocabulary of 8,481, captions of about 12 words and at most 24 tokens. Both
-sides take turns in one process, on all cores; a table of seconds is printed, and how
-many times faster the median step of JAX is.
+of 300, a vocabulary of 8,481, captions of about 12 words and at most 24 tokens. Each
+side is a process of its own on all cores, and they take turns. A table of seconds is
+printed, and how many times faster the median step of JAX is.
 """
 
+import argparse
 import os
 
-import jax
 import numpy as np
-import optax
-import torch
 
-from benchmarks import pytorch_rvse, timing
-from configs import common
-from vse_jax import parallel
-from vse_jax.models.vse import create_model
-from vse_jax.optimizer import create_optimizer
-from vse_jax.train_step import create_train_state, make_train_step
+from benchmarks import sides, timing
+from benchmarks.rvse_sizes import TINY, Sizes
 
+SIDES = ("JAX", "PyTorch")
 REGIONS = 36
 MEAN_TOKENS, TOKENS_DEVIATION = 14, 3.5  # start and end included
 MAX_TOKENS = 24
 REPEATS = 9
+BATCH_SIZE, TINY_BATCH_SIZE = 128, 8
 
 
-def random_batch(sizes: pytorch_rvse.Sizes, batch_size: int) -> dict[str, np.ndarray]:
+def random_batch(sizes: Sizes, batch_size: int) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
     lengths = generator.normal(MEAN_TOKENS, TOKENS_DEVIATION, batch_size).round()
     token_count = np.clip(lengths, 5, MAX_TOKENS).astype(np.int32)
@@ -46,8 +42,17 @@ def random_batch(sizes: pytorch_rvse.Sizes, batch_size: int) -> dict[str, np.nda
     }
 
 
-def jax_step(sizes: pytorch_rvse.Sizes, batch: dict[str, np.ndarray]):
+def jax_step(sizes: Sizes, batch: dict[str, np.ndarray]):
+    import optax
+
+    from configs import common
+    from vse_jax import parallel
+    from vse_jax.models.vse import create_model
+    from vse_jax.optimizer import create_optimizer
+    from vse_jax.train_step import create_train_state, make_train_step
+
     config = common.get_config()
+    config.model.embed_dim, config.model.word_dim = sizes.embed_dim, sizes.word_dim
     model = create_model(
         config,
         sizes.vocabulary_size,
@@ -70,29 +75,43 @@ def jax_step(sizes: pytorch_rvse.Sizes, batch: dict[str, np.ndarray]):
     return run
 
 
-def main():
+def pytorch_step(sizes: Sizes, batch: dict[str, np.ndarray]):
+    import torch
+
+    from benchmarks import pytorch_rvse
+
     torch.set_num_threads(os.cpu_count())
-    sizes = pytorch_rvse.Sizes()
-    batch = random_batch(sizes, common.get_config().batch_size)
-    torch_step = pytorch_rvse.make_train_step(sizes)
-    times = timing.median_seconds(
-        {"JAX": jax_step(sizes, batch), "PyTorch": lambda: torch_step(batch)},
-        repeats=REPEATS,
-        warmup=2,
-    )
+    step = pytorch_rvse.make_train_step(sizes)
+    return lambda: step(batch)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny", action="store_true", help="small sizes, two repeats")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        sizes = TINY if arguments.tiny else Sizes()
+        batch = random_batch(sizes, TINY_BATCH_SIZE if arguments.tiny else BATCH_SIZE)
+        make = {"JAX": jax_step, "PyTorch": pytorch_step}[arguments.side]
+        sides.serve(make(sizes, batch), warmup=2)
+        return
+    own = ["--tiny"] if arguments.tiny else []
+    repeats = 2 if arguments.tiny else REPEATS
+    times = sides.in_turns("benchmarks.train_step", own, SIDES, repeats)
     timing.print_table(
         [
             {
                 "step": name,
-                "median s": f"{timed.median:.2f}",
-                "fastest s": f"{timed.minimum:.2f}",
-                "slowest s": f"{timed.maximum:.2f}",
-                "times PyTorch": f"{times['PyTorch'].median / timed.median:.2f}",
+                "median s": timed.median,
+                "fastest s": timed.minimum,
+                "slowest s": timed.maximum,
+                "times PyTorch": times["PyTorch"].median / timed.median,
             }
             for name, timed in times.items()
         ]
     )
-    print(f"\n{jax.device_count()} device(s), {os.cpu_count()} cores")
+    print(f"\n{os.cpu_count()} cores")
 
 
 if __name__ == "__main__":

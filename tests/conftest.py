@@ -1,8 +1,8 @@
-"""Eight virtual devices for every test, and a small dataset with pictures."""
+"""Provides eight virtual devices for every test, and a small dataset of images."""
 
 import os
 
-# Read once, when JAX is imported.
+# JAX reads these once, when it is imported.
 _DEVICES = "--xla_force_host_platform_device_count"
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
@@ -16,13 +16,13 @@ from configs import common  # noqa: E402
 
 @pytest.fixture
 def config():
-    """The default configuration, to be changed at will."""
+    """A copy of the default configuration, which a test may change."""
     return common.get_config()
 
 
 @pytest.fixture(scope="session")
 def shapes_builder(tmp_path_factory):
-    """A prepared dataset of pictures: 24 to train on, 10 each to evaluate."""
+    """A prepared dataset of images: 24 for training, 10 per evaluation split."""
     from vse_jax.data import datasets
 
     settings = common.get_config().data
@@ -34,9 +34,14 @@ def shapes_builder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def quick_compilation():
-    """Compiles with few optimizations, for tests of large programs on small arrays."""
+    """Disables most compiler optimizations, for large programs on small arrays."""
     import jax
 
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts real runs of the program first: the longest files keep all workers busy."""
+    items.sort(key=lambda item: not hasattr(item.module, "programs"))

@@ -1,10 +1,10 @@
-"""A pickle that runs code, for the readers that must refuse it."""
+"""A pickle that runs code, for tests of readers that must refuse it."""
 
 import os
 
 
 class Malicious:
-    """Unpickling it makes a folder."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, folder):
         self._folder = str(folder)

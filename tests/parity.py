@@ -1,4 +1,4 @@
-"""Golden data of the published PyTorch models, and how its names map to ours."""
+"""Golden data of the published PyTorch models, and its conversion to our names."""
 
 import os
 import pathlib
@@ -34,7 +34,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def path_of(name: str) -> pathlib.Path:
-    """Path of a golden file; skips the test where there is none."""
+    """Returns the path of a golden file; skips the test if it does not exist."""
     for place in filter(None, _PLACES):
         path = pathlib.Path(place) / name
         if path.exists():
@@ -43,7 +43,7 @@ def path_of(name: str) -> pathlib.Path:
 
 
 def variables(golden: dict, prefix: str) -> dict:
-    """Our variables from the arrays whose names begin with `prefix/`.
+    """Converts the arrays whose names begin with `prefix/` to our variables.
 
     Returns:
       Nested dicts under `params` and `batch_stats`.
@@ -51,7 +51,7 @@ def variables(golden: dict, prefix: str) -> dict:
     return parameter_names.variables(
         {
             name.removeprefix(f"{prefix}/").replace("gpool", "txt.gpool")
-            if name.startswith(f"{prefix}/gpool")  # in the file of the pooling alone
+            if name.startswith(f"{prefix}/gpool")  # in the file of the pooling only
             else name.removeprefix(f"{prefix}/"): array
             for name, array in golden.items()
             if name.startswith(f"{prefix}/")
@@ -60,7 +60,7 @@ def variables(golden: dict, prefix: str) -> dict:
 
 
 def batch(golden: dict) -> dict[str, np.ndarray]:
-    """The inputs of a golden file as a batch of ours."""
+    """Returns the inputs of a golden file as a batch."""
     images = golden["in/images"]
     pairs = {
         "tokens": golden["in/captions"].astype(np.int32),
@@ -73,7 +73,7 @@ def batch(golden: dict) -> dict[str, np.ndarray]:
 
 
 def model(golden: dict, image_encoder: str, text_encoder: str, **options) -> VSE:
-    """A model of the sizes of a golden file's arrays."""
+    """Returns a model with the sizes of a golden file's arrays."""
     vocabulary_size, word_dim = golden["param/txt.embed.weight"].shape
     return VSE(
         image_encoder=image_encoder,
@@ -86,7 +86,7 @@ def model(golden: dict, image_encoder: str, text_encoder: str, **options) -> VSE
 
 
 def loss_settings(**options) -> ml_collections.ConfigDict:
-    """`config.loss`, with the published defaults."""
+    """Returns `config.loss` with the published defaults."""
     defaults = {
         "margin": 0.2,
         "epsilon": 0.01,
@@ -97,7 +97,7 @@ def loss_settings(**options) -> ml_collections.ConfigDict:
 
 
 def batch_loss(images, captions, settings, mining, image_id=None) -> jax.Array:
-    """The loss of a whole batch, as one device computes it."""
+    """Computes the loss of a whole batch on one device."""
     if image_id is None:
         image_id = np.arange(len(images), dtype=np.int32)
 
@@ -111,7 +111,7 @@ def batch_loss(images, captions, settings, mining, image_id=None) -> jax.Array:
 
 
 def assert_trees_close(actual, expected, *, rtol=0.0, atol):
-    """Compares nested dicts of arrays, naming the path of what differs."""
+    """Compares nested dicts of arrays; names the path of arrays that differ."""
     actual = traverse_util.flatten_dict(actual, sep=".")
     expected = traverse_util.flatten_dict(expected, sep=".")
     assert actual.keys() == expected.keys()

@@ -1,4 +1,4 @@
-"""Photos for tests: drawn ones, and those of Flickr8k where they are shared."""
+"""Photos for tests: drawn ones, and those of Flickr8k if they are available."""
 
 import io
 import pathlib
@@ -11,14 +11,14 @@ _FLICKR8K = pathlib.Path(__file__).parents[2] / "shared" / "flickr8k"
 
 
 def flickr8k() -> pathlib.Path:
-    """The folder with real photos; skips the test where there is none."""
+    """Returns the folder with real photos; skips the test if it does not exist."""
     if not (_FLICKR8K / "dataset_flickr8k.json").exists():
         pytest.skip("no photos in ../shared/flickr8k, beside the repository")
     return _FLICKR8K
 
 
 def drawn(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A smooth picture, as JPEG keeps it, with a few edges."""
+    """Draws a smooth image, which JPEG preserves, with a few edges."""
     rng = np.random.default_rng(seed)
     small = rng.integers(40, 220, (3, 3, 3), np.uint8)
     pixels = np.asarray(Image.fromarray(small).resize((width, height), Image.BICUBIC))
@@ -30,13 +30,13 @@ def drawn(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
-    """The picture as a file."""
+    """Returns the content of an image file."""
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def decoded(content: bytes) -> np.ndarray:
-    """The pixels of a file, by PIL: uint8 [height, width, 3]."""
+    """Decodes a file with PIL: uint8 `[height, width, 3]`."""
     with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image.convert("RGB"))

@@ -133,8 +133,13 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 def start(*options, devices: int = 1, **popen) -> subprocess.Popen:
     """Starts main.py on so many virtual devices."""
+    return start_python(REPOSITORY / "main.py", *options, devices=devices, **popen)
+
+
+def start_python(*arguments, devices: int = 1, **popen) -> subprocess.Popen:
+    """Starts Python with the arguments of its command line."""
     return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "main.py"), *map(str, options)],
+        [sys.executable, *map(str, arguments)],
         **{"cwd": REPOSITORY, "env": environment(devices)} | popen,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

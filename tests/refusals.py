@@ -1,4 +1,4 @@
-"""Datasets that are refused."""
+"""Checks of datasets that are refused."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ from vse_jax.errors import InputError
 
 
 def assert_refused(data, *words):
-    """Checks for one line with all the words, and that nothing is left; returns it."""
+    """Checks for a one-line message with all words and for no files; returns it."""
     with pytest.raises(InputError) as info:
         datasets.prepare(data)
     message = str(info.value)

@@ -1,4 +1,4 @@
-"""Every bad input gets one clear line, and leaves nothing half-written."""
+"""Invalid input is reported in one line and leaves no incomplete files."""
 
 import resource
 import shutil
@@ -22,18 +22,18 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def root(place, tmp_path):
-    """A copy of the source files, to be spoilt."""
+    """A copy of the source files, which a test may damage."""
     return shutil.copytree(place.root, tmp_path / "root")
 
 
 @pytest.fixture
 def run_copy(place, tmp_path):
-    """Workdir of a finished run, to be spoilt."""
+    """A copy of the workdir of a finished run, which a test may damage."""
     return shutil.copytree(place.trained()[0], place.workdir(tmp_path.name))
 
 
 def refused(action, *arguments):
-    """The message of an error that main.py prints in one line."""
+    """Returns the message of a reported error, which has one line."""
     with pytest.raises(ReportedError) as info:
         action(*arguments)
     message = str(info.value)
@@ -41,7 +41,7 @@ def refused(action, *arguments):
     return message
 
 
-# What is wrong with the command line, which is told before anything is imported.
+# Invalid command lines, which are reported before anything is imported.
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_config_file(content, word, tmp_path):
     assert str(path) in message
 
 
-# What is wrong with the options.
+# Invalid options.
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_options(place, option, value, words, tmp_path):
     assert not programs.files(tmp_path)
 
 
-def test_batch_size_that_the_devices_do_not_divide(place, tmp_path):
+def test_batch_size_that_devices_do_not_divide(place, tmp_path):
     finished = place.run("--config.batch_size=9", f"--workdir={tmp_path}", devices=2)
     message = programs.refusal(finished)
     assert "batch_size is 9" in message
@@ -136,13 +136,13 @@ def test_batch_size_that_the_devices_do_not_divide(place, tmp_path):
     assert not programs.files(tmp_path)
 
 
-def test_platform_that_is_not_there(place, tmp_path):
+def test_missing_platform(place, tmp_path):
     finished = place.run("--config.platform=tpu", f"--workdir={tmp_path}")
     assert "config.platform is 'tpu'" in programs.refusal(finished)
     assert not programs.files(tmp_path)
 
 
-# What is wrong with the data.
+# Invalid data.
 
 
 def missing_root(root):
@@ -244,7 +244,7 @@ def test_data(place, spoil, root, tmp_path):
     for word in words:
         assert word in message
     assert not programs.files(workdir)
-    if "split" not in spoil.__name__:  # the other splits are there to be used
+    if "split" not in spoil.__name__:  # the other splits are valid and prepared
         assert not programs.files(data_dir)
 
 
@@ -261,7 +261,7 @@ def test_data_in_a_process(place, mode, root, tmp_path):
     assert not programs.files(tmp_path / "data")
 
 
-# What is wrong with the workdir.
+# Invalid workdirs.
 
 
 def test_eval_of_an_empty_workdir(place, tmp_path):
@@ -279,7 +279,7 @@ def test_eval_of_an_empty_workdir(place, tmp_path):
         ("dev", "newest", ["'newest'", "latest"]),
     ],
 )
-def test_eval_of_what_is_not_there(place, split, checkpoint, words):
+def test_eval_of_missing_split_or_checkpoint(place, split, checkpoint, words):
     workdir, _ = place.trained()
     before = programs.files(workdir)
     message = refused(evaluate.evaluate, str(workdir), split, checkpoint)
@@ -343,11 +343,11 @@ def damage(checkpoint):
     path.write_bytes(content)
 
 
-# What goes wrong in training.
+# Failures during training.
 
 
 def test_loss_that_is_not_finite(place):
-    """After a good epoch the learning rate becomes absurd."""
+    """After a normal epoch, the learning rate becomes very large."""
     workdir = place.workdir("diverged")
     epoch = programs.STEPS_PER_EPOCH
     finished = place.run(
@@ -365,7 +365,7 @@ def test_loss_that_is_not_finite(place):
 
 
 def test_parameters_that_are_not_finite_are_not_saved(place):
-    """An infinite learning rate spoils them in a step whose loss is still finite."""
+    """An infinite learning rate makes them non-finite; the step's loss is finite."""
     workdir = place.workdir("infinite")
     finished = place.run(
         f"--workdir={workdir}",
@@ -377,7 +377,7 @@ def test_parameters_that_are_not_finite_are_not_saved(place):
 
 
 def limited_files():
-    """No file may grow larger, as if the disk were full."""
+    """Limits the size of files, as a full disk does."""
     size = 64 * KIBIBYTE
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
@@ -389,13 +389,13 @@ def test_checkpoint_that_cannot_be_written(place):
     assert "cannot save the checkpoint of step" in message
     assert f"in {workdir}" in message
     assert "File too large" in message
-    assert "the run goes on from the beginning" in message
+    assert "the run resumes from the beginning" in message
     assert programs.checkpoint_steps(workdir) == []
 
 
 @pytest.fixture
 def small_disk(place, tmp_path):
-    """A workdir on a disk of its own that holds just a checkpoint or two."""
+    """A workdir on its own disk, which has space for only one or two checkpoints."""
     workdir = place.workdir(tmp_path.name)
     workdir.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", "size=1400k", "tmpfs", workdir]
@@ -407,7 +407,7 @@ def small_disk(place, tmp_path):
 
 
 def test_full_disk(place, small_disk):
-    """Whether a checkpoint or a curve is the first that cannot be written."""
+    """The first write to fail may be that of a checkpoint or of a curve."""
     finished = place.run(f"--workdir={small_disk}")
     message = programs.refusal(finished)
     assert "No space left on device" in message

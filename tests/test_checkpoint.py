@@ -20,7 +20,7 @@ RUN = {"config": {"seed": 3, "lengths": [1, 2]}, "vocabulary": ["a", "ü"]}
 
 
 def make_state(step, *, width=50):
-    """A state whose every value depends on the step."""
+    """Returns a state in which every value depends on the step."""
     rng = np.random.default_rng(step)
     params = {
         "image": {"kernel": rng.normal(size=(width, 40)).astype(np.float32)},
@@ -62,7 +62,7 @@ def assert_same(actual, expected):
         np.testing.assert_array_equal(a, b)
 
 
-def test_state_comes_back_bit_for_bit(checkpoints):
+def test_state_is_restored_bit_for_bit(checkpoints):
     state = make_state(5)
     checkpoints.save(state, RUN, rsum(12.5))
     checkpoints.wait()
@@ -73,8 +73,8 @@ def test_state_comes_back_bit_for_bit(checkpoints):
     assert_same(restored.train_state(make_state(0)), state)
 
 
-def test_optimizer_with_groups_comes_back_bit_for_bit(config, checkpoints):
-    """Groups keep their moments and counts apart; a frozen one has none."""
+def test_optimizer_with_groups_is_restored_bit_for_bit(config, checkpoints):
+    """Each group has its own moments and counts; a frozen group has none."""
     groups = (
         common.parameter_group("image/.*", learning_rate=0.1),
         common.parameter_group("text/.*", frozen=True),
@@ -91,6 +91,16 @@ def test_optimizer_with_groups_comes_back_bit_for_bit(config, checkpoints):
     restored = checkpoints.restore([5], with_optimizer=True)
     template = TrainState(np.int32(0), params, {}, optimizer.init(params))
     assert_same(restored.train_state(template), state)
+
+
+def test_pca_is_restored_if_there_was_one(checkpoints):
+    rng = np.random.default_rng(0)
+    pca = {"mean": rng.normal(size=6), "components": rng.normal(size=(6, 2))}
+    checkpoints.save(make_state(1), RUN)
+    checkpoints.save(make_state(2), RUN, pca=pca)
+    checkpoints.wait()
+    assert checkpoints.restore([1]).pca == {}
+    assert_same(checkpoints.restore([2]).pca, pca)
 
 
 def test_evaluation_needs_no_optimizer(saved):
@@ -134,12 +144,12 @@ def test_description_is_that_of_the_latest(checkpoints):
     assert checkpoints.describe()["number"] == 2
 
 
-def test_nothing_to_restore_is_none(checkpoints):
+def test_without_checkpoints_nothing_is_restored(checkpoints):
     assert checkpoints.restore(checkpoints.steps()) is None
 
 
 def data_file(folder):
-    """The largest file with arrays."""
+    """Returns the largest file with arrays."""
     files = [path for path in (folder / "variables").rglob("*") if path.is_file()]
     return max(files, key=lambda path: path.stat().st_size)
 
@@ -172,18 +182,20 @@ def folder(workdir, step):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_latest_falls_back_to_the_one_before(saved, caplog, damage):
+def test_previous_checkpoint_replaces_a_damaged_latest_one(saved, caplog, damage):
     damage(folder(saved, 3))
     checkpoints = Checkpoints(saved)
     with caplog.at_level(logging.ERROR):
         restored = checkpoints.restore(checkpoints.steps(), with_optimizer=True)
     assert_same(restored.train_state(make_state(0)), make_state(2))
-    told, moved = [r.getMessage() for r in caplog.records if r.name.startswith("vse_")]
-    assert f"{folder(saved, 3)} is damaged" in told
-    assert "\n" not in told
+    logged, moved = [
+        r.getMessage() for r in caplog.records if r.name.startswith("vse_")
+    ]
+    assert f"{folder(saved, 3)} is damaged" in logged
+    assert "\n" not in logged
     assert moved == f"moved {folder(saved, 3)} to {saved / 'damaged'}"
 
-    # Its step can be saved again, and what it held is still there to look at.
+    # Its step can be saved again, and its content is kept for inspection.
     assert checkpoints.steps() == [2, 1]
     assert [path.name for path in (saved / "damaged").iterdir()] == ["3-0"]
     checkpoints.save(make_state(3), RUN, rsum(1.0))
@@ -201,7 +213,7 @@ def test_evaluation_moves_nothing(saved):
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_nothing_but_damage_is_refused_and_left_where_it_is(saved, read_only):
+def test_only_damaged_checkpoints_are_refused_and_not_moved(saved, read_only):
     for step in (1, 2, 3):
         truncate(folder(saved, step))
     checkpoints = Checkpoints(saved, read_only=read_only)
@@ -219,7 +231,7 @@ def test_description_skips_a_damaged_checkpoint(saved, caplog):
     assert described["config"] == RUN["config"]
 
 
-def test_what_cannot_be_written_is_told_in_one_line(checkpoints, monkeypatch):
+def test_failed_save_is_reported_in_one_line(checkpoints, monkeypatch):
     checkpoints.save(make_state(1), RUN)
     checkpoints.wait()
 
@@ -234,20 +246,20 @@ def test_what_cannot_be_written_is_told_in_one_line(checkpoints, monkeypatch):
     assert "cannot save the checkpoint of step 2" in message
     assert str(checkpoints.directory) in message
     assert "No space left on device" in message
-    assert "goes on from step 1" in message
+    assert "resumes from step 1" in message
 
 
-def test_failure_behind_the_scenes_is_told_when_waiting(checkpoints, monkeypatch):
+def test_failure_of_a_pending_save_is_raised_by_wait(checkpoints, monkeypatch):
     def full():
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints._manager, "wait_until_finished", full)
-        with pytest.raises(TrainingError, match="the run goes on from the beginning"):
+        with pytest.raises(TrainingError, match="the run resumes from the beginning"):
             checkpoints.wait()
 
 
-def test_digest_changes_with_whatever_changes():
+def test_digest_changes_with_every_change():
     tree = {"a": {"b": np.zeros((2, 3), np.float32)}, "c": np.int32(1)}
     other = []
     for change in (

@@ -1,4 +1,4 @@
-"""Every configuration can be used, and README.md speaks of it."""
+"""Every configuration is valid and listed in README.md."""
 
 import importlib
 import pathlib
@@ -9,7 +9,7 @@ import pytest
 from vse_jax.run_config import check_options
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-SHARED = ("__init__", "common", "vsepp")  # what experiments are made of
+SHARED = ("__init__", "common", "vsepp")  # modules that configurations import
 NAMES = sorted(
     path.stem
     for path in (REPOSITORY / "configs").glob("*.py")
@@ -41,7 +41,7 @@ def test_precomputed_features_need_no_backbone(name):
 
 @pytest.mark.parametrize("images", ["photos", "features"])
 @pytest.mark.parametrize("dataset", ["coco", "f8k"])
-def test_vse0_sees_all_negatives_from_its_first_step(dataset, images):
+def test_vse0_uses_all_negatives_from_the_first_step(dataset, images):
     loss = module(f"{dataset}_vse0").get_config(images).loss
     assert (loss.mining, loss.warmup_mining, loss.warmup_epochs) == ("all", "", 0)
 
@@ -52,7 +52,7 @@ def test_unknown_form_of_images_is_refused():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_docstring_tells_the_command(name):
+def test_docstring_has_the_command(name):
     assert f"--config configs/{name}.py" in module(name).__doc__
 
 

@@ -81,7 +81,7 @@ def test_report_file_has_metrics_step_and_configuration(tmp_path, config):
     assert [p.name for p in path.parent.iterdir()] == ["dev.json"]
 
 
-def test_report_that_fails_leaves_the_one_before(tmp_path, config, monkeypatch):
+def test_failed_report_keeps_the_previous_one(tmp_path, config, monkeypatch):
     path = report.write_report(tmp_path, evaluation(), config, 1)
     before = path.read_text()
 
@@ -111,7 +111,7 @@ def experiment(shapes_builder):
 
 @pytest.fixture(scope="module")
 def embedded(experiment):
-    """Variables, what eight devices embed with them, and what one does."""
+    """Variables, an evaluation on eight devices, and the embeddings of one device."""
     model = create_model(experiment.config, len(experiment.vocabulary), train=False)
     data = experiment.builder.as_data_source("dev")
     examples = [data[i] for i in range(len(data))]
@@ -145,7 +145,7 @@ def embedded(experiment):
     return variables, evaluator, result, expected
 
 
-def test_split_is_embedded_in_its_own_order(embedded):
+def test_embeddings_have_the_order_of_the_split(embedded):
     _, _, result, (images, captions) = embedded
     np.testing.assert_allclose(result.embeddings.images, images, atol=1e-5)
     np.testing.assert_allclose(result.embeddings.captions, captions, atol=1e-5)
@@ -162,7 +162,7 @@ def test_embeddings_that_are_not_finite_are_refused(embedded):
         evaluator.evaluate(parallel.replicate(broken), "dev")
 
 
-def test_split_that_is_not_there_is_refused(embedded):
+def test_missing_split_is_refused(embedded):
     variables, evaluator, _, _ = embedded
     with pytest.raises(InputError, match="testall"):
         evaluator.evaluate(parallel.replicate(variables), "testall")
@@ -171,7 +171,7 @@ def test_split_that_is_not_there_is_refused(embedded):
 @pytest.mark.parametrize(
     ("splits", "expected"), [(["test", "dev"], "test"), (["dev"], "dev")]
 )
-def test_default_split_is_the_test_split_where_there_is_one(config, splits, expected):
+def test_default_split_is_the_test_split_if_there_is_one(config, splits, expected):
     info = types.SimpleNamespace(splits=splits)
     made = Experiment(config, types.SimpleNamespace(info=info), None)
     assert evaluate.default_split(made) == expected

@@ -12,7 +12,7 @@ from vse_jax.models.image_encoders import ENCODERS
 
 
 def builder_of(content):
-    """A builder whose examples hold regions, a feature or an image."""
+    """Returns a builder whose examples contain regions, a feature or an image."""
     feature = {
         "regions": tfds.features.Tensor(shape=(None, 8), dtype=np.float16),
         "feature": tfds.features.Tensor(shape=(8,), dtype=np.float16),
@@ -30,7 +30,7 @@ def builder_of(content):
 FITTING = {
     "regions": ("region_residual", "region_parallel"),
     "feature": ("global",),
-    "image": ENCODERS,
+    "image": tuple(ENCODERS),
 }
 
 
@@ -59,7 +59,7 @@ def test_photos_need_a_backbone_and_features_none(config, content):
     assert ("'stem'" in str(error.value).split("set it to")[1]) == (content == "image")
 
 
-def test_same_vocabulary_is_taken():
+def test_same_vocabulary_is_accepted():
     experiment.check_vocabulary(Vocabulary(["a", "b"]), Vocabulary(["a", "b"]))
 
 
@@ -76,7 +76,7 @@ def test_other_vocabulary_is_refused(words):
 
 @pytest.fixture
 def shapes_config(config, shapes_builder):
-    """A configuration of the small dataset of pictures."""
+    """A configuration of the small dataset of images."""
     config.data.builder = "shapes"
     config.data.scene_counts = (24, 10, 10)
     config.data.data_dir = str(pathlib.Path(shapes_builder.data_dir).parents[2])
@@ -96,7 +96,7 @@ def test_experiment_has_the_dataset_and_its_vocabulary(shapes_config, shapes_bui
 
 def test_checkpoint_of_another_vocabulary_needs_an_option(shapes_config):
     foreign = Vocabulary(["zebra"])
-    with pytest.raises(InputError, match="'zebra' there"):
+    with pytest.raises(InputError, match="'zebra' in the checkpoint"):
         experiment.create_experiment(shapes_config, foreign)
     shapes_config.data.vocabulary = "checkpoint"
     made = experiment.create_experiment(shapes_config, foreign)

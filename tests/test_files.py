@@ -12,7 +12,7 @@ from vse_jax.data import datasets
 
 @pytest.fixture
 def remote(monkeypatch):
-    """Makes every folder an object store's, as far as we look at its name."""
+    """Makes `files` treat every folder as one of an object store."""
     monkeypatch.setattr(files, "is_local", lambda path: False)
 
 
@@ -25,7 +25,7 @@ def test_paths_of_object_stores_are_not_local():
     assert not files.is_local(epath.Path("gs://bucket/features"))
 
 
-def test_unfinished_file_is_not_there(tmp_path):
+def test_unfinished_file_has_another_name(tmp_path):
     path = epath.Path(tmp_path) / "file"
 
     def fail():
@@ -38,7 +38,7 @@ def test_unfinished_file_is_not_there(tmp_path):
     assert names_in(tmp_path) == ["incomplete.file"]
 
 
-def test_what_is_written_locally_is_copied(remote, tmp_path):
+def test_locally_written_file_is_copied(remote, tmp_path):
     path = epath.Path(tmp_path) / "file"
     with files.unfinished_local(path) as local:
         local.write_text("whole")
@@ -48,7 +48,7 @@ def test_what_is_written_locally_is_copied(remote, tmp_path):
 
 
 def test_dataset_is_prepared_for_an_object_store(remote, shapes_builder, tmp_path):
-    """ArrayRecord writes on local disks only: from there it is copied."""
+    """ArrayRecord writes only to local disks, so files are copied from there."""
     data = common.get_config().data
     data.builder, data.scene_counts = "shapes", (24, 10, 10)
     data.data_dir = str(tmp_path)
@@ -75,7 +75,7 @@ def fail_otherwise():
     raise RuntimeError("can't start new thread")
 
 
-def test_full_disk_is_told_from_other_errors():
+def test_full_disk_is_distinguished_from_other_errors():
     with pytest.raises(OSError, match=re.escape("write() failed: No space left")):
         fill_disk()
     with pytest.raises(RuntimeError, match="thread"):

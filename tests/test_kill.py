@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends as one that nothing interrupted."""
+"""A run that is killed and resumed gives the same result as an uninterrupted one."""
 
 import re
 import signal
@@ -71,7 +71,7 @@ def kill_in_evaluation(process, workdir):
 
 
 def kill_in_save(start, workdir):
-    """Kills it when there is an unfinished checkpoint, which then stays behind."""
+    """Kills it during a save, which leaves an unfinished checkpoint behind."""
 
     def started():
         process = start()
@@ -82,7 +82,7 @@ def kill_in_save(start, workdir):
 
 
 def wait_for_first_step(process):
-    """Until then unfinished checkpoints may be those of an earlier kill."""
+    """Before this step, unfinished checkpoints may come from an earlier kill."""
     assert any("first step after" in line for line in process.stderr)
 
 

@@ -11,25 +11,26 @@ MARGIN, EPSILON = 0.2, 0.15
 
 @pytest.fixture(scope="module")
 def problem():
-    """Anchors on one of several devices, with duplicates and a lonely anchor."""
+    """Anchors of one of several devices; some have duplicates, one has no negatives."""
     rng = np.random.default_rng(1)
     scores = rng.uniform(-0.5, 0.5, (8, 14))
     own = np.arange(8) + 3
     candidate_image = np.array([0, 1, 2, 3, 4, 5, 6, 3, 8, 9, 10, 5, 12, 13])
     is_negative = candidate_image[own][:, None] != candidate_image
     is_negative[6] = False  # an anchor without any negative
-    # Two anchors whose positive is close to the hardest negative, one that beats all.
+    # In two anchors, the positive is close to the hardest negative; in one, it is far
+    # above.
     for anchor, offset in ((0, 0.01), (1, -0.02), (2, 0.4)):
         hardest = scores[anchor][is_negative[anchor]].max()
         scores[anchor, own[anchor]] = hardest + offset
     scores[3, own[3]] = -1.0  # below all negatives: none is semi-hard
-    # Below its duplicate, which must not be taken for a negative.
+    # Below its duplicate, which must not count as a negative.
     scores[4, 3], scores[4, own[4]] = 0.9, 0.3
     return scores.astype(np.float32), own, is_negative
 
 
 def naive_costs(scores, own, is_negative, mining):
-    """One anchor and one candidate after the other: costs, which were mined hard."""
+    """Loops over anchors and candidates; returns costs, and which were mined hard."""
     costs, hard = [], []
     for i, row in enumerate(scores):
         positive = row[own[i]]
@@ -113,7 +114,7 @@ def test_duplicates_are_no_negatives(problem, mining):
     duplicates = ~is_negative
     duplicates[np.arange(8), own] = False
     assert duplicates.any()
-    higher = np.where(duplicates, 5.0, scores)  # would be the hardest of all
+    higher = np.where(duplicates, 5.0, scores)  # would be the hardest negatives
     np.testing.assert_array_equal(
         ours(higher, own, is_negative, mining).cost, ours(*problem, mining).cost
     )
@@ -128,7 +129,7 @@ def test_anchor_without_negative_costs_nothing(mining):
     np.testing.assert_array_equal(gradient(*arguments), 0)
 
 
-def test_hardest_gives_one_of_equals_the_gradient():
+def test_hardest_gives_the_gradient_to_one_of_equal_negatives():
     scores = np.array([[0.5, 0.4, 0.4, 0.4]], np.float32)
     is_negative = np.array([[False, True, True, True]])
     found = gradient(scores, np.zeros(1, int), is_negative, "hardest")
@@ -136,7 +137,7 @@ def test_hardest_gives_one_of_equals_the_gradient():
 
 
 def test_selective_has_no_gradient_through_the_gap():
-    """At a gap just below epsilon the choice of the mean is taken as given."""
+    """At a gap just below epsilon, the choice of the mean has no gradient."""
     scores = np.array([[0.5, 0.45, 0.1]], np.float32)
     is_negative = np.array([[False, True, True]])
     found = gradient(scores, np.zeros(1, int), is_negative, "selective")
@@ -170,7 +171,7 @@ def test_loss_of_equal_similarities(mining, reduction):
 
 
 def golden_losses():
-    """Names in the golden file, and what they mean here."""
+    """Returns the golden file and the names of its losses."""
     golden = parity.load("losses")
     names = [name.removeprefix("out/") for name in golden if name.startswith("out/")]
     return golden, names

@@ -1,4 +1,4 @@
-"""The program run for real: its modes, and what a person sees of them."""
+"""Real runs of the program: its modes and their output."""
 
 import json
 import re
@@ -132,7 +132,7 @@ def test_eval_without_config_of_a_split_and_a_checkpoint(place, trained):
     )
 
 
-def test_finished_run_just_reports_again(place, trained):
+def test_finished_run_only_reports_again(place, trained):
     workdir, first, report = trained
     curves, steps = programs.curves(workdir), programs.checkpoint_steps(workdir)
     again = place.run()
@@ -144,7 +144,7 @@ def test_finished_run_just_reports_again(place, trained):
     assert "loss" not in again.stderr
 
 
-def test_more_epochs_go_on(place, trained):
+def test_more_epochs_continue_a_finished_run(place, trained):
     workdir = place.workdir("longer")
     shutil.copytree(trained[0], workdir)
     before = programs.curves(workdir)
@@ -158,7 +158,7 @@ def test_more_epochs_go_on(place, trained):
     assert 3 * programs.STEPS_PER_EPOCH in programs.checkpoint_steps(workdir)
 
 
-def test_forms_of_a_configuration_have_workdirs_of_their_own(tmp_path):
+def test_each_form_of_a_configuration_has_its_own_workdir(tmp_path):
     for form, expected in (("", "coco_vsepp"), (":features", "coco_vsepp_features")):
         config = programs.REPOSITORY / "configs" / "coco_vsepp.py"
         options = [f"--config={config}{form}", "--mode=eval"]

@@ -20,7 +20,7 @@ def settings(config):
 
 
 def naive_adam(value, gradients, *, weight_decay=0.0, clip=0.0):
-    """PyTorch's equations of AdamW in float64, on a gradient of one array."""
+    """Computes PyTorch's equations of AdamW in float64 for one array."""
     first = second = np.zeros_like(value)
     for step, gradient in enumerate(gradients, start=1):
         norm = np.sqrt((gradient**2).sum())
@@ -35,7 +35,7 @@ def naive_adam(value, gradients, *, weight_decay=0.0, clip=0.0):
 
 
 def run(settings, value, gradients):
-    """The same updates by our optimizer; the array is split over two parameters."""
+    """Makes the same updates with our optimizer; two parameters share the array."""
     optimizer = create_optimizer(settings, optax.constant_schedule(LEARNING_RATE))
     params = {"a": jnp.float32(value[:2]), "b": jnp.float32(value[2:])}
     state = optimizer.init(params)
@@ -54,7 +54,7 @@ def problem():
     return rng.normal(size=5), rng.normal(size=(3, 5)) * scales
 
 
-def test_adamw_decays_weights_apart_from_the_gradient(settings, problem):
+def test_adamw_decouples_weight_decay_from_the_gradient(settings, problem):
     settings.gradient_clip = 0
     expected = naive_adam(*problem, weight_decay=DECAY)
     np.testing.assert_allclose(run(settings, *problem), expected, atol=1e-5)
@@ -89,7 +89,7 @@ def stage(*decay_epochs):
 
 def test_schedule_decays_after_each_of_the_epochs():
     schedule = create_schedule(stage(2, 3), 0.5, steps_per_epoch=10)
-    # The update of step n is made with the rate of n updates before it.
+    # An update uses the rate of the number of updates before it.
     for step, factor in ((0, 1), (19, 1), (20, 0.5), (29, 0.5), (30, 0.25), (99, 0.25)):
         assert schedule(step) == pytest.approx(LEARNING_RATE * factor), step
 
@@ -130,7 +130,7 @@ PARAMS = {
 
 
 def updates(optimizer, params, steps=2):
-    """The sum of several updates, by gradients that are ten times the parameters."""
+    """Makes several updates with gradients that are ten times the parameters."""
     params = jax.tree.map(lambda x: x * jnp.arange(1.0, 4.0), params)
     state, after = optimizer.init(params), params
     for _ in range(steps):
@@ -141,7 +141,7 @@ def updates(optimizer, params, steps=2):
 
 
 def test_each_group_is_updated_as_by_plain_optax(settings):
-    """Their learning rate is a factor in AdamW's decay too."""
+    """A group's learning rate scales AdamW's decay too."""
     settings.gradient_clip = 0
     groups = (
         common.parameter_group("image/backbone/.*", learning_rate=0.1),
@@ -172,8 +172,8 @@ def test_parameters_of_no_group_are_updated_as_without_groups(settings):
     assert not np.array_equal(found["text"]["embedding"], expected["text"]["embedding"])
 
 
-def test_clipping_takes_all_groups_together(settings):
-    """Groups that differ in nothing are one."""
+def test_clipping_uses_the_norm_of_all_groups(settings):
+    """Groups with the default options change nothing."""
     groups = (
         common.parameter_group("image/.*", weight_decay=DECAY),
         common.parameter_group("text/.*"),
@@ -188,7 +188,7 @@ def test_clipping_takes_all_groups_together(settings):
 
 @pytest.mark.parametrize("clip", [0.0, 2.0])
 def test_frozen_group_neither_moves_nor_decays_nor_counts(settings, clip):
-    """The others are updated as if it did not exist, the clipping included."""
+    """The others are updated and clipped as if it did not exist."""
     settings.gradient_clip = clip
     schedule = optax.constant_schedule(LEARNING_RATE)
     groups = (common.parameter_group("image/backbone/.*", frozen=True),)

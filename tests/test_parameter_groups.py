@@ -30,7 +30,7 @@ def test_first_match_of_a_whole_path_applies():
             },
             "encoder": {"kernel": "default"},
         },
-        "scale": "default",  # .*s matches a part of it
+        "scale": "default",  # .*s matches only a part of it
     }
 
 
@@ -76,7 +76,7 @@ def refused(groups, check=parameter_groups.check_options, **arguments):
     [
         ({"pattern": "image/("}, r"[0].pattern is 'image/(', which is not a regular"),
         ({"pattern": ""}, "[0].pattern is '', expected a regular expression"),
-        ({"pattern": "x", "learning_rate": 0}, "more than 0; set frozen=True"),
+        ({"pattern": "x", "learning_rate": 0}, "greater than 0; set frozen=True"),
         ({"pattern": "x", "learning_rate": -1}, "[0].learning_rate is -1.0, expected"),
         ({"pattern": "x", "learning_rate": float("nan")}, "learning_rate is nan"),
         ({"pattern": "x", "weight_decay": -0.1}, "[0].weight_decay is -0.1, expected"),
@@ -87,10 +87,10 @@ def test_invalid_options_are_refused(options, expected):
     assert expected in refused((group(**options),))
 
 
-def test_what_is_no_group_is_refused():
+def test_other_objects_are_refused():
     for other in ("image/.*", {"pattern": "x"}, common.get_config().optimizer):
         message = refused((group("x"), other))
-        assert "groups[1] is not a parameter group; make it with" in message
+        assert "groups[1] is not a parameter group; create it with" in message
 
 
 def test_pattern_without_parameters_is_refused():
@@ -101,21 +101,21 @@ def test_pattern_without_parameters_is_refused():
     )
     assert message == (
         "config.optimizer.groups[1].pattern is 'img/.*', which matches no parameter; a "
-        "pattern must match a whole path, and these are below image/backbone/, "
+        "pattern must match a whole path, and paths begin with image/backbone/, "
         "image/encoder/, scale"
     )
 
 
-def test_group_whose_parameters_belong_to_others_is_refused():
+def test_group_without_parameters_of_its_own_is_refused():
     message = refused(
         (group("image/.*"), group("image/encoder/.*")),
         parameter_groups.check_matches,
         params=PARAMS,
     )
-    assert "only parameters of the groups before it; move it before them" in message
+    assert "only parameters of earlier groups; move it before them" in message
 
 
-def test_something_must_be_trained():
+def test_freezing_all_parameters_is_refused():
     groups = (group("image/.*", frozen=True), group(".*", frozen=True))
     message = refused(groups, parameter_groups.check_matches, params=PARAMS)
     assert "freezes every parameter" in message
@@ -124,7 +124,7 @@ def test_something_must_be_trained():
 
 
 def test_weight_decay_can_be_set_on_the_command_line():
-    """None has a type there."""
+    """Its default of None has a type."""
     assert group("x").get_type("weight_decay") is float
     assert group("x").weight_decay is None
     assert group("x", weight_decay=0.5).weight_decay == 0.5

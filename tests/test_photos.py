@@ -84,7 +84,7 @@ def reference(folder):
     return folder / "runs" / "reference", finished
 
 
-def test_stages_train_what_they_are_told(reference):
+def test_stages_train_with_their_options(reference):
     workdir, finished = reference
     assert "dev split, 8 images, 16 captions, checkpoint of step" in finished.stdout
     assert finished.stderr.count("fine-tuning the best checkpoint") == 2
@@ -95,7 +95,7 @@ def test_stages_train_what_they_are_told(reference):
 
 
 def test_killed_run_ends_as_an_uninterrupted_one(folder, reference):
-    """It dies soon after a stage began, so that the stage begins once more."""
+    """It is killed soon after a stage starts, so the stage starts again."""
     for step in (12, 22):
         text = f"step {step}/"
         killed = programs.stop_after(start(folder, "killed"), text, signal.SIGKILL)

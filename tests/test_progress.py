@@ -10,7 +10,7 @@ def test_line_has_speed_and_time_left(caplog, monkeypatch):
     ):
         for _ in range(3):
             shown.add(200)
-    # The first 200 were done before the clock could start.
+    # The clock starts after the first 200.
     assert caplog.messages == [
         "extracting: 700/1,000 images  10.0 images/s  0:00:30 left"
     ]

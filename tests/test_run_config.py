@@ -7,7 +7,7 @@ from vse_jax import run_config
 from vse_jax.errors import InputError
 
 
-def test_defaults_are_taken(config):
+def test_defaults_are_valid(config):
     run_config.check_options(config)
 
 
@@ -34,11 +34,11 @@ def test_defaults_are_taken(config):
         ("model.word_dim", 0, "at least 1"),
         ("optimizer.learning_rate", 0.0, "more than 0"),
         ("optimizer.decay_factor", -0.1, "more than 0"),
-        ("data.allowed_missing", 1.5, "a share from 0 to 1"),
+        ("data.allowed_missing", 1.5, "a number from 0 to 1"),
         ("data.maximum_pixels", 0, "at least 1"),
     ],
 )
-def test_option_that_cannot_be_is_refused_by_its_name(config, option, value, expected):
+def test_invalid_option_is_refused_by_its_name(config, option, value, expected):
     config.update_from_flattened_dict({option: value})
     with pytest.raises(InputError) as error:
         run_config.check_options(config)
@@ -96,7 +96,7 @@ def test_groups_of_all_stages_are_checked(config):
     ("name", "size", "expected"),
     [("stem", 50, "a multiple of 4"), ("stem", 12, "at least 16"), ("vgg19", 31, "32")],
 )
-def test_photos_have_a_size_that_the_backbone_takes(config, name, size, expected):
+def test_size_of_photos_must_fit_the_backbone(config, name, size, expected):
     config.model.backbone.name, config.model.backbone.weights = name, "file.pth"
     config.data.image_size = size
     for check in (run_config.check_options, run_config.check_extraction_options):
@@ -154,13 +154,13 @@ def test_groups_are_saved_and_compared_one_by_one(config):
 
 @pytest.fixture
 def saved(config):
-    """A configuration as a checkpoint holds it."""
+    """A configuration as it is saved in a checkpoint."""
     config.data.root = "/data/there"
     config.loss.margin = 0.3
     return json.loads(config.to_json())
 
 
-def test_checkpoint_rules_but_for_where_and_how(saved):
+def test_checkpoint_determines_all_but_evaluation_options(saved):
     overrides = {
         "data.root": "/data/here",
         "evaluation_batch_size": 64,
@@ -177,7 +177,7 @@ def test_checkpoint_rules_but_for_where_and_how(saved):
 def test_options_of_the_model_cannot_be_overridden(saved):
     with pytest.raises(InputError, match=r"config\.loss\.margin is 0\.3") as error:
         run_config.merge(saved, {"loss.margin": 0.5})
-    assert "data.root" in str(error.value)
+    assert "can only set config.data.root, config.data." in str(error.value)
     same = run_config.merge(saved, {"loss.margin": 0.3})
     assert same.loss.margin == 0.3
 
@@ -186,19 +186,19 @@ OPTIONS = ("epochs", "data.crops", "evaluate_every_epochs")
 
 
 def description(config):
-    """What a checkpoint says of a run."""
+    """Returns the description of a run in a checkpoint."""
     return {"config": json.loads(config.to_json())}
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_what_no_step_depends_on_may_change(config, option):
+def test_options_that_no_step_depends_on_may_change(config, option):
     before = description(config)
     config.update_from_flattened_dict({option: 10})
     run_config.check_same_run(before, config, "runs/x")
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_what_a_stage_begins_with_may_not_change(config, option):
+def test_options_that_the_start_of_a_stage_depends_on_may_not_change(config, option):
     config.fine_tuning = (common.fine_tuning_stage(epochs=1, learning_rate=1e-5),)
     before = description(config)
     run_config.check_same_run(before, config, "runs/x")

@@ -24,7 +24,7 @@ HOLDER = """
 
 
 def hold(workdir):
-    """Another process that has the workdir."""
+    """Starts another process that locks the workdir."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOLDER), str(workdir)],
         cwd=programs.REPOSITORY,
@@ -35,7 +35,7 @@ def hold(workdir):
     return process
 
 
-def test_second_run_is_refused_with_the_name_of_the_first(tmp_path):
+def test_second_run_is_refused_and_the_first_is_named(tmp_path):
     holder = hold(tmp_path / "run")
     with pytest.raises(InputError) as error, run_lock.sole_run(tmp_path / "run"):
         pass
@@ -46,7 +46,7 @@ def test_second_run_is_refused_with_the_name_of_the_first(tmp_path):
     holder.wait()
 
 
-def test_killed_run_leaves_the_workdir_free(tmp_path):
+def test_killed_run_releases_the_workdir(tmp_path):
     holder = hold(tmp_path)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -76,7 +76,7 @@ def test_workdir_that_cannot_be_made_is_refused(tmp_path):
 
 @pytest.fixture
 def lease(tmp_path, monkeypatch):
-    """Path of a lease, which is stale after a second."""
+    """Path of a lease that is stale after one second."""
     monkeypatch.setattr(run_lock, "STALE_SECONDS", 1.0)
     monkeypatch.setattr(run_lock, "_RENEW_SECONDS", 0.2)
     monkeypatch.setattr(run_lock, "_POLL_SECONDS", 0.1)
@@ -94,7 +94,7 @@ def test_lease_is_renewed_and_removed(lease):
     assert not lease.exists()
 
 
-def test_lease_that_lives_is_refused(lease):
+def test_renewed_lease_is_refused(lease):
     with (
         run_lock._lease(lease),
         pytest.raises(
@@ -118,7 +118,7 @@ def test_stale_lease_of_another_host_is_taken_over(lease):
         assert json.loads(lease.read_text())["pid"] == os.getpid()
 
 
-def test_lease_of_a_process_of_this_host_that_is_gone_is_free_at_once(lease):
+def test_lease_of_an_ended_process_of_this_host_is_free_at_once(lease):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     host, boot = socket.gethostname(), run_lock._boot()

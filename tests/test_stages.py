@@ -65,7 +65,7 @@ def test_backbone_is_frozen_as_a_whole_or_not(config, pattern, expected):
     assert stage.freezes_backbone(PARAMS) == expected
 
 
-def test_mistake_in_the_last_stage_is_found_at_once(config):
+def test_mistake_in_the_last_stage_is_reported_at_once(config):
     group = common.parameter_group("image/backbone", frozen=True)
     config.fine_tuning = (
         common.fine_tuning_stage(epochs=1, learning_rate=1e-5, groups=(group,)),
@@ -74,7 +74,7 @@ def test_mistake_in_the_last_stage_is_found_at_once(config):
         check_groups(plan_stages(config, 10), PARAMS, has_backbone_weights=True)
     assert str(error.value) == (
         "config.fine_tuning[0].groups[0].pattern is 'image/backbone', which matches no "
-        "parameter; a pattern must match a whole path, and these are below "
+        "parameter; a pattern must match a whole path, and paths begin with "
         "image/backbone/, image/encoder/, text/embed/"
     )
 
@@ -89,7 +89,7 @@ def test_frozen_backbone_needs_weights(config, pattern):
         check_groups(stages, shapes, has_backbone_weights=False)
 
 
-def test_later_stage_keeps_the_weights_of_the_one_before(config):
+def test_later_stage_keeps_the_weights_of_the_previous_stage(config):
     config.fine_tuning = (
         common.fine_tuning_stage(
             epochs=1, learning_rate=1e-5, groups=(vsepp.frozen_backbone(),)

@@ -11,7 +11,7 @@ from vse_jax.step_log import CollapseWatch, StepLog
 
 
 class Writer:
-    """Keeps what it is given."""
+    """Stores the scalars."""
 
     def __init__(self):
         self.scalars = {}
@@ -32,7 +32,7 @@ def metrics(loss, gradient_norm=1.5):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that pass when the test says so."""
+    """A clock that the test advances."""
 
     class Clock:
         now = 100.0
@@ -52,12 +52,12 @@ def lines(caplog):
     return [r.getMessage() for r in caplog.records if r.name == "vse_jax.step_log"]
 
 
-def test_line_tells_where_the_run_is(run, clock, caplog):
+def test_line_shows_progress_of_the_run(run, clock, caplog):
     log, writer = run
     caplog.set_level(logging.INFO, "vse_jax")
     clock.now += 30
     log.add(1, metrics(9.0))
-    assert lines(caplog) == ["first step after 30 s, compilation included"]
+    assert lines(caplog) == ["first step after 30 s, including compilation"]
     for step in (2, 3):
         log.add(step, metrics(step))
         clock.now += 1
@@ -138,7 +138,7 @@ def watch(config, caplog):
 
 
 def metrics_of(scores, mining, batch_size=16):
-    """The loss and the gap of image anchors with these similarities."""
+    """Returns the loss and the gap of image anchors with these similarities."""
     own = np.arange(batch_size)
     costs = triplet_costs(
         jnp.float32(scores), own, own[:, None] != own, mining=mining, margin=0.2
@@ -147,7 +147,7 @@ def metrics_of(scores, mining, batch_size=16):
 
 
 def similarities(rng, spread, batch_size=16):
-    """Similarities around 0.9; the positives are like the others."""
+    """Draws similarities around 0.9, with positives like the others."""
     return rng.normal(0.9, spread, (batch_size, batch_size))
 
 
@@ -161,7 +161,7 @@ def test_equal_similarities_are_reported_once(watch, caplog, mining, spread):
     for step in range(3, 10):
         watch.add(step, *metrics_of(similarities(rng, spread), mining))
     (line,) = lines(caplog)
-    assert "equal for 3 steps (to step 3, loss " in line
+    assert "equal for 3 steps (up to step 3, loss " in line
     assert "config.loss.mining=selective" in line
     assert "\n" not in line
 
@@ -169,7 +169,7 @@ def test_equal_similarities_are_reported_once(watch, caplog, mining, spread):
 @pytest.mark.parametrize("mining", MININGS)
 @pytest.mark.parametrize("learned", [0.0, 1.0])
 def test_untrained_and_finished_models_are_no_collapse(watch, caplog, mining, learned):
-    """The latter's loss is 0, the former's may be that of a collapse."""
+    """A finished model's loss is 0; an untrained one's may be that of a collapse."""
     rng = np.random.default_rng(0)
     for step in range(1, 10):
         scores = similarities(rng, 0.02) + learned * np.eye(16)
@@ -179,7 +179,7 @@ def test_untrained_and_finished_models_are_no_collapse(watch, caplog, mining, le
     assert not lines(caplog)
 
 
-def test_collapse_must_be_without_interruption(watch, caplog):
+def test_collapse_must_be_uninterrupted(watch, caplog):
     for step, gap in enumerate([0.0, 0.0, 0.1, 0.0, 0.0, 0.0021]):
         watch.add(step, 0.2, gap)
     assert not lines(caplog)

@@ -16,7 +16,7 @@ def event_files(workdir):
 
 
 def steps_in(workdir):
-    """Steps of all curves as TensorBoard reads them: file by file, in order."""
+    """Returns the steps of all curves as TensorBoard reads them, file by file."""
     return [
         event.step
         for path in event_files(workdir)
@@ -37,7 +37,7 @@ def test_resumed_curves_have_no_repeated_step(tmp_path, event_file):
     assert steps_in(tmp_path) == list(range(1, 9))
 
 
-def test_file_without_later_events_is_left_alone(event_file):
+def test_file_without_later_events_is_unchanged(event_file):
     before = event_file.read_bytes(), event_file.stat().st_ino
     remove_events_after(event_file, 6)
     assert (event_file.read_bytes(), event_file.stat().st_ino) == before
@@ -47,7 +47,7 @@ def test_file_without_later_events_is_left_alone(event_file):
 def test_file_cut_off_in_its_last_record_keeps_the_others(
     tmp_path, event_file, missing
 ):
-    """As a killed process leaves it."""
+    """A killed process leaves such a file."""
     content = event_file.read_bytes()
     event_file.write_bytes(content[:-missing])
     write(tmp_path, [6, 7], at=5)
@@ -59,7 +59,7 @@ def test_run_that_starts_over_keeps_no_curve(tmp_path, event_file):
     assert steps_in(tmp_path) == [1, 2]
 
 
-def test_no_unfinished_file_stays(tmp_path, event_file):
+def test_no_unfinished_file_remains(tmp_path, event_file):
     remove_events_after(event_file, 3)
     assert event_files(tmp_path) == [event_file]
     assert steps_in(tmp_path) == [1, 2, 3]

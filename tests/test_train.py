@@ -33,7 +33,7 @@ def of_scenes(config, shapes_builder):
 
 
 @pytest.mark.usefixtures("quick_compilation")
-def test_stage_goes_on_from_the_best_and_keeps_what_it_does_not_train(
+def test_stage_starts_from_the_best_checkpoint_and_keeps_frozen_parameters(
     of_scenes, tmp_path, monkeypatch
 ):
     evaluate = train.Evaluator.evaluate
@@ -69,7 +69,7 @@ def test_pattern_without_parameters_is_refused_before_the_first_step(
         train.train_and_evaluate(of_scenes, str(tmp_path))
     assert str(error.value) == (
         "config.fine_tuning[0].groups[0].pattern is 'image/backbone/stage9/.*', which "
-        "matches no parameter; a pattern must match a whole path, and these are below "
+        "matches no parameter; a pattern must match a whole path, and paths begin with "
         "image/backbone/, image/encoder/, text/gru/, text/words/"
     )
 

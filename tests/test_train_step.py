@@ -30,13 +30,13 @@ BATCH, TIME, VOCABULARY = 16, 5, 20
 
 @pytest.fixture(scope="module", autouse=True)
 def few_branches():
-    """Compiles each product of packed rows once, not for each of many sizes."""
+    """Compiles each product of packed rows once instead of for many sizes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed_gru, "PACKED_PARTS", 1)
         yield
 
 
-# Every mining, and every encoder at least once.
+# Covers every mining, and every encoder at least once.
 MODELS = {
     "all": ("global", "gru"),
     "mean": ("region_residual", "gru"),
@@ -48,7 +48,7 @@ OF_PHOTOS = ("hardest",)
 
 
 def record_gradients():
-    """An optimizer's state that holds the last gradients and changes nothing."""
+    """Returns a transformation that stores the last gradients and changes nothing."""
     return optax.GradientTransformation(
         lambda params: jax.tree.map(jnp.zeros_like, params),
         lambda gradients, state, params=None: (gradients, gradients),
@@ -56,7 +56,7 @@ def record_gradients():
 
 
 def adamw(learning_rate, *, weight_decay=0.01, clip=2.0):
-    """The optimizer under test, behind the recorder; and its schedule."""
+    """Returns the optimizer under test, preceded by the recorder, and its schedule."""
     settings = parity.ml_collections.ConfigDict(
         {"name": "adamw", "weight_decay": weight_decay, "gradient_clip": clip}
     )
@@ -66,7 +66,7 @@ def adamw(learning_rate, *, weight_decay=0.01, clip=2.0):
 
 
 def step_on(devices, model, optimizer, schedule, settings, mining, groups=()):
-    """A step that takes and returns what lies on the host, `devices` working."""
+    """Returns a step on `devices` devices that takes and returns arrays on the host."""
     model = model.clone(train=True, sum_over_devices=parallel.sum_over_devices)
     step = jax.pmap(
         make_train_step(model, optimizer, schedule, settings, mining, groups),
@@ -89,7 +89,7 @@ def step_on(devices, model, optimizer, schedule, settings, mining, groups=()):
 
 
 def make_batch():
-    """Ragged region counts, ragged captions, and one image that is there twice."""
+    """Draws a batch with ragged regions and captions; one image occurs twice."""
     rng = np.random.default_rng(0)
     image_id = np.arange(BATCH, dtype=np.int32)
     image_id[13] = image_id[2]
@@ -109,7 +109,7 @@ def make_batch():
 
 
 def test_frozen_parameters_stay_bit_identical_and_get_no_gradient():
-    """Signs of zeros included; their gradient does not count in the norms either."""
+    """This includes signs of zeros. Their gradient does not count in the norms."""
     model = VSE("global", "gru", VOCABULARY, word_dim=3, embed_dim=8)
     groups = (
         common.parameter_group("text/.*", frozen=True),
@@ -148,7 +148,9 @@ def test_eight_devices_make_the_step_of_one(mining):
     image_encoder, text_encoder = MODELS[mining]
     backbone = Backbone("stem") if mining in OF_PHOTOS else None
     model = VSE(
-        *(image_encoder, text_encoder, VOCABULARY),
+        image_encoder,
+        text_encoder,
+        VOCABULARY,
         word_dim=3,
         embed_dim=8,
         backbone=backbone,
@@ -165,7 +167,7 @@ def test_eight_devices_make_the_step_of_one(mining):
     assert one_metrics["gradient_norm_image"] > 1e-3
     assert one_metrics["gradient_norm_text"] > 1e-3
     if mining == "selective":
-        assert 0 < one_metrics["hard_share"] < 1  # both of its branches are used
+        assert 0 < one_metrics["hard_share"] < 1  # both branches are used
     close = {"rtol": 1e-5, "atol": 1e-5}
     parity.assert_trees_close(eight_metrics, one_metrics, **close)
     gradients = [state.opt_state[0] for state in (eight, one)]
@@ -181,7 +183,7 @@ def test_eight_devices_make_the_step_of_one(mining):
 
 @pytest.mark.parametrize("mining", MININGS)
 def test_pairs_of_one_image_on_two_devices_are_no_negatives(mining):
-    """All pairs but two are far apart; those two are of one image, and equal."""
+    """All pairs except two are far apart; those two share an image and are equal."""
     embeddings = np.eye(8, dtype=np.float32)
     embeddings[6] = embeddings[1]
     image_id = np.arange(8, dtype=np.int32)
@@ -196,8 +198,8 @@ def test_pairs_of_one_image_on_two_devices_are_no_negatives(mining):
     image_id[6] = image_id[1]
     masked = np.asarray(mapped(embeddings[:, None], image_id[:, None]))
     np.testing.assert_array_equal(masked, 0)
-    # Were they negatives they would cost the margin, except where those that are
-    # exactly as similar as the positive are left out.
+    # As negatives they would cost the margin, except with `semi_hard`, which excludes
+    # negatives that are exactly as similar as the positive.
     expected = np.isin(np.arange(8), [1, 6]) & (mining != "semi_hard")
     np.testing.assert_array_equal(counted > 0, expected)
 
@@ -251,7 +253,7 @@ def golden_step(margin, epsilon):
 
 
 def golden_start(golden, statistics):
-    """The step and the state that a golden file begins with."""
+    """Returns the step and the initial state of a golden file."""
     step, optimizer = golden_step(
         float(golden["cfg/margin"]), float(golden["cfg/epsilon"])
     )
@@ -280,7 +282,7 @@ def test_parity_of_loss_gradients_and_statistics():
 
 @pytest.fixture(scope="module")
 def three_steps():
-    """Golden arrays, the state after as many steps, and their losses."""
+    """Golden arrays, the state after three steps, and the losses of the steps."""
     golden = parity.load("rvsepp_adamw3")
     step, state = golden_start(golden, parity.variables(golden, "param"))
     batch, losses = parity.batch(golden), []
@@ -299,13 +301,13 @@ def test_parity_of_three_adamw_steps(three_steps):
     expected = parity.traverse_util.flatten_dict(parity.variables(golden, "post"))
     assert actual.keys() == expected.keys()
 
-    # The normalization takes this bias out again, so its gradient is zero. PyTorch's
-    # is rounding noise, which AdamW scales up to steps of the learning rate, whatever
-    # its size; ours is zero, and the bias just decays.
+    # The normalization cancels this bias, so its gradient is zero. PyTorch's gradient
+    # is rounding noise, which AdamW scales up to steps of the learning rate. Ours is
+    # exactly zero, so the bias only decays.
     bias = parameter_names.our_path("img.mlp.layers.0.bias")
     mean = parameter_names.our_path("img.mlp.bns.0.running_mean")
     steps, learning_rate = len(losses), float(golden["cfg/learning_rate"])
-    # The running mean takes a tenth of the bias at each step, those before included.
+    # The running mean takes a tenth of the bias at each step, including earlier steps.
     allowed = {
         bias: steps * learning_rate * 1.01,
         mean: 0.1 * learning_rate * sum(range(steps)) + 1e-4,
@@ -324,7 +326,7 @@ def test_parity_of_three_adamw_steps(three_steps):
 
 
 def test_parity_of_weight_decay_of_unused_words(three_steps):
-    """It is invisible among the tolerances above: a few millionths of each value."""
+    """It is a few millionths of each value, so the tolerances above hide it."""
     golden, after, losses = three_steps
     words = np.setdiff1d(
         np.arange(len(golden["param/txt.embed.weight"])), golden["in/captions"]
@@ -338,6 +340,6 @@ def test_parity_of_weight_decay_of_unused_words(three_steps):
         golden["post/txt.embed.weight"][words],
         after.params["text"]["words"]["embedding"][words],
     ):
-        # A fit over all values, since each is rounded to about a tenth of the decay.
+        # Fit over all values, since each is rounded to about a tenth of the decay.
         lost = (start * (start - end)).sum() / (start**2).sum()
         assert lost == pytest.approx(expected, rel=0.05)

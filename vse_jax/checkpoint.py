@@ -1,8 +1,8 @@
-"""Checkpoints of a run, saved by Orbax while training goes on.
+"""Checkpoints of a run, which Orbax saves while training continues.
 
-A checkpoint holds everything that `--mode=eval` or a resumed training needs besides the
-dataset: parameters, statistics, the optimizer's state, the configuration and the
-vocabulary. A digest of the arrays finds damage that the file format does not.
+A checkpoint contains everything that `--mode=eval` or a resumed training needs besides
+the dataset: parameters, statistics, the optimizer's state, the configuration and the
+vocabulary. A digest of the arrays detects damage that the file format does not.
 """
 
 import contextlib
@@ -28,16 +28,15 @@ ITEMS = ("variables", "optimizer", "run", "pca")
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held.
+    """The content of a checkpoint.
 
     Attributes:
       step: number of updates made.
       variables: nested dicts of numpy arrays, `params` and `batch_stats`.
-      optimizer: nested dicts of numpy arrays, empty if not asked for.
-      run: the description that it was saved with.
-      metrics: of the validation split, if it was evaluated.
-      pca: arrays of the PCA that the features of the dataset were projected with, empty
-        if there was none.
+      optimizer: nested dicts of numpy arrays; empty if not requested.
+      run: description of the run.
+      metrics: metrics of the validation split, if it was evaluated.
+      pca: arrays of the PCA that projected the dataset's features; empty without a PCA.
     """
 
     step: int
@@ -48,10 +47,13 @@ class Restored(NamedTuple):
     pca: dict
 
     def train_state(self, template: TrainState) -> TrainState:
-        """Returns the state of training.
+        """Returns the training state.
 
         Args:
-          template: a state, or its shapes as of `jax.eval_shape`.
+          template: state of the same structure, or its shapes by `jax.eval_shape`.
+
+        Raises:
+          InputError: if the shapes differ from those of the template.
         """
         return TrainState(
             step=np.int32(self.step),
@@ -64,9 +66,10 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints below a run's `workdir`.
+    """Saves and restores the checkpoints in a run's `workdir`.
 
-    The last two are kept, and the one with the best `rsum` on the validation split.
+    The last two checkpoints are kept, as is the one with the best `rsum` on the
+    validation split.
     """
 
     def __init__(self, workdir: str, *, read_only: bool = False):
@@ -103,7 +106,7 @@ class Checkpoints:
             ) from error
 
     def _remove_unreadable_metrics(self):
-        """Orbax reads all metrics when it is opened, and fails if one is damaged."""
+        """Moves checkpoints with damaged metrics aside, which Orbax fails to open."""
         for path in self.directory.glob("*/metrics/metrics"):
             try:
                 json.loads(path.read_text())
@@ -114,30 +117,30 @@ class Checkpoints:
                         f"{path} is damaged ({one_line(error)}); move {step} away"
                     ) from error
                 logger.error("%s is damaged (%s)", path, one_line(error))
-                self._move_aside(step)  # the other hosts then find nothing
+                self._move_aside(step)  # the other hosts then find no damage
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, the latest first."""
+        """Returns the steps of the complete checkpoints, the latest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
     def best_step(self) -> int | None:
-        """The step with the best `rsum`, None if none was evaluated."""
+        """Returns the step with the best `rsum`; None if none was evaluated."""
         best = self._manager.best_step()
         return best if best is not None and self._manager.metrics(best) else None
 
     def best_first(self) -> list[int]:
-        """Steps of the complete checkpoints, the best first and then the latest."""
+        """Returns the steps of the complete checkpoints: the best, then the latest."""
         best = self.best_step()
         others = [step for step in self.steps() if step != best]
         return others if best is None else [best, *others]
 
     def best_rsum(self) -> float | None:
-        """The best `rsum` on the validation split, None if none was evaluated."""
+        """Returns the best `rsum` on the validation split; None if not evaluated."""
         best = self.best_step()
         return None if best is None else _rsum(self._manager.metrics(best))
 
     def path(self, step: int) -> epath.Path:
-        """Folder of the checkpoint of `step`."""
+        """Returns the folder of the checkpoint of `step`."""
         return self.directory / str(step)
 
     def save(
@@ -147,16 +150,16 @@ class Checkpoints:
         metrics: dict[str, float] | None = None,
         pca: dict[str, np.ndarray] | None = None,
     ) -> None:
-        """Starts to save; returns as soon as the arrays are copied.
+        """Starts to save a checkpoint; returns as soon as the arrays are copied.
 
         Args:
-          state: on the host, numpy arrays.
+          state: training state, numpy arrays on the host.
           run: JSON-serializable description of the run.
-          metrics: of the validation split, if it was evaluated at this step.
-          pca: arrays of the PCA that the features were projected with, if any.
+          metrics: metrics of the validation split, if it was evaluated at this step.
+          pca: arrays of the PCA that projected the features, if any.
 
         Raises:
-          TrainingError: if this checkpoint or the one before cannot be written.
+          TrainingError: if this checkpoint or the previous one cannot be written.
         """
         variables = flax.serialization.to_state_dict(state.variables)
         optimizer = flax.serialization.to_state_dict(state.opt_state)
@@ -180,23 +183,23 @@ class Checkpoints:
         self._report(save, step)
 
     def wait(self) -> None:
-        """Waits until what was saved is complete.
+        """Waits until all saves are complete.
 
         Raises:
-          TrainingError: if it cannot be written.
+          TrainingError: if a checkpoint cannot be written.
         """
         self._report(self._manager.wait_until_finished, None)
 
     def close(self) -> None:
-        """Finishes what can be finished, quietly; call `wait` to know of failures."""
+        """Completes pending saves and ignores failures; call `wait` to raise them."""
         with contextlib.suppress(Exception):
             self._manager.close()
 
     def _report(self, action, step):
         try:
             action()
-        # Orbax and TensorStore raise errors of many kinds for a file that cannot be
-        # written, some of them out of a thread.
+        # Orbax and TensorStore raise many types of errors if a file cannot be written,
+        # some of them from a thread.
         except Exception as error:
             which = f"the checkpoint of step {step}" if step else "a checkpoint"
             complete = [s for s in self.steps() if s != step]
@@ -207,14 +210,14 @@ class Checkpoints:
             ) from error
 
     def describe(self) -> dict | None:
-        """The description in the latest readable checkpoint, None without one."""
+        """Returns the description in the latest readable checkpoint, or None."""
         for step in self.steps():
             try:
                 item = ocp.args.Composite(run=ocp.args.JsonRestore())
                 return self._manager.restore(step, args=item).run
             except Exception as error:
                 logger.warning(
-                    "checkpoint %s cannot be read (%s).",
+                    "checkpoint %s cannot be read (%s)",
                     self.path(step),
                     one_line(error),
                 )
@@ -225,15 +228,19 @@ class Checkpoints:
     ) -> Restored | None:
         """Restores the first of `steps` whose checkpoint is undamaged.
 
-        A damaged one is reported. Unless the checkpoints are opened to be read only it
-        is also moved out of the way, so that its step can be saved again; but only if
-        another one can be restored, since the fault may lie elsewhere.
+        A damaged checkpoint is logged. Unless the checkpoints are read-only, it is also
+        moved aside, so that its step can be saved again; but only if another checkpoint
+        can be restored, since the fault may lie elsewhere.
+
+        Args:
+          steps: steps in order of preference.
+          with_optimizer: whether to restore the optimizer's state.
 
         Returns:
-          None if `steps` is empty.
+          The content of the checkpoint, or None if `steps` is empty.
 
         Raises:
-          InputError: if none of them can be read.
+          InputError: if none of the checkpoints can be read.
         """
         damaged = []
         for step in steps:
@@ -250,7 +257,7 @@ class Checkpoints:
         if damaged:
             paths = ", ".join(str(self.path(step)) for step in damaged)
             raise InputError(
-                f"no checkpoint could be read: {paths} ({reason}); mend them, choose "
+                f"no checkpoint could be read: {paths} ({reason}); repair them, choose "
                 "another --workdir, or delete this one to start over"
             )
         return None
@@ -270,7 +277,7 @@ class Checkpoints:
         )
         for name in names:
             if name != "run" and digest(items[name]) != items.run["digests"][name]:
-                raise ValueError(f"its {name} do not match their digest")
+                raise ValueError(f"the digest of its {name} does not match")
         metrics = self._manager.metrics(step)
         return Restored(
             step,
@@ -291,7 +298,7 @@ class Checkpoints:
         self._open()
 
     def _move_aside(self, path):
-        """Moves a checkpoint into `damaged/`, beside the folder of checkpoints."""
+        """Moves a checkpoint into `damaged/`, next to the folder of checkpoints."""
         aside = self.directory.parent / "damaged"
         aside.mkdir(parents=True, exist_ok=True)
         number = sum(1 for _ in aside.iterdir())
@@ -300,11 +307,13 @@ class Checkpoints:
 
 
 def read_description(workdir: str, checkpoint: str) -> dict:
-    """Reads the description in a checkpoint without JAX, to set JAX up by it.
+    """Reads the description in a checkpoint without starting JAX.
+
+    JAX is then set up by the configuration in the description.
 
     Args:
-      workdir: of the run.
-      checkpoint: the step, or anything else for the latest.
+      workdir: folder of the run.
+      checkpoint: step of the checkpoint; any other text means the latest.
 
     Raises:
       InputError: if there is no readable checkpoint.
@@ -318,13 +327,13 @@ def read_description(workdir: str, checkpoint: str) -> dict:
         except (OSError, ValueError):
             continue
     raise InputError(
-        f"{workdir} has no checkpoint to evaluate; train first, or name another "
+        f"{workdir} has no checkpoint to evaluate; train first, or choose another "
         "--workdir"
     )
 
 
 def digest(tree: Any) -> str:
-    """A checksum of all arrays of nested dicts, with their names, types and shapes."""
+    """Returns a checksum of nested dicts of arrays: names, dtypes, shapes, values."""
     checksum = 0
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     for path, leaf in leaves:
@@ -336,13 +345,13 @@ def digest(tree: Any) -> str:
 
 
 def _in_form_of(template, saved):
-    """Puts saved arrays into the form of `template`, whose shapes they must have."""
+    """Restores the structure of `template`; raises InputError if shapes differ."""
     expected = flax.serialization.to_state_dict(template)
     filled = _with_empty(expected, saved)
     if _shapes(expected) != _shapes(filled):
         raise InputError(
             "the checkpoint's arrays do not have the shapes of this configuration's "
-            "model; choose the configuration that it was trained with, or another "
+            "model; use the configuration that it was trained with, or choose another "
             "--workdir"
         )
     return flax.serialization.from_state_dict(template, filled)
@@ -361,7 +370,7 @@ def _without_empty(tree):
 
 
 def _with_empty(expected, saved):
-    """Puts back what `_without_empty` dropped."""
+    """Adds the empty dicts that `_without_empty` dropped."""
     if not isinstance(expected, dict):
         return saved
     return {

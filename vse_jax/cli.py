@@ -1,13 +1,13 @@
-"""The command line: flags, and one function for each mode.
+"""Command-line interface: flags and one function per mode.
 
-`main.py` and the installed command `vse_jax` both run it.
+Both `main.py` and the installed command `vse_jax` call `run`.
 """
 
 import os
 
-# Read once, when TensorFlow is imported: only its errors are of interest here.
+# TensorFlow reads these once, when it is imported. Log only its errors.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces them
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN logs a notice
 
 import argparse
 import logging
@@ -29,30 +29,34 @@ _USAGE = """Image-text retrieval: trains and evaluates visual-semantic embedding
 
   python main.py --config configs/quickstart.py
   python main.py --config configs/quickstart.py --mode=eval"""
-_NO_CONFIG = ("eval", "import")  # modes that can do without --config
+_NO_CONFIG = ("eval", "import")  # modes that do not need --config
 
-config_flags.DEFINE_config_file("config", None, "File of configs/.")
-flags.DEFINE_string("workdir", "", "Folder of the run; runs/<name of the config>.")
+config_flags.DEFINE_config_file("config", None, "Configuration file.")
+flags.DEFINE_string("workdir", "", "Folder of the run; default: runs/<config name>.")
 flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval", "prepare", "extract", "import"],
-    "train or resume; evaluate a checkpoint; prepare the dataset; extract features of "
-    "photos; import a checkpoint of the PyTorch repositories.",
+    "train or resume training; evaluate a checkpoint; prepare the dataset; extract "
+    "features from photos; import a checkpoint of the PyTorch repositories.",
 )
-flags.DEFINE_string("split", "", "Split to evaluate; the test split if there is one.")
 flags.DEFINE_string(
-    "checkpoint", "best", "Checkpoint to evaluate: best, latest or its step."
+    "split", "", "Split to evaluate; default: the test split, or else the validation."
 )
-flags.DEFINE_string("import_file", "", "Checkpoint to import: .pth or .pth.tar.")
-flags.DEFINE_string("vocabulary", "", "Its vocabulary: *_vocab.json or *_vocab.pkl.")
+flags.DEFINE_string(
+    "checkpoint", "best", "Checkpoint to evaluate: best, latest or a step."
+)
+flags.DEFINE_string("import_file", "", "Checkpoint file to import: .pth or .pth.tar.")
+flags.DEFINE_string(
+    "vocabulary", "", "Vocabulary of the imported model: *_vocab.json or *_vocab.pkl."
+)
 
 
 def run() -> None:
-    """Parses the command line and runs the mode; exits the process."""
+    """Parses the command line, runs the mode and exits the process."""
     termination.install()
     for stream in (sys.stdout, sys.stderr):
-        # Paths and captions may hold what a terminal cannot show.
+        # Paths and captions may contain characters that a terminal cannot encode.
         stream.reconfigure(errors="backslashreplace")
     app.run(_run, flags_parser=_parse_flags)
 
@@ -63,7 +67,7 @@ def main(argv: list[str]) -> int:
         raise InputError(f"unexpected argument {argv[1]!r}; options begin with --")
     config = FLAGS.config if _has_config_file() else None
     if config is None and FLAGS.mode not in _NO_CONFIG:
-        raise InputError("--config is missing, such as --config configs/quickstart.py")
+        raise InputError("--config is missing; an example is configs/quickstart.py")
     workdir = _workdir()
     _set_up_logging()
     return MODES[FLAGS.mode](config, workdir)
@@ -81,8 +85,10 @@ def _evaluate(config, workdir):
     from vse_jax import run_config
     from vse_jax.checkpoint import read_description
 
-    overrides = config_flags.get_override_values(FLAGS["config"])
-    if config is None:  # the checkpoint's
+    overrides = {}
+    if FLAGS.config is not None:
+        overrides = config_flags.get_override_values(FLAGS["config"])
+    if config is None:  # use that of the checkpoint
         saved = read_description(workdir, FLAGS.checkpoint)
         config = run_config.merge(saved["config"], overrides)
     with _hosts(config, workdir):
@@ -111,7 +117,10 @@ def _extract(config, workdir):
 def _import(config, workdir):
     for flag in ("import_file", "vocabulary"):
         if not FLAGS[flag].present:
-            raise InputError(f"--{flag} is missing, the file to import")
+            raise InputError(
+                f"--{flag} is missing; --mode=import needs --import_file and "
+                "--vocabulary"
+            )
     config = config or FLAGS.config or common.get_config()
     with _hosts(config, workdir):
         from vse_jax.torch_import import checkpoint_file
@@ -132,7 +141,7 @@ MODES = {
 
 
 def _hosts(config, workdir, *, preemptible=False):
-    """Sets JAX up; within the context, all hosts fail together."""
+    """Sets up JAX and returns a context in which all hosts fail together."""
     from vse_jax import host_connection, parallel
 
     parallel.set_up(config, workdir, preemptible=preemptible)
@@ -153,7 +162,9 @@ def _workdir():
     if FLAGS.workdir:
         return os.path.expanduser(FLAGS.workdir)
     if not _has_config_file():
-        raise InputError("--workdir is missing, or --config to tell it from")
+        raise InputError(
+            "--workdir is missing; set it, or set --config to use the default"
+        )
     path = config_flags.get_config_filename(FLAGS["config"])
     path, _, form = path.partition(".py:")
     name = pathlib.Path(path).name.removesuffix(".py")
@@ -161,8 +172,8 @@ def _workdir():
 
 
 def _set_up_logging():
-    """Logs only this program's own messages, on standard error."""
-    # Orbax logs the stack trace of a failed save; it is reported in one line later.
+    """Logs only this program's own messages, to standard error."""
+    # Orbax logs the stack trace of a failed save, which we report in one line later.
     absl_logging.set_verbosity(absl_logging.FATAL)
     sys.unraisablehook = _print_unraisable
     handler = logging.StreamHandler()
@@ -174,7 +185,7 @@ def _set_up_logging():
 
 
 class _Formatter(logging.Formatter):
-    """Marks warnings."""
+    """Adds the level to warnings and errors."""
 
     def formatMessage(self, record):  # noqa: N802
         line = super().formatMessage(record)
@@ -185,9 +196,9 @@ class _Formatter(logging.Formatter):
 
 
 def _print_unraisable(unraisable):
-    """Prints an error of a thread, unless it is TensorStore's after a failed save.
+    """Prints an exception that cannot be raised, except TensorStore's.
 
-    It reports its results to an event loop that Orbax has closed by then.
+    After a failed save, TensorStore reports to an event loop that Orbax has closed.
     """
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         return  # `termination.check` raises it again
@@ -196,19 +207,21 @@ def _print_unraisable(unraisable):
 
 
 def _parse_flags(argv):
-    """Parses the flags; a mistake in them is reported in one line."""
+    """Parses the flags and reports a mistake in them in one line."""
     if {"-h", "-help", "--help"} & set(argv[1:]):
         print(_help())
         sys.exit(0)
     try:
         arguments = FLAGS(_with_config(argv))
-        # A file that cannot be opened is reported only when its options are used.
+        # An unreadable file raises its error only when one of its options is read.
         getattr(FLAGS.config, "seed", None)
         return arguments
     except KeyboardInterrupt:
         return _interrupted()
-    # A file of options is a program, which may raise anything.
+    # A configuration file is a program, which may raise anything.
     except Exception as error:
+        if termination.is_raised():
+            return _interrupted()
         return _fail(_mistake(error, argv))
 
 
@@ -216,15 +229,16 @@ def _help():
     own = FLAGS.module_help(__name__).partition("\n")[2]
     return (
         f"{_USAGE}\n\nflags:\n{own}\n\n"
-        "Options of the configuration are set as --config.batch_size=64; "
-        "configs/common.py\ndocuments all of them."
+        "Set options of the configuration as in --config.batch_size=64. "
+        "configs/common.py\ndocuments all options."
     )
 
 
 def _with_config(argv):
-    """Adds the default configuration where options are given without --config.
+    """Returns `argv` with a --config that exists.
 
-    An installed `vse_jax` finds the files of configs/ from any folder.
+    If options are set without --config, it adds the default configuration. If a file
+    of configs/ does not exist in the current folder, it substitutes the installed one.
     """
     path = _given_config(argv)
     if path is None:
@@ -255,10 +269,15 @@ def _given_config(argv):
 
 
 def _mistake(error, argv):
-    """One line; the message may hold a stack trace, or not name the file."""
+    """Returns one line that names the configuration file and says what is wrong.
+
+    The error's own message may contain a stack trace and may not name the file.
+    """
     while error.args and isinstance(error.args[0], Exception):
-        error = error.args[0]  # of an unknown option: its KeyError
-    text = str(error.args[0] if isinstance(error, KeyError) else error)
+        error = error.args[0]  # an unknown option's KeyError is wrapped
+    text = str(error)
+    if isinstance(error, KeyError):
+        text = f"there is no option {error.args[0]}; configs/common.py lists all"
     if isinstance(error, flags.Error) and "Traceback" not in text:
         return " ".join(text.split())
     if isinstance(error, OSError) or "Traceback" in text:
@@ -272,18 +291,22 @@ def _mistake(error, argv):
 def _run(argv):
     try:
         return main(argv)
-    except ReportedError as error:
-        return _fail(str(error))
     except KeyboardInterrupt:
         return _interrupted()
-    except BrokenPipeError:  # such as `| head`: nobody reads what is printed
+    except BrokenPipeError:  # the reader has exited, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        if termination.is_raised():
+            return _interrupted()
+        if isinstance(error, ReportedError):
+            return _fail(str(error))
+        raise
 
 
 def _interrupted():
     print(
-        "interrupted: what is complete is kept, and the same command continues",
+        "interrupted: completed work is kept; run the same command to continue",
         file=sys.stderr,
         flush=True,
     )

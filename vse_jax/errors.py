@@ -1,4 +1,4 @@
-"""Errors that are told to the user in one line instead of a stack trace."""
+"""Errors that are reported in one line instead of a stack trace."""
 
 import contextlib
 import errno
@@ -7,37 +7,37 @@ from collections.abc import Iterator
 
 
 class ReportedError(Exception):
-    """A failure that the user can mend.
+    """A failure that the user can fix.
 
-    `main.py` prints its message on standard error behind `error: ` and exits with 2.
-    The message is one line: it names the file or option, the record, what was expected
-    and how to mend it.
+    `main.py` prints `error: ` and the message to standard error and exits with 2. The
+    message is one line that names the file or option, the record, what was expected
+    and how to fix it.
     """
 
 
 class InputError(ReportedError):
-    """A file, a record or an option that cannot be used as it is."""
+    """An invalid file, record or option."""
 
 
 class TrainingError(ReportedError):
-    """A run that cannot go on: the loss is not finite, a checkpoint cannot be saved."""
+    """A run that cannot continue, such as one whose loss is not finite."""
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type if it says nothing."""
+    """Returns the first line of an error's message, or its type without a message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    # What a long message is about stands at its beginning, the reason at its end.
+    # A long message names its subject at the beginning and the reason at the end.
     line = lines[0]
     return line if len(line) <= 300 else f"{line[:140]} ... {line[-150:]}"
 
 
 def unreadable(path: str | os.PathLike, error: OSError) -> InputError:
-    """Returns the error that says why the system does not let us read `path`."""
+    """Returns an error that says why `path` cannot be read."""
     return InputError(f"{path}: cannot be read: {error.strerror or one_line(error)}")
 
 
 def write_advice(error: BaseException) -> str:
-    """What to do about an error of writing a file: by its reason, not by guess."""
+    """Returns advice for a failed write, which depends on the reason."""
     reason = f"{getattr(error, 'errno', None) or ''} {error}".lower()
     if _names(reason, _FULL_DISK, _FULL_DISK_WORDS):
         return "free some space and start again"
@@ -60,14 +60,14 @@ def _names(reason, numbers, words):
 
 @contextlib.contextmanager
 def reporting_writes(directory: str) -> Iterator[None]:
-    """Turns the error of a file that cannot be written into one that is reported.
+    """Converts errors of writing files to a reported error.
 
-    A pipe that its reader has closed is no such error.
+    Errors of pipes and connections are raised unchanged.
 
     Raises:
-      TrainingError: for a full disk or a missing permission, for instance.
+      TrainingError: if a file cannot be written, such as on a full disk.
     """
-    import tensorflow as tf  # takes seconds, which a mistyped option need not wait for
+    import tensorflow as tf  # takes seconds; a mistyped option should fail at once
 
     try:
         yield

@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint of a run: the program's `--mode=eval`."""
+"""Evaluation of a checkpoint: the program's `--mode=eval`."""
 
 import json
 import logging
@@ -26,17 +26,18 @@ def evaluate(
     """Evaluates a checkpoint; prints a table and writes `eval/<split>.json`.
 
     Args:
-      workdir: of the run.
-      split: its name; "" for the test split, or the validation split if there is none.
-      checkpoint: `best` on the validation split, `latest`, or the step of one.
-      overrides: values by the dotted names of options, see
-        `run_config.EVALUATION_OPTIONS`. The checkpoint decides all others.
+      workdir: folder of the run.
+      split: name of the split; "" for the test split, or for the validation split if
+        there is no test split.
+      checkpoint: `best` on the validation split, `latest`, or a step.
+      overrides: values by dotted option names, for `run_config.EVALUATION_OPTIONS`.
+        The checkpoint determines all other options.
 
     Returns:
-      The metrics.
+      The metrics, see `retrieval.recalls`.
 
     Raises:
-      InputError: if there is no such checkpoint, dataset or split, or if an option
+      InputError: if the checkpoint, dataset or split does not exist, or if an option
         cannot be overridden.
     """
     checkpoints = Checkpoints(workdir, read_only=True)
@@ -59,12 +60,12 @@ def evaluate(
 
 
 def default_split(experiment: Experiment) -> str:
-    """The test split if the dataset has it, else the validation split."""
+    """Returns the test split if the dataset has it, else the validation split."""
     data = experiment.config.data
     if data.test_split in experiment.builder.info.splits:
         return data.test_split
     logger.warning(
-        "there is no split %r (config.data.test_split) but %s: evaluating %r",
+        "the dataset has no split %r (config.data.test_split), only %s: evaluating %r",
         data.test_split,
         ", ".join(experiment.builder.info.splits),
         data.validation_split,
@@ -73,9 +74,9 @@ def default_split(experiment: Experiment) -> str:
 
 
 def _check_dataset(experiment, run, workdir, split):
-    """Refuses a split that changed since the training, and features of another kind.
+    """Checks that the split did not change since training, nor the kind of features.
 
-    Data that the user names explicitly may differ, which is logged.
+    If the user names other data explicitly, a difference of the split is only logged.
     """
     _check_extraction(experiment, run)
     remembered = (run.get("dataset") or {}).get("splits", {}).get(split)
@@ -86,13 +87,13 @@ def _check_dataset(experiment, run, workdir, split):
         return
     changed = experiment.difference(run, workdir)
     message = (
-        f"{experiment.builder.data_dir}: the split {split!r} is not that of the "
+        f"{experiment.builder.data_dir}: the split {split!r} has changed since "
         f"training: {changed}"
     )
     if _same_place(experiment.config.data, run["config"]["data"]):
         raise InputError(
-            f"{message}; restore it, or set config.data.root to other data to evaluate "
-            "on it, or config.data.vocabulary=checkpoint"
+            f"{message}; restore it, set config.data.root to other data to evaluate on "
+            "that, or set config.data.vocabulary=checkpoint"
         )
     logger.warning("%s", message)
 
@@ -118,9 +119,9 @@ def _check_extraction(experiment, run):
     ]
     if differing:
         raise InputError(
-            f"{experiment.builder.data_dir}: its features were not extracted as those "
-            f"of the training: {', '.join(differing)}; extract them with the same "
-            "options"
+            f"{experiment.builder.data_dir}: its features were extracted with other "
+            f"options than those of the training: {', '.join(differing)}; extract them "
+            "with the same options"
         )
 
 
@@ -128,7 +129,7 @@ def _restore(checkpoints: Checkpoints, workdir: str, checkpoint: str) -> Restore
     steps = checkpoints.steps()
     if not steps:
         raise InputError(
-            f"{workdir} has no checkpoint to evaluate; train first, or name another "
+            f"{workdir} has no checkpoint to evaluate; train first, or choose another "
             "--workdir"
         )
     if checkpoint.isdecimal():
@@ -148,7 +149,7 @@ def _restore(checkpoints: Checkpoints, workdir: str, checkpoint: str) -> Restore
 
 
 def _check_dimensions(experiment: Experiment, restored: Restored) -> None:
-    """Refuses features of another size than the model was trained on."""
+    """Checks that features have the size that the model was trained on."""
     content = content_of(experiment.builder)
     if content.key == "image":
         return

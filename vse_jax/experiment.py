@@ -1,4 +1,4 @@
-"""What training and evaluation share: the dataset, its vocabulary and the model."""
+"""The dataset, vocabulary and model, which training and evaluation share."""
 
 import dataclasses
 import functools
@@ -18,12 +18,12 @@ from vse_jax.data.identity import DatasetIdentity, identity_of
 from vse_jax.data.records import content_of, has_split
 from vse_jax.data.text import unknown_words
 from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
-from vse_jax.errors import InputError, reporting_writes
+from vse_jax.errors import InputError
 from vse_jax.models.backbones import BACKBONES
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.vse import VSE, create_model
 
-_IDENTITY_FILE = "dataset.npz"  # in the workdir: identity of the run's dataset
+_IDENTITY_FILE = "dataset.npz"  # in the workdir: identity of the dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Experiment:
     vocabulary: Vocabulary
 
     def create_model(self, *, train: bool, train_backbone: bool = True) -> VSE:
-        """Returns the model, as code for one device of many."""
+        """Returns the model as per-device code."""
         return create_model(
             self.config,
             len(self.vocabulary),
@@ -46,11 +46,11 @@ class Experiment:
 
     @functools.cached_property
     def identity(self) -> DatasetIdentity:
-        """Identity of the dataset; the first call on a dataset reads it once."""
+        """Identity of the dataset; the first call for a dataset reads all of it."""
         return identity_of(self.builder)
 
     def describe(self) -> dict:
-        """What a checkpoint remembers of the run, as JSON."""
+        """Returns the description of the run for a checkpoint, as JSON."""
         return run_config.describe(
             self.config,
             self.vocabulary,
@@ -59,49 +59,51 @@ class Experiment:
         )
 
     def pca_arrays(self) -> dict[str, np.ndarray]:
-        """Arrays of the PCA that the dataset's features were projected with, if any."""
+        """Returns the arrays of the PCA that projected the features, if any."""
         return extracted_features.pca_arrays(self.builder)
 
-    def bind(self, saved: dict | None, workdir: str) -> None:
-        """Binds a run to its dataset: a run that has begun refuses another one.
+    def check_same_dataset(self, saved: dict | None, workdir: str) -> None:
+        """Checks that a run is resumed on the dataset that it was trained on.
 
         Args:
-          saved: description in the workdir's checkpoint, None if there is none.
-          workdir: of the run.
+          saved: description in the workdir's checkpoint; None without a checkpoint.
+          workdir: folder of the run.
 
         Raises:
-          InputError: saying what changed.
+          InputError: if the dataset differs; says what changed.
         """
+        changed = saved and self.difference(saved, workdir)
+        if not changed:
+            return
+        if saved["vocabulary"] != json.loads(self.vocabulary.to_json()):
+            changed += "; the vocabulary of its training captions differs too"
+        raise InputError(
+            f"{self.builder.data_dir}: is not the dataset that {workdir} was trained "
+            f"on ({changed}); restore it, set config.data.root to that dataset, or "
+            "choose another --workdir to train on this one"
+        )
+
+    def write_identity(self, workdir: str) -> None:
+        """Writes the dataset's identity to the workdir, to describe later changes."""
         path = epath.Path(workdir).expanduser() / _IDENTITY_FILE
-        if saved is not None:
-            changed = self.difference(saved, workdir)
-            if changed:
-                if saved["vocabulary"] != json.loads(self.vocabulary.to_json()):
-                    changed += "; the vocabulary of its training captions differs too"
-                raise InputError(
-                    f"{self.builder.data_dir}: is not the dataset that {workdir} was "
-                    f"trained on ({changed}); restore it, set config.data.root to that "
-                    "dataset, or choose another --workdir to train on this one"
-                )
-        if parallel.is_primary_host() and (saved is None or not path.exists()):
-            with reporting_writes(workdir):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                identity.write(self.identity, path)
+        if parallel.is_primary_host():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            identity.write(self.identity, path)
 
     def difference(self, saved: dict, workdir: str) -> str | None:
-        """Says how the dataset differs from that of a checkpoint; None if it does not.
+        """Describes how the dataset differs from a checkpoint's; None if it does not.
 
         Args:
           saved: description in the checkpoint.
-          workdir: of its run.
+          workdir: folder of its run.
         """
         if not saved.get("dataset"):
-            return None  # imported models have none
+            return None  # an imported model has no dataset
         before = identity.read(epath.Path(workdir).expanduser() / _IDENTITY_FILE)
         return identity.difference(saved["dataset"], before, self.identity)
 
     def train_batches(self, start_step: int, num_steps: int) -> Iterator[dict]:
-        """This host's batches of training, see `input_pipeline.train_batches`."""
+        """Returns this host's training batches, see `input_pipeline.train_batches`."""
         return input_pipeline.train_batches(
             self.builder,
             self.vocabulary,
@@ -112,10 +114,10 @@ class Experiment:
         )
 
     def log_unknown_words(self, *splits: str) -> None:
-        """Logs how much of some splits the vocabulary does not know.
+        """Logs the share of words in each split that are not in the vocabulary.
 
         Raises:
-          InputError: there is no such split, or it cannot be read.
+          InputError: if a split does not exist or cannot be read.
         """
         tokenizer = self.config.data.tokenizer
         for split in splits:
@@ -131,19 +133,19 @@ def create_experiment(
     vocabulary: Vocabulary | None = None,
     required_splits: Sequence[str] = (),
 ) -> Experiment:
-    """Prepares the dataset if that was not done.
+    """Creates an experiment; prepares the dataset if necessary.
 
     Args:
       config: see `configs/common.py`.
-      vocabulary: of a checkpoint; the dataset's own if None.
-      required_splits: splits without which nothing is prepared.
+      vocabulary: vocabulary of a checkpoint; None for that of the dataset.
+      required_splits: splits that must exist, or else nothing is prepared.
 
     Raises:
-      InputError: if an option or the dataset cannot be used, or if the vocabulary is
-        not that of the dataset and `config.data.vocabulary` does not allow it.
+      InputError: if an option or the dataset is invalid, or if the vocabulary is not
+        that of the dataset and `config.data.vocabulary` does not allow this.
     """
     run_config.check_options(config)
-    # One host prepares the data; the others find it prepared.
+    # One host prepares the dataset; the others then find it prepared.
     with parallel.primary_host_first("prepared the dataset"):
         builder = datasets.prepare(config.data, required_splits)
     check_content(config, builder)
@@ -158,10 +160,10 @@ def create_experiment(
 def check_content(
     config: ml_collections.ConfigDict, builder: tfds.core.DatasetBuilder
 ) -> None:
-    """Refuses an image encoder that the dataset has no input for.
+    """Checks that the dataset has the input of the backbone and the image encoder.
 
     Raises:
-      InputError: naming the option and the values that would do.
+      InputError: if it does not; names the option and the values that fit.
     """
     content = content_of(builder).key
     backbone, encoder = config.model.backbone.name, config.model.image_encoder
@@ -175,16 +177,16 @@ def check_content(
 
 def _unfit(option, value, builder, content, fitting):
     return InputError(
-        f"config.model.{option} is {value!r}, but the images of {builder.data_dir} are "
-        f"given as {content!r}; set it to {' or '.join(map(repr, fitting))}"
+        f"config.model.{option} is {value!r}, but the dataset {builder.data_dir} has "
+        f"{content!r} as input; set it to {' or '.join(map(repr, fitting))}"
     )
 
 
 def check_vocabulary(of_checkpoint: Vocabulary, of_dataset: Vocabulary) -> None:
-    """Refuses a checkpoint whose vocabulary is not that of the dataset.
+    """Checks that the vocabulary of a checkpoint is that of the dataset.
 
     Raises:
-      InputError: with the first word that differs.
+      InputError: if it is not; names the first word that differs.
     """
     if of_checkpoint == of_dataset:
         return
@@ -195,8 +197,9 @@ def check_vocabulary(of_checkpoint: Vocabulary, of_dataset: Vocabulary) -> None:
     raise InputError(
         f"the checkpoint's vocabulary ({len(of_checkpoint)} words) is not that of the "
         f"dataset's training captions ({len(of_dataset)} words): word {number} is "
-        f"{saved!r} there and {found!r} here; set config.data.root to the dataset it "
-        "was trained on, or config.data.vocabulary=checkpoint to evaluate on another"
+        f"{saved!r} in the checkpoint and {found!r} in the dataset; set "
+        "config.data.root to the dataset that it was trained on, or "
+        "config.data.vocabulary=checkpoint to evaluate on another"
     )
 
 

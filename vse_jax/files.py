@@ -1,4 +1,4 @@
-"""Files that are written whole, or not at all."""
+"""Atomic writes, locks and paths of files."""
 
 import contextlib
 import fcntl
@@ -12,12 +12,12 @@ from etils import epath
 
 logger = logging.getLogger(__name__)
 
-UNFINISHED = "incomplete."  # before the name of a file that is being written
+UNFINISHED = "incomplete."  # prefix of the name of a file that is being written
 
 
 @contextlib.contextmanager
 def unfinished(path: epath.Path) -> Iterator[epath.Path]:
-    """Gives another path to write to, which becomes `path` if all goes well."""
+    """Yields a path to write to, which is renamed to `path` if the body succeeds."""
     other = path.parent / f"{UNFINISHED}{path.name}"
     yield other
     other.replace(path)
@@ -25,7 +25,7 @@ def unfinished(path: epath.Path) -> Iterator[epath.Path]:
 
 @contextlib.contextmanager
 def unfinished_local(path: epath.Path) -> Iterator[epath.Path]:
-    """As `unfinished`, for what writes local files only, as ArrayRecord does."""
+    """Like `unfinished`, for writers of local files only, such as ArrayRecord's."""
     with unfinished(path) as other:
         if is_local(path):
             yield other
@@ -38,7 +38,7 @@ def unfinished_local(path: epath.Path) -> Iterator[epath.Path]:
 
 @contextlib.contextmanager
 def sole_writer(folder: epath.Path) -> Iterator[None]:
-    """Waits until no other process writes to a folder on a local disk, and makes it."""
+    """Creates a folder and, on a local disk, locks it; waits for other writers."""
     folder.mkdir(parents=True, exist_ok=True)
     if not is_local(folder):
         yield
@@ -57,37 +57,37 @@ def _lock(descriptor: int, folder: epath.Path) -> None:
     except BlockingIOError:
         logger.info("waiting for another process that writes to %s", folder)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:  # some network file systems cannot lock
+    except OSError as error:  # some network file systems have no locks
         logger.warning("%s cannot be locked: %s", folder, error)
 
 
 def absolute(path: str) -> str:
-    """Returns a path that means the same in any current directory; "" stays ""."""
+    """Returns a path that is valid in any current directory; "" stays ""."""
     if not path or not is_local(path):
         return path
     return os.path.abspath(os.path.expanduser(path))
 
 
 def is_local(path: str | os.PathLike) -> bool:
-    """Whether the path is not that of an object store, such as `gs://`."""
+    """Returns whether the path is local rather than on an object store (`gs://`)."""
     return "://" not in os.fspath(path)
 
 
 def size_and_time(path: epath.Path) -> list[int]:
-    """Returns the size of a file in bytes and its time of change.
+    """Returns the size of a file in bytes and its modification time.
 
-    The time is in nanoseconds, or in seconds where the file is remote.
+    The time is in nanoseconds, or in seconds if the file is remote.
     """
     try:
         status = os.stat(path)
-    except OSError:  # a remote path: whole seconds must do
+    except OSError:  # a remote path, which only has whole seconds
         status = path.stat()
         return [status.length, int(status.mtime)]
     return [status.st_size, status.st_mtime_ns]
 
 
 def copy_folder(source: epath.Path, target: epath.Path) -> None:
-    """Copies the files of a folder; JSON last, without which there is no dataset."""
+    """Copies the files of a folder, JSON last, since it makes a folder a dataset."""
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir(), key=lambda path: path.suffix == ".json"):
         path.copy(target / path.name, overwrite=True)
@@ -95,9 +95,9 @@ def copy_folder(source: epath.Path, target: epath.Path) -> None:
 
 @contextlib.contextmanager
 def reporting_array_record() -> Iterator[None]:
-    """Raises OSError where ArrayRecord's writer tells of a full disk.
+    """Converts write errors of ArrayRecord, such as a full disk, to OSError.
 
-    It does so by a RuntimeError, of which the first part is the reason, such as
+    ArrayRecord raises a RuntimeError that begins with the reason, such as
     `write() failed: No space left on device`.
     """
     try:

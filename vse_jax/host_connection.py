@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -94,24 +95,65 @@ def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
             "num_processes": config.num_processes,
             "process_id": config.process_id,
         }
+        _check_address(config.coordinator, config.process_id)
+    # JAX would abort the process with a stack trace at its own timeout.
+    timer = threading.Timer(CONNECTION_TIMEOUT, _give_up, [config])
+    timer.start()
     try:
-        jax.distributed.initialize(**given, initialization_timeout=CONNECTION_TIMEOUT)
+        jax.distributed.initialize(
+            **given, initialization_timeout=2 * CONNECTION_TIMEOUT
+        )
     except (RuntimeError, ValueError) as error:
-        raise _not_connected(config, error) from error
+        raise _not_connected(config, one_line(error)) from error
+    finally:
+        timer.cancel()
     threading.Thread(target=_watch, daemon=True).start()
 
 
-def _not_connected(config, error):
+def _check_address(address, process_id):
+    """Finds mistakes on which JAX would abort the process.
+
+    Raises:
+      InputError: if the host has no address, or process 0 cannot use the port.
+    """
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except OSError as error:
+        raise InputError(
+            f"config.coordinator is {address!r}, but {host} has no address "
+            f"({error.strerror}); set it to the address host:port of process 0"
+        ) from None
+    if process_id == 0:
+        family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+        try:
+            with socket.socket(family) as free:
+                free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                free.bind(("", int(port)))
+        except OSError as error:
+            raise InputError(
+                f"config.coordinator is {address!r}, but process 0 cannot use its port "
+                f"({error.strerror}); choose another port"
+            ) from None
+
+
+def _give_up(config):
+    seconds = f"not all of them answered within {CONNECTION_TIMEOUT} s"
+    print(f"error: {_not_connected(config, seconds)}", file=sys.stderr, flush=True)
+    os._exit(EXIT_CODE)
+
+
+def _not_connected(config, reason):
     if config.coordinator:
         return InputError(
             f"config.coordinator is {config.coordinator!r}, but its "
-            f"{config.num_processes} processes cannot be connected ({one_line(error)}); "
-            "start all of them within minutes, and check the address and its port"
+            f"{config.num_processes} processes cannot be connected ({reason}); start "
+            "all of them at about the same time, and check the address and its port"
         )
     return InputError(
-        f"config.distributed is True, but JAX detects no hosts to connect "
-        f"({one_line(error)}); set config.coordinator, config.num_processes and "
-        "config.process_id, or leave it False on a single host"
+        f"config.distributed is True, but the hosts cannot be connected ({reason}); "
+        "set config.coordinator, config.num_processes and config.process_id, or leave "
+        "it False on a single host"
     )
 
 
@@ -125,7 +167,7 @@ def failing_together() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if distributed.global_state.num_processes == 1:
+        if _number_of_hosts() == 1:
             raise
         _fail(_message(error))
 
@@ -202,6 +244,10 @@ def _wait_until_seen():
 
 def _is_primary():
     return _number() == 0
+
+
+def _number_of_hosts():
+    return distributed.global_state.num_processes
 
 
 def _number():

@@ -1,11 +1,13 @@
-"""Triplet losses over similarities, and how each chooses an anchor's negatives.
+"""Triplet losses on similarities.
+
+They differ in how they mine the negatives of an anchor:
 
 - `all`: every negative (VSE0, equation 5 of Faghri et al., VSE++, 2018);
-- `mean`: the same, divided by the number of negatives;
+- `mean`: every negative; the sum is divided by their number;
 - `hardest`: the most similar negative (VSE++, equation 6);
 - `semi_hard`: the most similar negative that is less similar than the positive
-  (FaceNet, Schroff et al., 2015); an anchor without one costs nothing;
-- `selective`: `hardest`, except where that would give no gradient (SelHN, Li et al.,
+  (FaceNet, Schroff et al., 2015); an anchor without such a negative costs nothing;
+- `selective`: `hardest`, except where its gradient would vanish (SelHN, Li et al.,
   "Selectively Hard Negative Mining for Alleviating Gradient Vanishing in Image-Text
   Matching", 2023).
 """
@@ -19,10 +21,10 @@ MININGS = ("all", "mean", "hardest", "semi_hard", "selective")
 
 
 class AnchorCosts(NamedTuple):
-    """What each anchor costs and why, all of shape `[anchors]`.
+    """Costs of anchors and the similarities behind them, all of shape `[anchors]`.
 
     Attributes:
-      cost: float32.
+      cost: float32, hinge cost.
       is_hard: bool, whether the hardest negative was mined.
       gap: float32, `|positive - hardest|`, without gradient.
       positive: float32, similarity of the anchor and its own candidate.
@@ -46,20 +48,20 @@ def triplet_costs(
     margin: float = 0.2,
     epsilon: float = 0.01,
 ) -> AnchorCosts:
-    """Hinge costs of anchors against the candidates of the other modality.
+    """Computes hinge costs of anchors against candidates of the other modality.
 
     The cost of a triplet is `max(0, margin + negative - positive)`.
 
     Args:
       scores: `[anchors, candidates]` float32 similarities.
-      own: `[anchors]` int32, the candidate that each anchor is paired with.
+      own: `[anchors]` int32, index of the candidate that each anchor is paired with.
       is_negative: `[anchors, candidates]` bool; False for the own candidate and for
-        others that belong to the same image.
+        other candidates of the same image.
       mining: one of `MININGS`.
-      margin: in units of similarity.
-      epsilon: in units of similarity. `selective` averages over all negatives of an
-        anchor whose positive and hardest negative differ by less than that: the
-        gradients of the two would cancel.
+      margin: margin in units of similarity.
+      epsilon: threshold in units of similarity. If the positive and the hardest
+        negative of an anchor differ by less than this, `selective` averages over all
+        negatives, because the gradients of the two would cancel.
 
     Returns:
       An `AnchorCosts`.
@@ -104,10 +106,9 @@ def _take(scores, index):
 
 
 def _largest(scores, candidates):
-    """The largest score among `candidates`, -inf without any.
+    """Returns the largest score among `candidates`, or -inf without candidates.
 
-    One candidate is taken even among equals, and so gets the whole gradient: it is one
-    negative that is mined.
+    On a tie, one candidate gets the whole gradient, since one negative is mined.
     """
     scores = jnp.where(candidates, scores, -jnp.inf)
     return _take(scores, jnp.argmax(jax.lax.stop_gradient(scores), axis=1))

@@ -16,21 +16,21 @@ OPTIMIZERS = ("adam", "adamw")
 def create_schedule(
     stage: Stage, decay_factor: float, steps_per_epoch: int
 ) -> optax.Schedule:
-    """The learning rate of a stage, by the number of steps since its beginning.
+    """Returns the learning rate of a stage by the number of steps since its start.
 
     The rate is constant except that it is multiplied by `decay_factor` once for each
-    decay epoch that has passed. An epoch may be a fraction, rounded down to a step.
-    Several decay epochs within one step all count. A decay epoch of 0 holds from the
-    first step. One at the end of the stage or beyond it has no effect.
+    decay epoch that has passed. An epoch may be fractional; it is rounded down to a
+    step. Decay epochs that fall on the same step all count. A decay epoch of 0 applies
+    from the first step. A decay epoch at or after the end of the stage has no effect.
 
     Args:
-      stage: its learning rate and decay epochs are used.
-      decay_factor: of the learning rate.
-      steps_per_epoch: to convert epochs to steps.
+      stage: stage with the initial learning rate and the decay epochs.
+      decay_factor: factor of the learning rate at a decay epoch.
+      steps_per_epoch: number of steps per epoch.
     """
     scales = {}
     for epoch in stage.decay_epochs:
-        # Rounded first: 0.29 * 100 is slightly less than 29 in binary floating point.
+        # Round first: 0.29 * 100 is slightly less than 29 in binary floating point.
         step = int(round(epoch * steps_per_epoch, 6))
         if step < stage.stop - stage.start:
             scales[step] = scales.get(step, 1.0) * decay_factor
@@ -42,14 +42,14 @@ def create_optimizer(
     schedule: optax.Schedule,
     groups: Groups = (),
 ) -> optax.GradientTransformation:
-    """Clips the gradient's global norm, then takes a step of Adam or AdamW.
+    """Returns Adam or AdamW, preceded by clipping of the gradient's global norm.
 
     Args:
-      settings: `config.optimizer`; its groups are not used.
-      schedule: the learning rate by the number of steps.
-      groups: parameter groups. Their learning rate is a factor of the schedule, also
-        in AdamW's weight decay. Frozen parameters are not updated, have no optimizer
-        state, and their gradient does not count in the norm.
+      settings: `config.optimizer`; its groups are ignored.
+      schedule: learning rate by the number of steps.
+      groups: parameter groups. A group's learning rate is a factor of the schedule,
+        which scales AdamW's weight decay too. Frozen parameters are not updated and
+        have no optimizer state, and their gradient does not count in the norm.
 
     Raises:
       InputError: if `settings.name` is not one of `OPTIMIZERS`.

@@ -1,9 +1,11 @@
 """Everything that knows of more than one device or more than one host.
 
 A step is written for one device, with the collectives below. `map_over_devices` runs it
-on all devices. Arguments of a mapped function have a leading axis of devices: numpy
-arrays hold the rows of this host, `[local_devices, ...]`, and results are global JAX
-arrays, `[devices, ...]`, of which a host can read only the rows of its own devices.
+on all devices: with `jax.pmap` on one host, with `jax.jit(jax.shard_map)` on several,
+where the compiled form of `jax.pmap` cannot be called. Arguments of a mapped function
+have a leading axis of devices: numpy arrays hold the rows of this host,
+`[local_devices, ...]`, and results are global JAX arrays, `[devices, ...]`, of which a
+host can read only the rows of its own devices.
 """
 
 import contextlib
@@ -162,12 +164,25 @@ def map_over_local_devices(function: Callable) -> Callable:
 
 def _map(function, devices, donate_argnums=()):
     sharding = _sharding(devices)
+    # The compiled form of `jax.pmap` takes the arrays of one host only.
+    backend = _pmap if sharding.is_fully_addressable else _shard_map
+    return _compiled_per_shape(backend(function, devices, donate_argnums), sharding)
+
+
+def _pmap(function, devices, donate_argnums):
+    return jax.pmap(
+        function, axis_name=AXIS, devices=devices, donate_argnums=donate_argnums
+    )
+
+
+def _shard_map(function, devices, donate_argnums):
+    sharding = _sharding(devices)
 
     def on_device(*args):
         result = function(*jax.tree.map(lambda x: jnp.squeeze(x, 0), args))
         return jax.tree.map(lambda x: jnp.expand_dims(x, 0), result)
 
-    mapped = jax.jit(
+    return jax.jit(
         jax.shard_map(
             on_device,
             mesh=sharding.mesh,
@@ -179,13 +194,11 @@ def _map(function, devices, donate_argnums=()):
         out_shardings=sharding,
         donate_argnums=donate_argnums,
     )
-    return _compiled_per_shape(mapped, function, sharding)
 
 
-def _compiled_per_shape(mapped, function, sharding):
+def _compiled_per_shape(mapped, sharding):
     compiled = {}
 
-    @functools.wraps(function)
     def run(*args):
         if not sharding.is_fully_addressable:
             args = jax.tree.map(functools.partial(_to_global, sharding), args)
@@ -271,6 +284,8 @@ def replicate_on_host(tree: Any) -> Any:
 
 
 def _copy_to(devices, tree):
+    """Copies a tree of host arrays to devices, with a leading axis of devices."""
+
     def copy(tree):
         return jax.tree.map(
             lambda x: jnp.broadcast_to(x, (len(devices), *jnp.shape(x))), tree

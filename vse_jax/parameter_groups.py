@@ -1,9 +1,9 @@
-"""Parameter groups: parameters with a learning rate or weight decay of their own.
+"""Parameter groups: parameters with their own learning rate or weight decay.
 
-`config.optimizer.groups` and each stage of `config.fine_tuning` list groups, made by
-`configs.common.parameter_group`. A group's pattern is a regular expression that must
-match the whole path of a parameter, such as `image/backbone/stem/kernel`. The first
-group that matches a parameter applies to it.
+`config.optimizer.groups` and each stage of `config.fine_tuning` list groups, which
+`configs.common.parameter_group` creates. A group's pattern is a regular expression
+that must match the whole path of a parameter, such as `image/backbone/stem/kernel`.
+The first group that matches a parameter applies to it.
 """
 
 import math
@@ -16,7 +16,7 @@ import ml_collections
 
 from vse_jax.errors import InputError
 
-DEFAULT = "default"  # label of the parameters that belong to no group
+DEFAULT = "default"  # label of parameters without a group
 _FIELDS = {"pattern", "learning_rate", "weight_decay", "frozen"}
 
 Groups = Sequence[ml_collections.ConfigDict]
@@ -31,8 +31,8 @@ def labels(groups: Groups, params: Any) -> Any:
     """Labels each parameter with its group, for `optax.partition`.
 
     Args:
-      groups: in order of precedence.
-      params: a tree of arrays or of shapes.
+      groups: groups in order of precedence.
+      params: tree of arrays or shapes.
 
     Returns:
       A tree like `params` with `label_of(number)` or `DEFAULT` as leaves.
@@ -58,7 +58,7 @@ def frozen(groups: Groups, params: Any) -> Any:
 
 
 def stop_frozen(groups: Groups, params: Any) -> Any:
-    """Stops the gradient of frozen parameters, so that none is computed for them."""
+    """Stops the gradient of frozen parameters, so that it is not computed."""
     return jax.tree.map(
         lambda is_frozen, x: jax.lax.stop_gradient(x) if is_frozen else x,
         frozen(groups, params),
@@ -67,34 +67,34 @@ def stop_frozen(groups: Groups, params: Any) -> Any:
 
 
 def check_options(groups: Groups, option: str) -> None:
-    """Refuses groups with invalid options.
+    """Checks the options of parameter groups.
 
     Args:
-      groups: to check.
-      option: that holds them, such as `optimizer.groups`, for the message.
+      groups: groups to check.
+      option: option that lists them, such as `optimizer.groups`, for messages.
 
     Raises:
-      InputError: naming the option and the values it takes.
+      InputError: if an option is invalid; names it and the values that it takes.
     """
     for number, group in enumerate(groups):
         where = f"config.{option}[{number}]"
         is_group = isinstance(group, ml_collections.ConfigDict)
         if not is_group or set(group) != _FIELDS:
             raise InputError(
-                f"{where} is not a parameter group; make it with "
+                f"{where} is not a parameter group; create it with "
                 "configs.common.parameter_group(pattern, ...)"
             )
         _check_pattern(group.pattern, where)
         if not _is_number(group.learning_rate) or group.learning_rate <= 0:
             raise InputError(
                 f"{where}.learning_rate is {group.learning_rate!r}, expected a factor "
-                "more than 0; set frozen=True to keep these parameters as they are"
+                "greater than 0; set frozen=True to keep these parameters unchanged"
             )
         decay = group.weight_decay
         if decay is not None and not (_is_number(decay) and decay >= 0):
             raise InputError(
                 f"{where}.weight_decay is {decay!r}, expected a number of at least 0, "
-                "or None for config.optimizer.weight_decay"
+                "or None to use config.optimizer.weight_decay"
             )
         if not isinstance(group.frozen, bool):
             raise InputError(
@@ -103,15 +103,15 @@ def check_options(groups: Groups, option: str) -> None:
 
 
 def check_matches(groups: Groups, option: str, params: Any) -> None:
-    """Refuses groups without a parameter, and groups that leave nothing to train.
+    """Checks that each group has a parameter and that some parameter is trained.
 
     Args:
-      groups: valid ones.
-      option: that holds them, such as `optimizer.groups`, for the message.
-      params: a tree of arrays or of shapes.
+      groups: groups with valid options.
+      option: option that lists them, such as `optimizer.groups`, for messages.
+      params: tree of arrays or shapes.
 
     Raises:
-      InputError: naming the pattern.
+      InputError: if a group has no parameter, or if all parameters are frozen.
     """
     names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     used = set(jax.tree.leaves(labels(groups, params)))
@@ -121,15 +121,15 @@ def check_matches(groups: Groups, option: str, params: Any) -> None:
         where = f"config.{option}[{number}].pattern is {group.pattern!r}, which matches"
         if any(re.fullmatch(group.pattern, name) for name in names):
             raise InputError(
-                f"{where} only parameters of the groups before it; move it before them"
+                f"{where} only parameters of earlier groups; move it before them"
             )
         raise InputError(
-            f"{where} no parameter; a pattern must match a whole path, and these are "
-            f"below {', '.join(_top_level(names))}"
+            f"{where} no parameter; a pattern must match a whole path, and paths begin "
+            f"with {', '.join(_top_level(names))}"
         )
     if groups and all(jax.tree.leaves(frozen(groups, params))):
         raise InputError(
-            f"config.{option} freezes every parameter, so nothing would be trained"
+            f"config.{option} freezes every parameter; leave some parameters trainable"
         )
 
 
@@ -158,7 +158,7 @@ def _name(path):
 
 
 def _top_level(names):
-    """The first two parts of each path, once, such as `image/encoder/`."""
+    """Returns the distinct first two parts of the paths, such as `image/encoder/`."""
     parts = [name.split("/") for name in names]
     return dict.fromkeys(
         "/".join(part[:2]) + ("/" if len(part) > 2 else "") for part in parts

@@ -1,4 +1,4 @@
-"""Shows how far a long piece of work is: a bar on terminals, log lines elsewhere."""
+"""Progress of long operations: a bar on terminals, log lines elsewhere."""
 
 import datetime
 import logging
@@ -18,21 +18,20 @@ _Item = TypeVar("_Item")
 
 
 class Progress:
-    """Counts what is done; a context manager, as the bar has to be closed.
+    """Shows progress; a context manager, which closes the bar.
 
-    On a terminal it shows a bar after the first second. Elsewhere it logs a line every
-    half a minute. The speed is measured from the first `add` on, so that a compilation
-    before it does not count.
+    On a terminal it shows a bar. Elsewhere it logs a line every 30 seconds. The speed
+    is measured from the first `add`, so that compilation before it does not count.
     """
 
     def __init__(self, what: str, total: int, unit: str, *, done: int = 0):
         """Starts to show progress.
 
         Args:
-          what: the work, such as `extracting`.
-          total: how many items there are.
+          what: name of the operation, such as `extracting`.
+          total: number of items.
           unit: plural name of an item, such as `images`.
-          done: how many items an earlier run has finished.
+          done: number of items that an earlier run has finished.
         """
         self._what, self._total, self._unit = what, total, unit
         self._done = done
@@ -44,8 +43,7 @@ class Progress:
             initial=done,
             unit=f" {unit}",
             dynamic_ncols=True,
-            delay=1,
-            disable=None,  # where standard error is not a terminal
+            disable=None,  # disabled if standard error is not a terminal
             leave=False,
         )
 
@@ -53,10 +51,14 @@ class Progress:
         return self
 
     def __exit__(self, *exception):
+        self.close()
+
+    def close(self) -> None:
+        """Removes the bar."""
         self._bar.close()
 
     def add(self, count: int = 1) -> None:
-        """Counts items that are done."""
+        """Adds finished items."""
         termination.check()
         now = time.perf_counter()
         self._done += count
@@ -71,7 +73,7 @@ class Progress:
             self._log(self._counted / (now - self._first))
 
     def track(self, items: Iterable[_Item]) -> Iterator[_Item]:
-        """Yields the items and counts each once the next one is asked for."""
+        """Yields the items and counts each one when the next is requested."""
         with self:
             for item in items:
                 yield item

@@ -1,8 +1,9 @@
-"""One workdir, one run: a lock that names its owner.
+"""A lock that lets one run at a time use a workdir, and that names its owner.
 
-On a file system with locks, the lock is the operating system's and ends with its
-process, however that ends. On an object store it is a lease, a file that its owner
-renews; another process takes it over when it has not been renewed for two minutes.
+On a file system with locks, the operating system holds the lock and releases it when
+the process ends, even if it is killed. On an object store the lock is a lease, a file
+that its owner renews. Another process takes over a lease that has not been renewed for
+two minutes.
 """
 
 import contextlib
@@ -24,23 +25,23 @@ from vse_jax.errors import InputError, one_line
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
-STALE_SECONDS = 120.0  # after which a lease that is not renewed is free
+STALE_SECONDS = 120.0  # a lease that was not renewed for this long is free
 _RENEW_SECONDS = 30.0
 _POLL_SECONDS = 5.0
 
 
 @contextlib.contextmanager
 def sole_run(workdir: str) -> Iterator[None]:
-    """Keeps other runs out of a workdir while the body runs.
+    """Locks a workdir against other runs while the body runs.
 
     With several hosts, only the primary host calls it.
 
     Args:
-      workdir: made if it is not there.
+      workdir: folder of the run; created if it does not exist.
 
     Raises:
-      InputError: naming the process that holds the workdir, or if the workdir cannot
-        be made or written.
+      InputError: if another process, which the message names, holds the workdir, or if
+        the workdir cannot be created or written.
     """
     directory = epath.Path(workdir).expanduser()
     with _reporting(directory):
@@ -51,7 +52,7 @@ def sole_run(workdir: str) -> Iterator[None]:
             yield
     finally:
         if is_new and files.is_local(directory):
-            with contextlib.suppress(OSError):  # it is not empty
+            with contextlib.suppress(OSError):  # not empty
                 os.rmdir(directory)
 
 
@@ -85,14 +86,14 @@ def _reporting(directory: epath.Path) -> Iterator[None]:
 
 
 def _open_locked(path: epath.Path) -> int | None:
-    """Opens and locks the file; None if the file system has no locks."""
+    """Opens and locks the file; returns None if the file system has no locks."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_file(descriptor, path):
                 return descriptor
-            os.close(descriptor)  # its owner has removed it meanwhile
+            os.close(descriptor)  # its owner removed it in the meantime
         except BlockingIOError:
             owner = _parse(os.read(descriptor, 4096))
             os.close(descriptor)
@@ -137,7 +138,7 @@ def _in_use(path: epath.Path, owner: dict) -> InputError:
 
 @contextlib.contextmanager
 def _lease(path: epath.Path) -> Iterator[None]:
-    """Holds a lease; waits for one that its owner may have abandoned."""
+    """Holds a lease; first waits to see whether an existing one is abandoned."""
     token = uuid.uuid4().hex
     _acquire(path, token)
     stop = threading.Event()
@@ -155,7 +156,7 @@ def _lease(path: epath.Path) -> Iterator[None]:
 
 
 def _acquire(path: epath.Path, token: str) -> None:
-    first = None  # the lease as it was at first sight, and when that was
+    first = None  # the lease when first seen, and the time
     while True:
         found = _read(path)
         if found is None or _is_abandoned(found):
@@ -163,7 +164,7 @@ def _acquire(path: epath.Path, token: str) -> None:
         key = found.get("token"), found.get("renewals")
         if first is None:
             first = key, time.monotonic()
-            logger.info("%s exists: waiting to see whether its run lives", path)
+            logger.info("%s exists: waiting to see whether its run is alive", path)
         elif key != first[0]:
             raise _in_use(path, found)
         elif time.monotonic() - first[1] > STALE_SECONDS:
@@ -171,7 +172,7 @@ def _acquire(path: epath.Path, token: str) -> None:
             break
         time.sleep(_POLL_SECONDS)
     _write(path, token, 0)
-    # Two processes may write at the same moment; the later one wins.
+    # Two processes may write at the same time; the later one wins.
     time.sleep(min(1.0, _POLL_SECONDS))
     found = _read(path) or {}
     if found.get("token") != token:
@@ -179,7 +180,7 @@ def _acquire(path: epath.Path, token: str) -> None:
 
 
 def _is_abandoned(owner: dict) -> bool:
-    """Whether the lease is of a process of this host that is gone."""
+    """Returns whether the lease belongs to a process of this host that has ended."""
     if owner.get("host") != socket.gethostname() or owner.get("boot") != _boot():
         return False
     try:
@@ -192,7 +193,7 @@ def _is_abandoned(owner: dict) -> bool:
 
 
 def _boot() -> str:
-    """Identifies this start of the machine, as hosts may share a name."""
+    """Returns an ID of this boot of the machine, since hosts may share a name."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()

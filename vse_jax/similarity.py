@@ -1,4 +1,4 @@
-"""Similarity of embeddings; float32 at full precision on every device."""
+"""Similarities of embeddings, in float32 at full precision on every device."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 
 def cosine(images: jax.Array, captions: jax.Array) -> jax.Array:
-    """Dot products of normalized embeddings, equation 1 of VSE++.
+    """Computes dot products of normalized embeddings, equation 1 of VSE++.
 
     Args:
-      images: `[images, dim]`.
-      captions: `[captions, dim]`.
+      images: embeddings, `[images, dim]`.
+      captions: embeddings, `[captions, dim]`.
 
     Returns:
       `[images, captions]` float32.
@@ -24,16 +24,18 @@ def cosine(images: jax.Array, captions: jax.Array) -> jax.Array:
 
 
 def order(images: jax.Array, captions: jax.Array) -> jax.Array:
-    """`-||max(0, caption - image)||`: how far a caption is from being more general.
+    """Computes the order similarity `-||max(0, caption - image)||`.
 
-    Vendrov et al., "Order-Embeddings of Images and Language" (2016). Shapes are those
-    of `cosine`. Where nothing is violated the gradient is zero.
+    The norm measures by how much a caption violates the order in which it is more
+    general than the image (Vendrov et al., "Order-Embeddings of Images and Language",
+    2016). Without a violation the gradient is zero. Shapes are those of `cosine`.
     """
     images, captions = images.astype(jnp.float32), captions.astype(jnp.float32)
     violation = jnp.maximum(0, captions[None] - images[:, None])
     squared = jnp.square(violation).sum(-1)
     violated = squared > 0
-    # The square root's derivative at zero is infinite; `where` alone would not stop it.
+    # The square root's derivative at zero is infinite. The inner `where` avoids it; the
+    # outer one alone would give a gradient of NaN.
     return -jnp.where(violated, jnp.sqrt(jnp.where(violated, squared, 1)), 0)
 
 

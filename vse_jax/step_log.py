@@ -1,4 +1,4 @@
-"""What training logs: curves, a line per interval, warnings."""
+"""Logs of training: curves, one line per interval, and warnings."""
 
 import contextlib
 import datetime
@@ -15,8 +15,8 @@ from vse_jax.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
-STEPS_IN_FLIGHT = 2  # more would only pile up batches on the device
-COLLAPSE_TOLERANCE = 0.01  # of the margin
+STEPS_IN_FLIGHT = 2  # more would only keep more batches on the device
+COLLAPSE_TOLERANCE = 0.01  # as a fraction of the margin
 
 
 class StepLog:
@@ -33,11 +33,12 @@ class StepLog:
         """Starts the clock.
 
         Args:
-          config: of the run.
-          steps_per_epoch: to tell epochs from steps.
-          num_steps: of the whole training.
+          config: configuration of the run.
+          steps_per_epoch: number of steps per epoch.
+          num_steps: number of steps of the whole training.
           writer: a `clu.metric_writers.MetricWriter`.
-          how_to_resume: says which checkpoint there is to go on from.
+          how_to_resume: returns the part of an error message that names the checkpoint
+            to resume from.
         """
         self._config = config
         self._steps_per_epoch = steps_per_epoch
@@ -46,16 +47,18 @@ class StepLog:
         self._how_to_resume = how_to_resume
         self._watch = CollapseWatch(config)
         self._in_flight = []  # (step, metrics still on the device)
-        self._metrics = []  # of the interval, on the host
+        self._metrics = []  # of the current interval, on the host
         self._pairs_per_second = 0.0
         self._is_first_step = True
         self._restart_clock()
 
     def add(self, step: int, metrics: dict) -> None:
-        """Takes the metrics of a step; waits for those of a few steps before.
+        """Adds the metrics of a step and waits for those of earlier steps.
+
+        Up to `STEPS_IN_FLIGHT` steps remain pending.
 
         Raises:
-          TrainingError: if the loss of one of those is not finite.
+          TrainingError: if the loss or gradient norm of an earlier step is not finite.
         """
         self._in_flight.append((step, metrics))
         if self._is_first_step:
@@ -66,10 +69,10 @@ class StepLog:
             self._fetch(*self._in_flight.pop(0))
 
     def report(self, step: int) -> None:
-        """Writes the means of the interval that ends with `step`.
+        """Writes and logs the mean metrics of the interval that ends with `step`.
 
         Raises:
-          TrainingError: if a loss of the interval is not finite.
+          TrainingError: if a loss or gradient norm of the interval is not finite.
         """
         while self._in_flight:
             self._fetch(*self._in_flight.pop(0))
@@ -89,15 +92,15 @@ class StepLog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Keeps what happens inside out of the speed."""
+        """Returns a context whose time does not count in the speed."""
         yield
         self._restart_clock()
 
     def _end_first_step(self, metrics):
-        """Keeps the compilation out of the speed."""
+        """Excludes compilation from the speed."""
         jax.block_until_ready(metrics)
         logger.info(
-            "first step after %.0f s, compilation included",
+            "first step after %.0f s, including compilation",
             time.perf_counter() - self._started,
         )
         self._is_first_step = False
@@ -115,7 +118,7 @@ class StepLog:
                 raise TrainingError(
                     f"the {name.replace('_', ' ')} is {metrics[name]} at step {step}; "
                     f"{self._how_to_resume()}; try a smaller "
-                    "config.optimizer.learning_rate or gradient_clip"
+                    "config.optimizer.learning_rate or config.optimizer.gradient_clip"
                 )
         self._watch.add(step, loss, float(metrics["gap"]))
         self._metrics.append(metrics)
@@ -135,16 +138,17 @@ class StepLog:
 
 
 class CollapseWatch:
-    """Warns of a training in which all similarities stay equal.
+    """Warns if all similarities stay equal during training.
 
-    In that local minimum the gradient vanishes; `selective` mining avoids it. It is
-    recognized by the gap between an anchor's positive and its hardest negative, because
-    the loss is ambiguous:
+    In this local minimum the gradient vanishes; `selective` mining avoids it. The
+    collapse is detected by the gap between an anchor's positive and its hardest
+    negative, because the loss is ambiguous:
 
-    - `semi_hard` costs 0 where similarities are exactly equal, as after perfect
-      training. Where they are nearly equal it costs about the margin, as it does at the
-      beginning of a normal training.
-    - `mean` and `all` also begin at about the loss of a collapse.
+    - With `semi_hard`, the loss is 0 if similarities are exactly equal, as it is after
+      perfect training. If they are nearly equal, it is about the margin, as it is at
+      the start of normal training.
+    - With `mean` and `all`, normal training also starts at about the loss of a
+      collapse.
     """
 
     def __init__(self, config: ml_collections.ConfigDict):
@@ -152,21 +156,21 @@ class CollapseWatch:
         self._steps = 0
 
     def add(self, step: int, loss: float, gap: float) -> None:
-        """Takes the metrics of a step; warns once when the collapse has lasted.
+        """Adds a step; warns once a collapse has lasted `config.stuck_steps` steps.
 
         Args:
-          step: counted from 1.
-          loss: of the step.
+          step: step, counted from 1.
+          loss: loss of the step.
           gap: mean of `|positive - hardest|` over the anchors that have a negative.
         """
         collapsed = gap <= COLLAPSE_TOLERANCE * self._config.loss.margin
-        # A batch of one pair has no negatives, and so no gap.
+        # A batch of one pair has no negatives and therefore no gap.
         collapsed = collapsed and self._config.batch_size > 1
         self._steps = self._steps + 1 if collapsed else 0
         if collapsed and self._steps == self._config.stuck_steps:
             logger.warning(
-                "all similarities have been equal for %d steps (to step %d, loss "
-                "%.4g) and the gradient vanishes; try config.loss.mining=selective, "
+                "all similarities have been equal for %d steps (up to step %d, loss "
+                "%.4g), so the gradient vanishes; try config.loss.mining=selective, "
                 "config.loss.warmup_mining=mean with config.loss.warmup_epochs=1, or a "
                 "larger config.batch_size",
                 self._steps,

@@ -1,4 +1,4 @@
-"""TensorBoard curves that go on where a resumed run goes on."""
+"""TensorBoard curves that a resumed run continues without repeated steps."""
 
 import tensorflow as tf
 from clu import metric_writers
@@ -8,15 +8,15 @@ Event = tf.compat.v1.Event
 
 
 def create_writer(workdir: str, step: int, *, primary: bool = True):
-    """Opens a metric writer for a run that stands at `step`.
+    """Opens a metric writer for a run that starts or resumes at `step`.
 
-    What an earlier process wrote beyond `step` is removed first: it was killed after
-    its last checkpoint, and those steps are made again.
+    Events after `step` are removed first. An earlier process wrote them between its
+    last checkpoint and its end, and the resumed run repeats these steps.
 
     Args:
       workdir: folder of the event files.
-      step: updates made so far.
-      primary: False on all hosts but one, whose writer writes nothing.
+      step: number of updates made so far.
+      primary: whether this is the primary host; other hosts write nothing.
 
     Returns:
       A `clu.metric_writers.MetricWriter`.
@@ -31,17 +31,17 @@ def create_writer(workdir: str, step: int, *, primary: bool = True):
 
 
 def remove_events_after(path: epath.Path, step: int) -> None:
-    """Rewrites an event file without the events after `step`, if it has any.
+    """Removes the events after `step` from an event file.
 
-    TensorBoard's own way is a `SessionLog.START` event, upon which readers drop later
-    steps. Its default data server ignores that event, and so do readers of single
-    files; and it needs event files whose names sort by time, across hosts and clocks.
+    TensorBoard's own mechanism is a `SessionLog.START` event, at which readers drop
+    later steps. Its default data server ignores that event, as do readers of single
+    files. It also needs event files whose names sort by time across hosts and clocks.
     """
     records, complete = _read_records(path)
     kept = [record for record in records if Event.FromString(record).step <= step]
     if complete and len(kept) == len(records):
         return
-    # TensorBoard takes files for events by their names; this may be left by a kill.
+    # TensorBoard finds event files by name. A kill may leave this one behind.
     rewritten = path.with_name("rewritten.unfinished")
     with tf.io.TFRecordWriter(str(rewritten)) as writer:
         for record in kept:
@@ -50,7 +50,7 @@ def remove_events_after(path: epath.Path, step: int) -> None:
 
 
 def _read_records(path):
-    """The records, and whether the file was whole rather than cut off in the last."""
+    """Returns the complete records, and whether the file ends after the last one."""
     records = []
     try:
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():

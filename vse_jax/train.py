@@ -42,20 +42,20 @@ logger = logging.getLogger(__name__)
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
-    """Trains a model, or goes on training it from what the workdir holds.
+    """Trains a model, or resumes training from the latest checkpoint in the workdir.
 
-    After every epoch or few the validation split is evaluated and a checkpoint saved;
-    at the end the best of them is evaluated on the test split.
+    Every `config.evaluate_every_epochs` epochs, the validation split is evaluated and a
+    checkpoint is saved. At the end, the best checkpoint is evaluated on the test split.
 
     Args:
       config: see `configs/common.py`.
       workdir: folder for checkpoints, TensorBoard's files and reports.
 
     Returns:
-      Whether the training is finished; False if SIGTERM ended it early, after saving.
+      Whether training is finished; False if a signal stopped it early, after saving.
 
     Raises:
-      InputError: if the configuration, the dataset or the workdir cannot be used.
+      InputError: if the configuration, the dataset or the workdir is invalid.
       TrainingError: if the loss is not finite or a checkpoint cannot be saved.
     """
     parallel.check_batch_size(config.batch_size, "batch_size")
@@ -64,17 +64,17 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
     experiment = create_experiment(
         config, required_splits=(data.train_split, data.validation_split)
     )
-    # A missing split is reported now, not at the end of the first epoch.
+    # Report a missing split now, not at the end of the first epoch.
     experiment.log_unknown_words(data.train_split, data.validation_split)
     with _sole_run(workdir), contextlib.closing(Checkpoints(workdir)) as checkpoints:
         saved = checkpoints.describe()
         check_same_run(saved, config, workdir)
-        experiment.bind(saved, workdir)
+        experiment.check_same_dataset(saved, workdir)
         return _train(experiment, checkpoints, workdir)
 
 
 def _sole_run(workdir):
-    """The primary host locks the workdir for all."""
+    """Returns a context in which the primary host locks the workdir for all hosts."""
     if parallel.is_primary_host():
         return sole_run(workdir)
     return contextlib.nullcontext()
@@ -83,6 +83,7 @@ def _sole_run(workdir):
 def _train(experiment, checkpoints, workdir) -> bool:
     training = Training(experiment, checkpoints, workdir)
     with reporting_writes(workdir):
+        experiment.write_identity(workdir)
         is_primary = parallel.is_primary_host()
         writer = create_writer(workdir, training.step, primary=is_primary)
         try:
@@ -96,7 +97,7 @@ def _train(experiment, checkpoints, workdir) -> bool:
 
 
 class Training:
-    """A run: its state on the devices, and what happens between two steps."""
+    """A training run: its state on the devices and the work between steps."""
 
     def __init__(self, experiment: Experiment, checkpoints: Checkpoints, workdir: str):
         self._experiment = experiment
@@ -129,7 +130,7 @@ class Training:
         vocabulary = Vocabulary.from_json(json.dumps(restored.run["vocabulary"]))
         check_vocabulary(vocabulary, self._experiment.vocabulary)
         logger.info("resuming from the checkpoint of step %d", restored.step)
-        # The state after the last step of a stage is still that stage's.
+        # The state after the last step of a stage still belongs to that stage.
         self._set_stage(stage_of(self._stages, max(0, restored.step - 1)))
         return restored.train_state(jax.eval_shape(self._create_state))
 
@@ -148,7 +149,7 @@ class Training:
         return jax.eval_shape(init, self._example, self._config.seed)["params"]
 
     def _set_stage(self, stage: Stage) -> None:
-        """Makes the model, the optimizer and the steps of a stage."""
+        """Creates the model, the optimizer and the training steps of a stage."""
         self._stage = stage
         config = self._config
         schedule = create_schedule(
@@ -181,11 +182,11 @@ class Training:
 
     @functools.cached_property
     def _example(self) -> dict:
-        """A batch, for its shapes."""
+        """A batch, used for its shapes."""
         return next(self._experiment.train_batches(0, 1))
 
     def _load_backbone(self, state: TrainState) -> TrainState:
-        """Puts pretrained weights into the backbone, if there are any."""
+        """Loads pretrained weights into the backbone, if the configuration has any."""
         options = self._config.model.backbone
         if not options.weights:
             return state
@@ -194,16 +195,16 @@ class Training:
         return state.replace(**with_backbone(state.variables, loaded))
 
     def _begin_stage(self, stage: Stage) -> None:
-        """Goes on from the best checkpoint so far, with an optimizer that is new."""
+        """Starts a stage from the best checkpoint so far, with a new optimizer."""
         self._checkpoints.wait()
         best = self._checkpoints.restore(self._checkpoints.best_first())
-        logger.info("fine-tuning the best checkpoint, that of step %d", best.step)
+        logger.info("fine-tuning the best checkpoint, of step %d", best.step)
         self._set_stage(stage)
         state = start_training(self._optimizer, best.variables, self.step)
         self._state = parallel.replicate(state)
 
     def run(self, writer) -> bool:
-        """Makes the remaining steps; returns False if SIGTERM ended them early."""
+        """Runs the remaining steps; returns False if a signal stopped them early."""
         if self.step == 0:
             writer.write_hparams(flatten(self._config))
         step_log = StepLog(
@@ -248,7 +249,7 @@ class Training:
         return loss.warmup_mining if is_warmup and loss.warmup_mining else loss.mining
 
     def _profile(self):
-        """An action that does nothing unless `config.profile_at_step` is set."""
+        """Returns an action that profiles if `config.profile_at_step` is set."""
         return periodic_actions.Profile(
             logdir=self._workdir,
             num_profile_steps=5,
@@ -270,7 +271,7 @@ class Training:
 
     def _evaluate_and_save(self, writer) -> None:
         metrics = self._evaluate(writer) if self._must_evaluate() else None
-        # What is in a checkpoint is in the curves too: they must not lag behind.
+        # The curves must include every step that a checkpoint includes.
         writer.flush()
         state = parallel.unreplicate(self._state)
         self._check_finite(state)
@@ -278,13 +279,13 @@ class Training:
         self._checkpoints.save(state, run, metrics, pca)
 
     def _check_finite(self, state: TrainState) -> None:
-        """Refuses parameters that a step with a finite loss has spoilt."""
+        """Raises if parameters became non-finite although the loss was finite."""
         leaves = jax.tree.leaves(state.variables)
         if not all(np.isfinite(leaf).all() for leaf in leaves):
             raise TrainingError(
                 f"some parameters are not finite after step {self.step}; "
                 f"{self._how_to_resume()}; try a smaller "
-                "config.optimizer.learning_rate or gradient_clip"
+                "config.optimizer.learning_rate or config.optimizer.gradient_clip"
             )
 
     def _evaluate(self, writer) -> dict[str, float]:
@@ -311,22 +312,22 @@ class Training:
     def _leave(self) -> bool:
         self._checkpoints.wait()
         logger.info(
-            "stopped by %s after step %d, which is saved; the same command resumes "
-            "from there",
+            "stopped by %s after step %d, which is saved; run the same command to "
+            "resume",
             signal_name(),
             self.step,
         )
         return False
 
     def _how_to_resume(self) -> str:
-        self._checkpoints.wait()  # one that is still being written may yet fail
+        self._checkpoints.wait()  # a save that is still pending may fail
         steps = self._checkpoints.steps()
         if not steps:
-            return "no checkpoint was saved before"
+            return "no checkpoint was saved before this step"
         return f"the last good checkpoint is {self._checkpoints.path(steps[0])}"
 
     def report_best(self) -> None:
-        """Evaluates the best checkpoint on the test split, and tells of it."""
+        """Evaluates the best checkpoint on the test split and prints the report."""
         restored = self._checkpoints.restore(self._checkpoints.best_first())
         variables = parallel.replicate(restored.variables)
         split = default_split(self._experiment)

@@ -1,4 +1,4 @@
-"""One step of training, and of embedding, as code for one device of many."""
+"""Per-device code of a training step and of an embedding step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ from vse_jax.similarity import SIMILARITIES
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that training changes.
+    """Everything that a training step updates.
 
     Attributes:
       step: int32, number of updates made.
@@ -33,20 +33,20 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the model's `apply` takes."""
+        """Variables in the form that the model's `apply` takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def create_train_state(
     model: VSE, optimizer: optax.GradientTransformation, batch: dict, seed: int
 ) -> TrainState:
-    """Draws the parameters; `batch` gives the shapes of a model's input."""
+    """Returns a state with random parameters; `batch` gives the input's shapes."""
     return start_training(optimizer, init_variables(model, batch, seed))
 
 
 def init_variables(model: VSE, batch: dict, seed: int) -> dict:
-    """Draws the model's variables; `batch` gives the shapes of its input."""
-    # Outside of a mapped step there is no axis to sum over.
+    """Returns random variables of the model; `batch` gives the input's shapes."""
+    # Outside a mapped step there is no axis to sum over.
     single = model.clone(sum_over_devices=lambda tree: tree)
     one_pair = jax.tree.map(lambda x: jnp.asarray(x[:1]), batch)
     return jax.jit(single.init)(jax.random.key(seed), one_pair)
@@ -55,7 +55,7 @@ def init_variables(model: VSE, batch: dict, seed: int) -> dict:
 def start_training(
     optimizer: optax.GradientTransformation, variables: dict, step: int = 0
 ) -> TrainState:
-    """The state before the first update of these variables, which is that of `step`."""
+    """Returns the state at `step` with these variables and a new optimizer state."""
     params = variables["params"]
     return TrainState(
         step=jnp.int32(step),
@@ -73,19 +73,19 @@ def make_train_step(
     mining: str,
     groups: Groups = (),
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """Returns the per-device step, to be run by `parallel.map_over_devices`.
+    """Returns the per-device training step, for `parallel.map_over_devices`.
 
-    The step takes the state and this device's part of the batch, and returns the new
-    state and metrics, which are those of the global batch on every device.
+    The step takes the state and this device's part of the batch. It returns the new
+    state and the metrics of the global batch, which are equal on all devices.
 
     Args:
-      model: in training mode.
-      optimizer: of `create_optimizer`, with the same groups.
-      schedule: the learning rate by the step of the state, to be logged. That of a
-        group with a factor is not logged.
+      model: model in training mode.
+      optimizer: optimizer of `create_optimizer`, with the same groups.
+      schedule: learning rate by step, to be logged. The factor of a group is not
+        logged.
       loss: `config.loss`.
       mining: one of `losses.MININGS`.
-      groups: parameter groups; no gradient is computed for those that are frozen.
+      groups: parameter groups; no gradient is computed for frozen ones.
     """
 
     def loss_and_aux(params, state, batch):
@@ -125,9 +125,9 @@ def make_train_step(
 
 
 def make_embed_steps(model: VSE) -> tuple[Callable, Callable]:
-    """Returns per-device code that embeds images, and code that embeds captions.
+    """Returns the per-device steps that embed images and captions.
 
-    Both take the model's variables and this device's part of a batch and return the
+    Both take the model's variables and this device's part of a batch, and return the
     embeddings of the global batch.
     """
 
@@ -149,12 +149,12 @@ def global_costs(
     loss: ml_collections.ConfigDict,
     mining: str,
 ) -> tuple[AnchorCosts, AnchorCosts]:
-    """Costs of this device's anchors against the candidates of all devices.
+    """Computes the costs of this device's anchors against all devices' candidates.
 
     Args:
-      images: `[batch, embed]`, of this device.
-      captions: `[batch, embed]`, of this device.
-      image_id: `[batch]` int32, equal where pairs share an image, which makes them no
+      images: `[batch, embed]`, embeddings of this device.
+      captions: `[batch, embed]`, embeddings of this device.
+      image_id: `[batch]` int32, equal for pairs that share an image. Such pairs are not
         negatives of each other.
       loss: `config.loss`.
       mining: one of `losses.MININGS`.
@@ -182,9 +182,9 @@ def global_costs(
 
 
 def anchor_metrics(directions: tuple[AnchorCosts, AnchorCosts]) -> dict:
-    """Means over the anchors of both directions and all devices.
+    """Returns means over the anchors of both directions and all devices.
 
-    An anchor without a negative has no hardest one and is left out of those means.
+    An anchor without a negative has no hardest negative and does not count.
     """
     costs = jax.tree.map(lambda *x: jnp.concatenate(x), *directions)
     has_negative = jnp.isfinite(costs.hardest)
@@ -203,7 +203,7 @@ def anchor_metrics(directions: tuple[AnchorCosts, AnchorCosts]) -> dict:
 
 
 def gradient_norms(gradients: dict) -> dict:
-    """Norm of the gradient of each encoder and of all parameters, before clipping."""
+    """Returns the gradient norms, before clipping, of each encoder and of the model."""
     norms = {
         f"gradient_norm_{name}": optax.global_norm(tree)
         for name, tree in of_encoders(gradients).items()
@@ -212,5 +212,5 @@ def gradient_norms(gradients: dict) -> dict:
 
 
 def global_batch_size(batch: dict):
-    """Number of pairs on all devices together."""
+    """Returns the number of pairs on all devices together."""
     return parallel.sum_over_devices(batch["image_id"].shape[0])

@@ -358,7 +358,7 @@ def test_refuses_an_empty_split(builder, monkeypatch):
 
 def test_refuses_hosts_that_do_not_divide_the_batch(builder):
     _refused(
-        "^batch_size: 8 rows .* a multiple of 3",
+        "^config.batch_size: 8 rows .* a multiple of 3",
         lambda: _train(builder, _config(), process_count=3),
     )
     for call in (input_pipeline.image_batches, input_pipeline.caption_batches):
@@ -394,7 +394,9 @@ def test_refuses_data_without_random_access(make_builder):
 
 
 def test_refuses_token_lengths_without_room(builder):
-    _refused("^data.token_lengths: ", lambda: _train(builder, _config(lengths=(1, 8))))
+    _refused(
+        "^config.data.token_lengths: ", lambda: _train(builder, _config(lengths=(1, 8)))
+    )
 
 
 def test_damaged_data_is_one_line(builder):

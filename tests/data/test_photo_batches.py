@@ -163,7 +163,9 @@ def test_refuses_options(builder, config, options, match):
 
 def test_refuses_ten_crops_of_images_of_one_size(shapes_builder, config):
     config.data.update({"image_size": 0, "crops": 10})
-    with pytest.raises(InputError, match=r"data\.crops is 10, but data\.image_size"):
+    with pytest.raises(
+        InputError, match=r"config\.data\.crops is 10, but config\.data\.image_size"
+    ):
         input_pipeline.image_batches(shapes_builder, "dev", config)
 
 

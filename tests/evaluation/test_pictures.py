@@ -25,7 +25,7 @@ def experiment(shapes_builder):
 
 
 def evaluation(experiment, image_of_rank):
-    """Embeddings by which query `q` retrieves first what `image_of_rank(q)` says."""
+    """Returns embeddings with which query `q` retrieves `image_of_rank(q)` first."""
     index = split_index.split_index(experiment.builder, "dev")
     images = np.eye(len(index.image_id), dtype=np.float32)
     first = [image_of_rank(image) for image in index.caption_image_id]
@@ -34,7 +34,7 @@ def evaluation(experiment, image_of_rank):
 
 
 def border_colors(picture, row):
-    """Colours of the frames of the images that a caption retrieved."""
+    """Returns the frame colors of the images that a caption retrieved."""
     lefts = pictures.TEXT_WIDTH + GAP + (CELL + GAP) * np.arange(pictures.RESULTS)
     return [tuple(picture[row * ROW + 1, left + 1].tolist()) for left in lefts]
 
@@ -88,7 +88,7 @@ def test_features_have_no_picture(experiment, monkeypatch):
     assert pictures.retrieved(experiment, None) is None
 
 
-def test_picture_is_saved_as_it_is(tmp_path):
+def test_picture_is_saved_without_loss(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
     pictures.save(picture, tmp_path / "picture.png")
     with Image.open(tmp_path / "picture.png") as image:

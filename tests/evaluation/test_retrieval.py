@@ -13,7 +13,7 @@ SCORES = {
 
 
 def naive_ranks(images, captions, image_id, caption_image_id, similarity="cosine"):
-    """Counts, for one query after the other, what does not lose to the right one."""
+    """Counts, per query, the wrong candidates that score at least as high."""
     scores = np.array([[SCORES[similarity](i, c) for c in captions] for i in images])
     own = np.asarray(image_id)[:, None] == np.asarray(caption_image_id)
     of_images = [
@@ -37,7 +37,7 @@ def assert_ranks_are_naive(*arguments):
 
 
 def ragged_split(images=12, dim=4, seed=0):
-    """Several captions per image, in any order; small integers, so many scores tie."""
+    """Draws captions in random order; small integers, so that many scores tie."""
     rng = np.random.default_rng(seed)
     caption_image_id = np.repeat(np.arange(images), rng.integers(1, 5, images))
     rng.shuffle(caption_image_id)
@@ -65,9 +65,7 @@ def test_tiles_do_not_matter(monkeypatch, tile_images):
 def test_duplicate_images_are_not_wrong_answers(monkeypatch):
     monkeypatch.setattr(retrieval, "TILE_IMAGES", 2)
     images, captions, _, caption_image_id = ragged_split()
-    image_id = np.array(
-        [0, 1, 2, 3, 1, 5, 6, 7, 8, 1, 10, 11]
-    )  # 1 is there three times
+    image_id = np.array([0, 1, 2, 3, 1, 5, 6, 7, 8, 1, 10, 11])  # 1 occurs three times
     caption_image_id = image_id[caption_image_id]
     images[image_id == 1] = images[1]
     assert_ranks_are_naive(images, captions, image_id, caption_image_id)
@@ -124,7 +122,7 @@ def test_worthless_embeddings_do_not_score(monkeypatch, kind, similarity):
     assert retrieval.recalls(ranks)["rsum"] == 0
 
 
-def test_one_nan_image_fools_only_itself():
+def test_nan_image_affects_only_its_own_ranks():
     images, captions, image_id, caption_image_id = ragged_split()
     images[4] = np.nan
     assert_ranks_are_naive(images, captions, image_id, caption_image_id)
@@ -136,7 +134,7 @@ def test_recalls_of_known_ranks():
         "i2t_r1": 50,
         "i2t_r5": 75,
         "i2t_r10": 100,
-        "i2t_medr": 3,  # of 0 and 4, counted from 1
+        "i2t_medr": 3,  # between 0 and 4, counted from 1
         "i2t_meanr": 4.25,
         "t2i_r1": 20,
         "t2i_r5": 60,
@@ -155,14 +153,14 @@ def test_ensemble_averages_similarities():
     ranks = retrieval.rank(
         np.stack([one[0], second[0]]), np.stack([one[1], second[1]]), *one[2:]
     )
-    # Products of concatenated embeddings are the sums of both models' products.
+    # The dot product of concatenated embeddings is the sum of both models' products.
     joined = [np.concatenate(pair, 1) for pair in zip(one[:2], second, strict=True)]
     of_images, of_captions = naive_ranks(*joined, *one[2:])
     np.testing.assert_array_equal(ranks.image_to_text, of_images)
     np.testing.assert_array_equal(ranks.text_to_image, of_captions)
 
 
-def test_folds_are_evaluated_apart():
+def test_folds_are_evaluated_separately():
     images, captions, image_id, caption_image_id = ragged_split(images=12)
     metrics = retrieval.evaluate_folds(
         images, captions, image_id, caption_image_id, folds=3

@@ -1,4 +1,4 @@
-"""Captions in pictures: fonts that have the characters, lines that fit."""
+"""Captions in pictures: fonts that have the characters, and lines that fit."""
 
 # ruff: noqa: RUF001
 
@@ -15,7 +15,7 @@ WIDTH = 120
 
 @pytest.fixture
 def ascii_fonts():
-    """As on a machine without any font."""
+    """The fonts of a machine without installed fonts."""
     return fonts.Fonts(text_drawing.FONT_SIZE, [])
 
 
@@ -54,24 +54,24 @@ def picture(text, some_fonts):
 )
 def test_characters_without_a_font_are_described(text, expected, ascii_fonts):
     shown = text_drawing.drawable(text, ascii_fonts)
-    # Pillow's own font may have more than ASCII one day.
+    # A later version of Pillow's default font may have more than ASCII.
     if all(ascii_fonts.having(c) is None for c in text if not c.isascii()):
         assert shown == expected
     assert all(ascii_fonts.having(character) for character in shown)
 
 
-def test_missing_fonts_are_logged_once_for_each_script(ascii_fonts, warnings):
+def test_missing_fonts_are_logged_once_per_script(ascii_fonts, warnings):
     for caption in ("一只狗", "两只狗", "สุนัข", "猫"):
         text_drawing.drawable(caption, ascii_fonts)
     assert len(warnings()) == 2
-    assert "no font here has CJK letters" in warnings()[0]
+    assert "no installed font has CJK letters" in warnings()[0]
     assert "fonts-noto-cjk" in warnings()[0]
 
 
 @pytest.mark.parametrize("letters", ["ЖЩ", "狗猫", "กข", "あい", "개위", "بج", "שא"])
-def test_letters_are_no_boxes(letters, installed, warnings):
+def test_letters_are_not_drawn_as_boxes(letters, installed, warnings):
     if not all(map(installed.having, letters)):
-        pytest.skip(f"no font here has {letters}")
+        pytest.skip(f"no installed font has {letters}")
     assert text_drawing.drawable(letters, installed) == letters
     box, first, second = (picture(text, installed)[0] for text in ("\ufffd", *letters))
     assert first.min() < 128
@@ -80,9 +80,9 @@ def test_letters_are_no_boxes(letters, installed, warnings):
     assert not warnings()
 
 
-def test_one_font_draws_a_line_that_it_has_whole(installed):
+def test_one_font_draws_a_whole_line_if_it_can(installed):
     if installed.having("Ж") is None:
-        pytest.skip("no font here has Cyrillic letters")
+        pytest.skip("no installed font has Cyrillic letters")
     ((font, run),) = text_drawing._runs("a dog, собака", installed)
     assert run == "a dog, собака"
     assert font is installed.having("Ж")
@@ -98,7 +98,7 @@ def test_text_without_spaces_is_broken(text, installed):
     assert min(lengths[:-1]) > WIDTH - 2 * text_drawing.FONT_SIZE
 
 
-def test_text_with_spaces_is_broken_at_them(ascii_fonts):
+def test_text_with_spaces_is_broken_at_spaces(ascii_fonts):
     text = "a brown dog runs on black-and-white grass"
     lines = text_drawing.wrap(text, WIDTH, ascii_fonts)
     assert " ".join(lines).replace("- ", "-") == text

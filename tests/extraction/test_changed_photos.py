@@ -10,6 +10,7 @@ import pytest
 from configs import common
 from tests.photo_files import drawn
 from vse_jax.errors import InputError
+from vse_jax.experiment import create_experiment
 from vse_jax.extraction import extract
 
 IMAGES = {"train": 6, "dev": 2}
@@ -27,7 +28,7 @@ def write_captions(root, word="dog"):
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory):
-    """Photos, their configuration, and the folder of their features."""
+    """The folder of photos, the configuration, and the workdir of the extraction."""
     folder = tmp_path_factory.mktemp("extracted")
     root = folder / "photos"
     root.mkdir()
@@ -54,7 +55,7 @@ def again(extracted):
     return str(error.value)
 
 
-def test_touched_photos_are_the_same(extracted):
+def test_photos_with_another_time_are_the_same(extracted):
     root, config, workdir = extracted
     os.utime(root / "train0.jpg", (1, 1))
     before = (workdir / "features" / "extraction.json").read_bytes()
@@ -62,7 +63,7 @@ def test_touched_photos_are_the_same(extracted):
     assert (workdir / "features" / "extraction.json").read_bytes() == before
 
 
-def test_description_has_all_that_a_new_photo_needs(extracted):
+def test_description_suffices_to_embed_a_new_photo(extracted):
     _, _, workdir = extracted
     features = workdir / "features"
     description = json.loads((features / "extraction.json").read_text())
@@ -72,6 +73,24 @@ def test_description_has_all_that_a_new_photo_needs(extracted):
     assert len(description["config.model.backbone.weights"]) == 64
     assert description["unit_length"] is False
     assert np.load(features / "pca.npz")["components"].shape == (128, 3)
+
+
+def test_training_on_the_features_remembers_how_they_were_extracted(extracted):
+    _, photos_config, workdir = extracted
+    config = common.get_config()
+    config.data.root = str(workdir / "features")
+    config.data.minimum_word_count = 1
+    experiment = create_experiment(config)
+    run = experiment.describe()
+    described = json.loads((workdir / "features" / "extraction.json").read_text())
+    assert run["extraction"] == described
+    image_size = photos_config.data.image_size
+    assert run["extraction"]["config.data.image_size"] == image_size
+    stored = np.load(workdir / "features" / "pca.npz")
+    pca = experiment.pca_arrays()
+    assert pca.keys() == set(stored.files)
+    for name, array in pca.items():
+        np.testing.assert_array_equal(array, stored[name])
 
 
 def test_replaced_photos_are_refused(extracted):
@@ -87,7 +106,7 @@ def test_replaced_photos_are_refused(extracted):
         path.write_bytes(content)
 
 
-def test_edited_captions_are_refused_as_such(extracted):
+def test_edited_captions_are_refused_and_named(extracted):
     root, _, _ = extracted
     write_captions(root, "cat")
     message = again(extracted)

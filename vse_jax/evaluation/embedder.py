@@ -1,4 +1,4 @@
-"""Embeds a whole split: images and captions, over all devices and hosts."""
+"""Embeds the images and captions of a split on all devices and hosts."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from vse_jax.train_step import make_embed_steps
 
 
 class Embeddings(NamedTuple):
-    """Embeddings of a split, in its order.
+    """Embeddings of a split, in the order of the split.
 
     Attributes:
       images: `[images, embed]` float32.
@@ -27,7 +27,7 @@ class Embeddings(NamedTuple):
 
 
 class Embedder:
-    """Embeds splits of an experiment's dataset; compiled once per batch shape."""
+    """Embeds splits of an experiment's dataset; compiles once per batch shape."""
 
     def __init__(self, experiment: Experiment):
         self._experiment = experiment
@@ -41,15 +41,15 @@ class Embedder:
         """Embeds a split.
 
         Args:
-          variables: the model's, on all devices.
-          split: its name.
+          variables: variables of the model, on all devices.
+          split: name of the split.
 
         Returns:
           The split's index, which relates captions to images, and the embeddings.
 
         Raises:
-          InputError: if there is no such split, or it is empty.
-          TrainingError: if an embedding is not finite, or memory does not suffice.
+          InputError: if the split does not exist or is empty.
+          TrainingError: if an embedding is not finite, or if memory is insufficient.
         """
         size = self._experiment.config.evaluation_batch_size
         with parallel.reporting_memory(size, "evaluation_batch_size"):
@@ -89,7 +89,10 @@ def _embed_all(
     total: int,
     what: str,
 ) -> np.ndarray:
-    """Embeds all rows; `position` names their places in the split, -1 for padding."""
+    """Embeds all rows of a split, `[total, embed]` float32.
+
+    `position` is the key of the rows' positions in the split, which are -1 for padding.
+    """
     embeddings = None
     with Progress(f"embedding {what}", total, what.split()[-1]) as progress:
         for batch in batches:

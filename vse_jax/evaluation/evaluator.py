@@ -1,4 +1,4 @@
-"""Embeds a split, ranks it and computes its metrics."""
+"""Embeds a split, ranks it and computes the metrics."""
 
 import dataclasses
 
@@ -11,14 +11,14 @@ from vse_jax.experiment import Experiment
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A split, its embeddings, and the metrics of ranking them.
+    """The embeddings and metrics of a split.
 
     Attributes:
-      split: its name.
-      index: which caption belongs to which image.
-      embeddings: of its images and captions.
+      split: name of the split.
+      index: index of the split, which relates captions to images.
+      embeddings: embeddings of the images and captions.
       metrics: see `retrieval.recalls`.
-      fold_metrics: their mean over `config.data.folds` folds; None if that is 0.
+      fold_metrics: mean metrics over `config.data.folds` folds; None without folds.
     """
 
     split: str
@@ -29,7 +29,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates splits of an experiment's dataset; compiled once."""
+    """Evaluates splits of an experiment's dataset; compiles once per batch shape."""
 
     def __init__(self, experiment: Experiment):
         self._config = experiment.config
@@ -39,13 +39,13 @@ class Evaluator:
         """Evaluates a split.
 
         Args:
-          variables: the model's, on all devices.
-          split: its name.
+          variables: variables of the model, on all devices.
+          split: name of the split.
 
         Raises:
-          InputError: if there is no such split, or it is empty or smaller than the
-            number of folds.
-          TrainingError: if an embedding is not finite, or memory does not suffice.
+          InputError: if the split does not exist, is empty, or has fewer images than
+            folds.
+          TrainingError: if an embedding is not finite, or if memory is insufficient.
         """
         index, embeddings = self._embedder.embed(variables, split)
         similarity, folds = self._config.loss.similarity, self._config.data.folds
@@ -55,14 +55,14 @@ class Evaluator:
 def evaluate_embeddings(
     split: str, index: SplitIndex, embeddings: Embeddings, similarity: str, folds: int
 ) -> Evaluation:
-    """Ranks the embeddings of a split.
+    """Ranks the embeddings of a split and computes the metrics.
 
     Args:
-      split: its name.
-      index: which caption belongs to which image.
-      embeddings: of its images and captions.
+      split: name of the split.
+      index: index of the split, which relates captions to images.
+      embeddings: embeddings of the images and captions.
       similarity: one of `similarity.SIMILARITIES`.
-      folds: number of folds to average over as well, 0 for none.
+      folds: number of folds to average over in addition, 0 for none.
 
     Raises:
       InputError: if there are more folds than images.

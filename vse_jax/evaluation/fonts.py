@@ -1,4 +1,4 @@
-"""Finds fonts on this machine that have the characters of a text."""
+"""Finds installed fonts that have the characters of a text."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ _FOLDERS = (
     r"%WINDIR%\Fonts",
 )
 _SUFFIXES = (".ttf", ".otf", ".ttc")
-# Beginnings of the names of fonts with many scripts, the better ones first; then any.
+# Prefixes of the names of fonts with many scripts, in order of preference.
 _PREFERRED = (
     "dejavusans.",
     "notosans-",
@@ -36,27 +36,27 @@ _PREFERRED = (
     "unifont",
 )
 _STYLES = ("bold", "black", "light", "thin", "italic", "oblique", "condensed")
-_MOST_FONTS = 300  # that are opened to find a character
-_NO_CHARACTER = "\U0010ffff"  # Unicode never assigns it, so that it has no glyph
+_MOST_FONTS = 300  # maximum number of fonts to open
+_NO_CHARACTER = "\U0010ffff"  # never assigned by Unicode, so it has no glyph
 
 
 class Font:
-    """A font that knows which characters it has.
+    """A font and the characters that it has.
 
     Attributes:
-      font: to draw with.
+      font: Pillow's font.
     """
 
     def __init__(self, font: ImageFont.FreeTypeFont):
-        """Wraps a font of Pillow's."""
+        """Wraps a Pillow font."""
         self.font = font
-        # A layout engine that shapes text would draw marks on a dotted circle.
+        # A layout engine that shapes text draws a combining mark on a dotted circle.
         self._basic = font.font_variant(layout_engine=ImageFont.Layout.BASIC)
         self._no_glyph = self._drawn(_NO_CHARACTER)
         self._has: dict[str, bool] = {}
 
     def has(self, character: str) -> bool:
-        """Returns whether the font draws the character as more than its empty box."""
+        """Returns whether the font has a glyph for the character."""
         if character not in self._has:
             is_seen = unicodedata.category(character) != "Cf"
             drawn = self._drawn(character) if is_seen else None
@@ -69,18 +69,18 @@ class Font:
 
 
 class Fonts:
-    """Pillow's own font, which has ASCII only, and those found on this machine.
+    """Pillow's default font, which has ASCII only, and the installed fonts.
 
     Attributes:
-      default: Pillow's own.
+      default: Pillow's default font.
     """
 
     def __init__(self, size: int, paths: Iterable[pathlib.Path] | None = None):
-        """Opens no file yet.
+        """Loads the default font; other fonts are opened when they are needed.
 
         Args:
-          size: pixels.
-          paths: of font files; those of the usual folders if None.
+          size: font size, pixels.
+          paths: font files; None for those in the usual folders.
         """
         self._size = size
         self.default = Font(ImageFont.load_default(size))
@@ -90,7 +90,7 @@ class Fonts:
         self._found: dict[str, Font | None] = {}
 
     def having(self, character: str) -> Font | None:
-        """Returns the first font that has a character; None if there is none."""
+        """Returns the first font that has a character; None if no font has it."""
         if character not in self._found:
             fonts = itertools.chain(self._opened.copy(), self._open())
             found = next((font for font in fonts if font.has(character)), None)
@@ -102,13 +102,13 @@ class Fonts:
             try:
                 font = Font(ImageFont.truetype(path, self._size))
             except (OSError, ValueError):
-                continue  # damaged, or with pictures of one fixed size
+                continue  # damaged, or a bitmap font of another size
             self._opened.append(font)
             yield font
 
 
 def _installed() -> Iterator[pathlib.Path]:
-    """Yields the paths of font files, those with many scripts first."""
+    """Yields the paths of font files; fonts with many scripts come first."""
     folders = [pathlib.Path(os.path.expandvars(f)).expanduser() for f in _FOLDERS]
     files = itertools.chain.from_iterable(folder.rglob("*") for folder in folders)
     yield from sorted((f for f in files if f.suffix.lower() in _SUFFIXES), key=_order)

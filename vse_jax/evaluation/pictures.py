@@ -1,4 +1,4 @@
-"""A picture of what a few queries retrieve, with the right results marked."""
+"""Draws what a few queries retrieve, with correct and wrong results marked."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,11 +25,11 @@ def retrieved(experiment: Experiment, evaluation: Evaluation) -> np.ndarray | No
     """Draws what a few captions and a few images of a split retrieve.
 
     Args:
-      experiment: whose dataset the split belongs to.
-      evaluation: of the split.
+      experiment: experiment with the dataset of the split.
+      evaluation: evaluation of the split.
 
     Returns:
-      `[height, width, 3]` uint8, or None if the dataset has features and no images.
+      `[height, width, 3]` uint8, or None if the dataset has features, not photos.
     """
     if records.content_of(experiment.builder).key != "image":
         return None
@@ -46,7 +46,7 @@ def retrieved(experiment: Experiment, evaluation: Evaluation) -> np.ndarray | No
 
 
 def save(picture: np.ndarray, path: epath.Path) -> None:
-    """Writes `[height, width, 3]` uint8 as a PNG file."""
+    """Writes a picture, `[height, width, 3]` uint8, to a PNG file."""
     with path.open("wb") as file:
         Image.fromarray(picture).save(file, format="PNG")
 
@@ -93,7 +93,7 @@ def _spread(number):
 
 
 def _top(scores):
-    """The few best, the best first; never more than there are."""
+    """Returns the indices of the best scores, the best first, at most `RESULTS`."""
     return np.argsort(-scores, kind="stable")[:RESULTS]
 
 

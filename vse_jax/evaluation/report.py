@@ -1,4 +1,4 @@
-"""Reports an evaluation: a table on the terminal, JSON, and a picture."""
+"""Reports an evaluation: a table on the terminal, a JSON file and a picture."""
 
 import json
 import sys
@@ -15,15 +15,15 @@ from vse_jax.experiment import Experiment
 def report(
     experiment: Experiment, evaluation: Evaluation, workdir: str, step: int
 ) -> None:
-    """Prints a table, writes `eval/<split>.json`, and a picture if there are photos.
+    """Prints a table and writes `eval/<split>.json`, and a picture if there are photos.
 
-    Only the primary host does.
+    Other hosts than the primary do nothing.
 
     Args:
-      experiment: the experiment that was evaluated.
-      evaluation: of one of its splits.
-      workdir: of the run.
-      step: of the checkpoint.
+      experiment: experiment that was evaluated.
+      evaluation: evaluation of one of its splits.
+      workdir: folder of the run.
+      step: step of the checkpoint.
     """
     if not parallel.is_primary_host():
         return
@@ -61,11 +61,11 @@ def write_report(
 
 
 def format_report(evaluation: Evaluation, step: int, folds: int = 0) -> str:
-    """A table of recalls for people.
+    """Returns a table of the metrics, with a title.
 
     Args:
-      evaluation: of a split.
-      step: of the checkpoint.
+      evaluation: evaluation of a split.
+      step: step of the checkpoint.
       folds: number of folds that `evaluation.fold_metrics` is the mean of.
     """
     images, captions = map(len, evaluation.embeddings)
@@ -83,12 +83,12 @@ def format_report(evaluation: Evaluation, step: int, folds: int = 0) -> str:
 
 
 def _short(count):
-    """Writes thousands as papers do: 5,000 is 5K."""
+    """Abbreviates thousands as papers do, such as 5K for 5,000."""
     return f"{count // 1000}K" if count and count % 1000 == 0 else str(count)
 
 
 def format_metrics(metrics: dict[str, float]) -> str:
-    """Two rows of recalls in percent and ranks, and their sum."""
+    """Returns a table: recalls in percent and ranks by direction, and rSum."""
     lines = [f"{'':15}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'median':>9}{'mean':>9}"]
     for name, direction in (("image to text", "i2t"), ("text to image", "t2i")):
         recalls = "".join(f"{metrics[f'{direction}_r{k}']:7.1f}" for k in (1, 5, 10))

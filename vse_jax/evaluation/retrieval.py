@@ -1,8 +1,8 @@
-"""Ranking images for captions and captions for images, and the metrics of it.
+"""Ranks images for captions and captions for images, and computes the metrics.
 
 Nothing is sorted. A rank is the number of wrong candidates that score at least as high
-as the best right one, counted in tiles of the similarity matrix on the device: ties
-count against the model, so that one whose embeddings have collapsed scores chance.
+as the best correct one, counted in tiles of the similarity matrix on the device. Ties
+count against the model, so that collapsed embeddings do not get a high recall.
 """
 
 import functools
@@ -15,17 +15,18 @@ import numpy as np
 from vse_jax.similarity import SIMILARITIES
 
 TILE_IMAGES = 512
-# Tiles are padded to whole multiples of this, so that every score is computed by the
-# same inner loop and equal embeddings give exactly equal scores.
+# Tiles are padded to multiples of this, so that the same inner loop computes every
+# score and equal embeddings give exactly equal scores.
 TILE_MULTIPLE = 128
 
 
 class Ranks(NamedTuple):
-    """Ranks that start at 0, int64.
+    """Ranks, counted from 0, int64.
 
     Attributes:
-      image_to_text: `[images]`, of the best own caption of each image that has one.
-      text_to_image: `[captions]`, of each caption's own image.
+      image_to_text: `[images]`, rank of the best own caption of each image that has
+        captions.
+      text_to_image: `[captions]`, rank of each caption's own image.
     """
 
     image_to_text: np.ndarray
@@ -45,8 +46,8 @@ def rank(
       images: `[images, embed]` float32, or `[models, images, embed]` for an ensemble,
         whose similarities are averaged.
       captions: `[captions, embed]` or `[models, captions, embed]` float32.
-      image_id: `[images]` int, equal for images that are the same.
-      caption_image_id: `[captions]` int, which image each caption belongs to.
+      image_id: `[images]` int, equal for duplicate images.
+      caption_image_id: `[captions]` int, ID of the image that each caption belongs to.
       similarity: one of `similarity.SIMILARITIES`.
 
     Returns:
@@ -58,7 +59,7 @@ def rank(
     caption_tiles = [
         _tile(captions, caption_image_id, rows, -2) for rows in tiles.captions
     ]
-    # What belongs together is in tiles of the same number, on the diagonal.
+    # Images and their captions are in tiles of the same number, on the diagonal.
     best = [
         _best_own(*pair, similarity=similarity)
         for pair in zip(image_tiles, caption_tiles, strict=True)
@@ -83,7 +84,7 @@ def rank(
 
 
 def recalls(ranks: Ranks) -> dict[str, float]:
-    """Recall@K in percent, median and mean rank (from 1) both ways, and their sum.
+    """Computes recall@K in percent, and median and mean ranks counted from 1.
 
     Returns:
       `i2t_r1 i2t_r5 i2t_r10 i2t_medr i2t_meanr`, the same for `t2i`, and `rsum`, the
@@ -112,10 +113,10 @@ def evaluate_folds(
     similarity: str = "cosine",
     folds: int = 5,
 ) -> dict[str, float]:
-    """Averages the metrics over equal runs of consecutive images.
+    """Averages the metrics over folds of consecutive images, of equal size.
 
-    With five folds of a split of 5,000 images it is COCO's "1K" protocol. Arguments are
-    those of `rank`.
+    Five folds of a split of 5,000 images are COCO's "1K" protocol. The other arguments
+    are those of `rank`.
     """
     images, captions = _with_model_axis(images), _with_model_axis(captions)
     results = []
@@ -136,14 +137,14 @@ def evaluate_folds(
 
 
 class _Tiles(NamedTuple):
-    """Row numbers of each tile, `-1` for padding, all tiles of the same length."""
+    """Row numbers of each tile, -1 for padding; all tiles have the same length."""
 
     images: list[np.ndarray]
     captions: list[np.ndarray]
 
 
 def _group_by_image(image_id, caption_image_id):
-    """Puts all images and captions of one id into tiles of the same number."""
+    """Puts all images and captions of an ID into tiles of the same number."""
     unique, inverse, count = np.unique(
         image_id, return_inverse=True, return_counts=True
     )
@@ -174,7 +175,7 @@ def _scores(images, captions, similarity):
 
 @functools.partial(jax.jit, static_argnames="similarity")
 def _best_own(image_tile, caption_tile, similarity):
-    """Best score of each image with an own caption, and of each caption."""
+    """Returns the best score of each image with its captions, and of each caption."""
     (images, image_id), (captions, caption_id) = image_tile, caption_tile
     scores = _scores(images, captions, similarity)
     own = jnp.where(image_id[:, None] == caption_id, scores, -jnp.inf)
@@ -183,12 +184,12 @@ def _best_own(image_tile, caption_tile, similarity):
 
 @functools.partial(jax.jit, static_argnames="similarity")
 def _count_wrong(image_tile, caption_tile, image_best, caption_best, similarity):
-    """Counts the wrong candidates that do not score below the best right one."""
+    """Counts the wrong candidates that do not score below the best correct one."""
     (images, image_id), (captions, caption_id) = image_tile, caption_tile
     scores = _scores(images, captions, similarity)
     wrong = (image_id[:, None] != caption_id) & (image_id >= 0)[:, None]
     wrong &= caption_id >= 0
-    # Not `>=`: of a score that is NaN, neither comparison holds.
+    # Not `>=`, since every comparison with a score of NaN is false.
     beats_caption = wrong & ~(scores < image_best[:, None])
     beats_image = wrong & ~(scores < caption_best)
     return beats_caption.sum(1), beats_image.sum(0)

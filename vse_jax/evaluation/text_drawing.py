@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 FONT_SIZE = 12  # pixels
 LINE_HEIGHT = FONT_SIZE + 4
 _PLAIN = str.maketrans("。、「」『』《》“”‘’–—…", '.,""""""""\'\'--.')  # noqa: RUF001
-_WITH_CJK = ("HIRAGANA", "KATAKANA", "BOPOMOFO")  # in one caption
-_JOINS_PREVIOUS = ("Cf", "Me", "Mn", "Zs")  # categories; of a run's font if it has them
+_WITH_CJK = ("HIRAGANA", "KATAKANA", "BOPOMOFO")  # scripts reported as CJK
+_JOINS_PREVIOUS = ("Cf", "Me", "Mn", "Zs")  # categories that keep a run's font
 
 
 @functools.cache
 def system_fonts() -> Fonts:
-    """Returns the fonts of this machine, found once."""
+    """Returns the installed fonts; they are searched once."""
     return Fonts(FONT_SIZE)
 
 
@@ -39,15 +39,15 @@ def draw_text(
     Characters that no font has are replaced, see `drawable`.
 
     Args:
-      draw: where to.
-      position: left and top, pixels.
-      text: in any script.
-      width: of a line, pixels.
-      fill: its color.
-      fonts: to draw with, of `FONT_SIZE`.
+      draw: drawing context of the picture.
+      position: left and top of the first line, pixels.
+      text: text in any script.
+      width: maximum width of a line, pixels.
+      fill: color of the text.
+      fonts: fonts of `FONT_SIZE`.
 
     Returns:
-      The top of the line that follows, pixels.
+      The top of the next line, pixels.
     """
     left, top = position
     for line in wrap(drawable(text, fonts), width, fonts):
@@ -61,18 +61,18 @@ def draw_text(
 
 
 def drawable(text: str, fonts: Fonts) -> str:
-    """Replaces the characters that no font has, and logs that once for each script.
+    """Replaces the characters that no font has, and logs this once per script.
 
-    An accented or full-width form becomes the plain one, a symbol its name in brackets,
-    and letters their number and script, such as `[5 THAI]`.
+    An accented or full-width form becomes the plain one. A symbol becomes its name in
+    brackets, and letters become their number and script, such as `[5 THAI]`.
     """
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     can_shape = features.check("raqm")
     text = "".join(c for c in text if not _is_ignored(c, can_shape))
     if not can_shape and any(unicodedata.bidirectional(c) in ("R", "AL") for c in text):
         _warn_once(
-            "pictures: Arabic and Hebrew are drawn from left to right, as Pillow lacks "
-            "raqm; install a Pillow wheel that has it"
+            "pictures: Arabic and Hebrew are drawn from left to right, because Pillow "
+            "lacks raqm; install a Pillow wheel that has it"
         )
     runs = itertools.groupby(text, lambda character: _missing(character, fonts))
     return "".join(
@@ -85,9 +85,9 @@ def wrap(text: str, width: int, fonts: Fonts) -> list[str]:
     """Breaks a text into lines, between words or where its script allows.
 
     Args:
-      text: to break.
-      width: of a line, pixels.
-      fonts: to measure with.
+      text: text to break.
+      width: maximum width of a line, pixels.
+      fonts: fonts that the text is drawn with.
     """
     lines, line = [], ""
     for piece in _pieces(text, width, fonts):
@@ -99,7 +99,7 @@ def wrap(text: str, width: int, fonts: Fonts) -> list[str]:
 
 
 def _pieces(text: str, width: int, fonts: Fonts) -> Iterator[str]:
-    """Yields what stays on one line: single characters of what is too long for one."""
+    """Yields the unbreakable pieces of a text, too long ones character by character."""
     for piece in LineBreaker(text, "root"):
         fits = _length(piece.rstrip(), fonts) <= width
         yield from [piece] if fits else CharacterBreaker(piece, "root")
@@ -110,7 +110,7 @@ def _length(text: str, fonts: Fonts) -> float:
 
 
 def _runs(line: str, fonts: Fonts) -> list[tuple[Font, str]]:
-    """Splits a line by font, unless one font has all of it and can shape it whole."""
+    """Splits a line by font; a font that has all of it shapes it as a whole."""
     chosen: list[Font] = []
     for character in line:
         font = chosen[-1] if chosen else fonts.default
@@ -126,14 +126,14 @@ def _runs(line: str, fonts: Fonts) -> list[tuple[Font, str]]:
 
 
 def _is_ignored(character: str, can_shape: bool) -> bool:
-    """Tells characters that are never seen; raqm needs some to shape letters."""
+    """Returns whether a character is invisible and not needed by raqm for shaping."""
     if unicodedata.category(character) == "Cf":
         return not can_shape
     return unicodedata.name(character, "").startswith("VARIATION SELECTOR")
 
 
 def _missing(character: str, fonts: Fonts) -> str:
-    """Returns the script of a character that no font has, a symbol's name, else ""."""
+    """Returns the script or symbol name of a character without a font, else ""."""
     if unicodedata.category(character) == "Cf" or fonts.having(character):
         return ""
     name = unicodedata.name(character, f"U+{ord(character):04X}")
@@ -151,7 +151,7 @@ def _replacement(run: str, script: str, fonts: Fonts) -> str:
     if unicodedata.category(run[0]) == "So":
         return f"[{script.lower()}]" * len(run)
     _warn_once(
-        f"pictures: no font here has {script} letters, so that their number is shown "
+        f"pictures: no installed font has {script} letters, so their number is drawn "
         "instead; install a font that has them, such as Noto Sans (Debian: "
         "fonts-noto-core, fonts-noto-cjk)"
     )

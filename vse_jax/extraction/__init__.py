@@ -1,1 +1,1 @@
-"""Extraction of features from photos: the program's `--mode=extract`."""
+"""Feature extraction from photos: the program's `--mode=extract`."""

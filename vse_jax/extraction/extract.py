@@ -1,7 +1,7 @@
-"""Extraction of features: the program's `--mode=extract`.
+"""Feature extraction: the program's `--mode=extract`.
 
-Photos and a pretrained backbone give a dataset of region features on which the models
-for precomputed features are trained, as their papers do.
+A pretrained backbone converts photos to a dataset of features. Models for precomputed
+features are trained on it, as in their papers.
 """
 
 import contextlib
@@ -39,10 +39,10 @@ from vse_jax.run_config import check_extraction_options, value_of
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "features"  # of the dataset, in the workdir
-_PCA_IMAGES = 2_000  # of the train split, at most, evenly spaced
+FOLDER = "features"  # folder of the dataset, in the workdir
+_PCA_IMAGES = 2_000  # at most, evenly spaced in the train split
 _MEGABYTE = 2**20
-# What the features depend on, beside the photos and the weights.
+# The options that the features depend on, besides the photos and the weights.
 _OPTIONS = (
     "data.builder",
     "data.image_size",
@@ -57,22 +57,22 @@ _OPTIONS = (
 
 
 def extract(config: ml_collections.ConfigDict, workdir: str) -> epath.Path:
-    """Writes the features of all splits of a dataset of photos.
+    """Extracts the features of all splits of a dataset of photos.
 
-    What an earlier run has finished is kept. Each host writes shards of its own, of
-    which the primary host makes a dataset in the end.
+    Shards that an earlier run completed are kept. Each host writes its own shards. At
+    the end, the primary host writes the metadata that make them a dataset.
 
     Args:
       config: see `configs/common.py`.
-      workdir: the dataset will be its folder `features`.
+      workdir: folder of the run; the dataset is written to its folder `features`.
 
     Returns:
-      The folder of the dataset, which can be `data.root` of a training.
+      The folder of the dataset, which can be `config.data.root` of a training.
 
     Raises:
-      InputError: if an option, the weights or the photos cannot be used, or if what is
-        in the workdir was begun with others.
-      TrainingError: if the features cannot be written, or memory does not suffice.
+      InputError: if an option, the weights or the photos are invalid, or if the workdir
+        has features of other photos or options.
+      TrainingError: if the features cannot be written, or if memory is insufficient.
     """
     check_extraction_options(config)
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
@@ -91,13 +91,13 @@ def extract(config: ml_collections.ConfigDict, workdir: str) -> epath.Path:
 def _check_photos(config, builder):
     if content_of(builder).key != "image":
         raise InputError(
-            f"{builder.data_dir}: holds no photos, but {content_of(builder).key}; set "
-            "config.data.builder and config.data.root to a dataset of photos"
+            f"{builder.data_dir}: contains no photos, but {content_of(builder).key}; "
+            "set config.data.builder and config.data.root to a dataset of photos"
         )
 
 
 class Extraction:
-    """One dataset of features: where it is, and what it is made with."""
+    """The extraction of one dataset of features."""
 
     def __init__(
         self,
@@ -105,12 +105,12 @@ class Extraction:
         builder: tfds.core.DatasetBuilder,
         directory: epath.Path,
     ):
-        """Looks at everything that may be wrong; writes nothing.
+        """Checks the options, the weights and the photos; writes nothing.
 
         Args:
           config: see `configs/common.py`.
-          builder: of the photos.
-          directory: of the features.
+          builder: builder of the dataset of photos.
+          directory: folder of the features.
         """
         self._config = config
         self._builder = builder
@@ -126,7 +126,8 @@ class Extraction:
         if config.extract.pca_dim and "train" not in self._indexes:
             raise InputError(
                 f"config.extract.pca_dim is {config.extract.pca_dim}, but "
-                f"{builder.data_dir} has no split 'train' to fit it on; set it to 0"
+                f"{builder.data_dir} has no split 'train' to fit the PCA on; set it to "
+                "0"
             )
         self._variables = load_variables(config, image)
         self._shape = feature_shape(config, self._variables, image)
@@ -141,7 +142,7 @@ class Extraction:
         self._folder.check_description(self._description, self._identity)
 
     def _example_image(self):
-        """`[batch, height, width, 3]`, of the first photo."""
+        """Returns a batch with the first photo, `[batch, height, width, 3]` uint8."""
         split = next(iter(self._indexes))
         batches = self._batches(split, np.arange(1))
         image = next(batches)["image"]
@@ -150,14 +151,14 @@ class Extraction:
 
     def _batches(self, split, numbers):
         config = self._config.copy_and_resolve_references()
-        # Each host extracts shards of its own.
+        # Each host extracts its own shards.
         config.evaluation_batch_size //= parallel.this_host()["process_count"]
         return input_pipeline.image_batches(
             self._builder, self._sources[split], config, numbers=numbers
         )
 
     def _describe(self) -> dict[str, Any]:
-        """How the features are extracted: all that is needed to embed a new photo."""
+        """Describes the extraction, with all that is needed to embed a new photo."""
         options = {
             f"config.{option}": value_of(self._config, option) for option in _OPTIONS
         }
@@ -168,19 +169,19 @@ class Extraction:
         }
 
     def run(self) -> None:
-        """Writes what is missing, then says what there is."""
+        """Writes the missing shards, completes the dataset and prints a summary."""
         with self._alone():
             self._run()
 
     def _alone(self):
-        """Keeps other runs from the folder, which this host locks for all."""
+        """Returns a context in which the primary host locks the folder for all."""
         if parallel.is_primary_host():
             return files.sole_writer(self._directory)
         return contextlib.nullcontext()
 
     def _run(self):
         if parallel.is_primary_host():
-            # Another run may have begun while this one waited for it.
+            # Another run may have written here while this one waited for the lock.
             self._folder.check_description(self._description, self._identity)
             self._folder.write_description(self._description, self._identity)
         parallel.wait_for_hosts("began the extraction")
@@ -196,11 +197,11 @@ class Extraction:
         parallel.wait_for_hosts("completed the extraction")
 
     def _write_shards(self) -> float:
-        """Returns how many images a second were extracted; 0 if nothing was missing."""
+        """Writes the missing shards; returns images per second, 0 if there are none."""
         host = parallel.this_host()
         own = self._folder.shards[host["process_index"] :: host["process_count"]]
         missing = [shard for shard in own if not shard.path.exists()]
-        # Of all hosts: one waits for the others there.
+        # All hosts call this, even without missing shards, since they wait in it.
         fitted = self._fitted_pca()
         if not missing:
             return 0.0
@@ -218,7 +219,7 @@ class Extraction:
         return images / (time.perf_counter() - start)
 
     def _fitted_pca(self) -> pca.PCA | None:
-        """The stored PCA, fitted by the primary host if there is none yet."""
+        """Returns the stored PCA; the primary host fits it if there is none yet."""
         if not self._config.extract.pca_dim:
             return None
         path = self._directory / PCA_FILE
@@ -238,7 +239,7 @@ class Extraction:
         return pca.fit(features, self._config.extract.pca_dim)
 
     def _features(self, extractor, split, numbers) -> Iterator[np.ndarray]:
-        """The features of some images, in batches; all of them are finite."""
+        """Yields the features of some images in batches; raises if not finite."""
         index = self._indexes[split]
         for batch, features in extractor.extract(self._batches(split, numbers)):
             finite = np.isfinite(features).all(axis=tuple(range(1, features.ndim)))
@@ -246,8 +247,8 @@ class Extraction:
                 image_id = index.image_id_of(batch["image_index"][finite.argmin()])
                 raise InputError(
                     f"{self._builder.data_dir}: image {image_id!r} of {split!r} has "
-                    f"features beyond the range of float16 (+-{LARGEST:g}) or not a "
-                    "number; see whether config.model.backbone.weights are right"
+                    "features that are NaN or beyond the range of float16 "
+                    f"(+-{LARGEST:g}); check config.model.backbone.weights"
                 )
             yield features
 
@@ -279,7 +280,7 @@ class Extraction:
         sys.stdout.flush()
 
     def _training_command(self) -> list[str]:
-        """How a model is trained on the features."""
+        """Returns the command that trains a model on the features."""
         of_coco = "restval" in self._indexes
         name = "coco" if of_coco else "f8k"
         kind = "rvse.py" if len(self._shape) == 2 else "vsepp.py:features"
@@ -291,7 +292,10 @@ class Extraction:
             if largest < self._config.batch_size:
                 options["batch_size"] = 1 << (largest.bit_length() - 1)
         return [
-            *("python", "main.py", "--config", config),
+            "python",
+            "main.py",
+            "--config",
+            config,
             *(f"--config.{name}={value}" for name, value in options.items()),
         ]
 
@@ -301,9 +305,9 @@ def _count(shards):
 
 
 def _sources(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
-    """The splits of features, with those of photos that they are made of.
+    """Maps the names of the splits of features to those of the splits of photos.
 
-    Karpathy's `val` becomes `dev`, as datasets of features call it.
+    Karpathy's `val` becomes `dev`, which is its name in datasets of features.
     """
     splits = [name for name, info in builder.info.splits.items() if info.num_examples]
     names = {"val": "dev"} if "dev" not in splits else {}

@@ -1,4 +1,4 @@
-"""From photos to the features that are stored of them, on this host's devices."""
+"""Computes the features of photos on this host's devices."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -22,7 +22,7 @@ LARGEST = float(jnp.finfo(STORED_DTYPE).max)
 
 
 class FeatureExtractor:
-    """A backbone and what follows it: pooling of its grid, PCA, float16."""
+    """A backbone, followed by pooling of its grid, a PCA and a cast to float16."""
 
     def __init__(
         self,
@@ -34,23 +34,22 @@ class FeatureExtractor:
 
         Args:
           config: `model.backbone`, `extract` and `dtype` are used.
-          variables: of the backbone.
-          pca: to project on, if any.
+          variables: variables of the backbone.
+          pca: PCA to project the features with, if any.
         """
         self._run = parallel.map_over_local_devices(_make_step(config))
         self._parameters = parallel.replicate_on_host((variables, pca))
 
     def extract(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Yields each batch with its features, and has the next one computed meanwhile.
+        """Yields each batch with its features while the next batch is computed.
 
         Args:
-          batches: with `image`, uint8 `[batch, height, width, 3]`, and `image_index`,
-            -1 for padding.
+          batches: batches with `image`, uint8 `[batch, height, width, 3]`, and
+            `image_index`, -1 for padding.
 
         Yields:
-          A batch and its features without those of padding, float16
-          `[images, regions, dim]` or `[images, dim]`. Those that float16 cannot hold
-          are infinite.
+          A batch and its features without padding, float16 `[images, regions, dim]` or
+          `[images, dim]`. Features beyond the range of float16 are infinite.
         """
         waiting = None
         for batch in batches:
@@ -73,12 +72,13 @@ def feature_shape(
     """Returns the shape of an image's features, `[regions, dim]` or `[dim]`.
 
     Args:
-      config: as of `FeatureExtractor`.
-      variables: of the backbone.
+      config: see `FeatureExtractor`.
+      variables: variables of the backbone.
       image: uint8 `[batch, height, width, 3]`.
 
     Raises:
-      InputError: if there is no grid that can be pooled as `extract.pool` says.
+      InputError: if `config.extract.pool` does not fit the grid, or if
+        `config.extract.pca_dim` is larger than the dimension of the features.
     """
     step = _make_step(config, pool=False)
     *_, dim = shape = jax.eval_shape(step, (variables, None), image).shape[1:]
@@ -100,25 +100,25 @@ def _check_pool(pool, regions, image):
     if height != width:
         raise InputError(
             f"config.extract.pool is {pool}, but the photos of {height}x{width} pixels "
-            "are not square; set config.data.image_size, or pool to 0"
+            "are not square; set config.data.image_size, or config.extract.pool to 0"
         )
     rows = round(regions**0.5)
     if pool > rows:
         raise InputError(
             f"config.extract.pool is {pool}, but the grid of a photo has {rows}x{rows} "
-            f"regions; set it to at most {rows}, or 0 to keep them"
+            f"regions; set it to at most {rows}, or to 0 to keep all of them"
         )
 
 
 def load_variables(config: ml_collections.ConfigDict, image: np.ndarray) -> dict:
-    """Returns the backbone's variables: pretrained, or random of the stem.
+    """Returns the backbone's variables: pretrained, or random for the stem.
 
     Args:
       config: `model.backbone`, `extract.regions` and `seed` are used.
-      image: uint8 `[batch, height, width, 3]`, for its shape.
+      image: uint8 `[batch, height, width, 3]`, used for its shape.
 
     Raises:
-      InputError: if the weights cannot be used.
+      InputError: if the weights are invalid.
     """
     backbone = config.model.backbone
     if backbone.weights:
@@ -136,7 +136,7 @@ def _backbone(config) -> nn.Module:
 
 
 def _make_step(config, pool: bool = True) -> Callable:
-    """Per-device code from parameters and uint8 images to float16 features."""
+    """Returns per-device code that maps parameters and uint8 images to features."""
     apply = fast_apply(config.model.backbone.name, _backbone(config))
 
     def step(parameters, image):
@@ -147,7 +147,7 @@ def _make_step(config, pool: bool = True) -> Callable:
         if pca is not None:
             features = pca.project(features)
         if config.extract.regions == "pooled":
-            features = l2_normalize(features)  # as VSE++ does, in `ImageEncoder` too
+            features = l2_normalize(features)  # as VSE++ and `ImageEncoder` do
         return features.astype(STORED_DTYPE)
 
     return step

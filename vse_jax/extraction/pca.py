@@ -1,4 +1,4 @@
-"""Principal components of features: fitted once, stored beside what they reduce."""
+"""PCA of features, which is fitted once and stored next to the features."""
 
 import io
 from collections.abc import Iterable
@@ -12,17 +12,17 @@ from etils import epath
 from vse_jax.data.datasets import extracted_features
 from vse_jax.errors import InputError
 
-_ROWS_AT_ONCE = 4096  # in float64, so that a large batch takes little memory
+_ROWS_AT_ONCE = 4096  # rows cast to float64 at once, to limit memory
 
 
 class PCA(NamedTuple):
-    """A projection on the directions in which features vary most.
+    """A projection onto the directions in which features vary most.
 
     Attributes:
       mean: float32 `[dim]`.
-      components: float32 `[dim, components]`, orthonormal columns, those of the largest
-        variance first.
-      explained_variance: float32 `[components]`, the variance along each.
+      components: float32 `[dim, components]`, orthonormal columns by decreasing
+        variance.
+      explained_variance: float32 `[components]`, variance along each component.
     """
 
     mean: np.ndarray
@@ -30,20 +30,20 @@ class PCA(NamedTuple):
     explained_variance: np.ndarray
 
     def project(self, features: jax.Array) -> jax.Array:
-        """Maps float32 `[..., dim]` to `[..., components]`."""
+        """Projects float32 `[..., dim]` to `[..., components]`."""
         precision = jax.lax.Precision.HIGHEST
         return jnp.matmul(features - self.mean, self.components, precision=precision)
 
 
 def fit(features: Iterable[np.ndarray], components: int) -> PCA:
-    """Fits all features, of which no more than one array is held.
+    """Fits a PCA to all features; keeps one array at a time in memory.
 
     Args:
       features: arrays `[..., dim]`.
-      components: how many to keep.
+      components: number of components to keep.
 
     Raises:
-      InputError: if there are not as many dimensions or features.
+      InputError: if there are fewer dimensions or features than components.
     """
     count, total, products = 0, 0.0, 0.0
     for array in features:
@@ -57,34 +57,34 @@ def fit(features: Iterable[np.ndarray], components: int) -> PCA:
         raise InputError(
             f"config.extract.pca_dim is {components}, but there are {count} features of"
             f" {len(total)} dimensions to fit it on; set it to at most "
-            f"{min(count, len(total))}, or 0 to keep all"
+            f"{min(count, len(total))}, or to 0 to keep all dimensions"
         )
     mean = total / count
     covariance = products / count - np.outer(mean, mean)
     variance, vectors = np.linalg.eigh(covariance)
     variance = variance[::-1][:components]
     vectors = _with_fixed_signs(vectors[:, ::-1][:, :components])
-    return PCA(*(np.float32(array) for array in (mean, vectors, variance)))
+    return PCA(np.float32(mean), np.float32(vectors), np.float32(variance))
 
 
 def _with_fixed_signs(vectors):
-    """Of two opposite directions, the one whose largest element is positive."""
+    """Flips directions whose element of largest magnitude is negative."""
     largest = np.abs(vectors).argmax(0)
     return vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])
 
 
 def to_bytes(pca: PCA) -> bytes:
-    """Returns the content of an `.npz` file."""
+    """Returns the PCA as the content of an `.npz` file."""
     buffer = io.BytesIO()
     np.savez(buffer, **pca._asdict())
     return buffer.getvalue()
 
 
 def load(path: epath.Path) -> PCA:
-    """Reads what `to_bytes` gave.
+    """Reads a file that `to_bytes` wrote.
 
     Raises:
-      InputError: if it is damaged.
+      InputError: if the file is damaged.
     """
     arrays = extracted_features.read_pca(path)
     if set(arrays) != set(PCA._fields):

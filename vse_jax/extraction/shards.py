@@ -1,8 +1,8 @@
 """The folder of extracted features, which is written shard by shard.
 
-It is in the layout of TFDS: the shards, then `features.json` and, at the very end,
-`dataset_info.json`, so that `vse_jax.data.datasets.extracted_features` opens it by its
-path alone.
+It has the layout of TFDS: the shards, then `features.json` and finally
+`dataset_info.json`, so that `vse_jax.data.datasets.extracted_features` can open it by
+its path alone.
 """
 
 import json
@@ -32,7 +32,7 @@ _PHOTOS_FILE = "photos.npz"  # identity of the photos
 
 
 class Shard(NamedTuple):
-    """Images `start` to `stop - 1` of a split, and the file that they are in."""
+    """Images `start` to `stop - 1` of a split, and the file that contains them."""
 
     split: str
     start: int
@@ -43,13 +43,13 @@ class Shard(NamedTuple):
 class FeatureFolder:
     """A folder of extracted features, which is written shard by shard.
 
-    A shard is written under another name and renamed, so that one that is there is
-    complete. Which images are in which shard depends on nothing but their numbers and
-    the size of a feature.
+    A shard is written under another name and then renamed, so that every shard is
+    complete. Which images a shard contains depends only on the number of images and on
+    the sizes of a feature and of a shard.
 
     Attributes:
-      directory: of the dataset.
-      shards: of all splits.
+      directory: folder of the dataset.
+      shards: shards of all splits.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class FeatureFolder:
         """Plans the shards.
 
         Args:
-          directory: of the dataset.
-          image_counts: of each split.
-          feature_shape: `[regions, dim]` or `[dim]`, of float16.
-          shard_bytes: of a shard.
+          directory: folder of the dataset.
+          image_counts: number of images of each split.
+          feature_shape: shape of an image's features, `[regions, dim]` or `[dim]`.
+          shard_bytes: maximum size of a shard, bytes.
         """
         self.directory = directory
         self._key = "regions" if len(feature_shape) == 2 else "feature"
@@ -95,17 +95,17 @@ class FeatureFolder:
     def check_description(
         self, description: Mapping[str, Any], photos: DatasetIdentity
     ) -> None:
-        """Refuses to complete features that were begun with other options or photos.
+        """Checks that features in the folder are of the same options and photos.
 
-        Does nothing where nothing is complete yet.
+        Checks nothing if the folder has no complete result yet.
 
         Args:
-          description: how the features are extracted; `photos` is the summary of the
+          description: description of the extraction; its `photos` is the summary of the
             identity.
           photos: identity of the dataset of photos.
 
         Raises:
-          InputError: naming the photos or the options that differ.
+          InputError: if photos or options differ; names them.
         """
         path = self.directory / DESCRIPTION_FILE
         if not self._holds_results() or not path.exists():
@@ -134,7 +134,7 @@ class FeatureFolder:
             )
 
     def _holds_results(self) -> bool:
-        """Whether anything is there that was computed, and is complete."""
+        """Returns whether the folder contains any complete result."""
         if not self.directory.is_dir():
             return False
         names = {path.name for path in self.directory.iterdir()}
@@ -146,7 +146,7 @@ class FeatureFolder:
     def write_description(
         self, description: Mapping[str, Any], photos: DatasetIdentity
     ) -> None:
-        """Writes into the folder how its features are extracted, and from what."""
+        """Writes the description of the extraction and the identity of the photos."""
         identity.write(photos, self.directory / _PHOTOS_FILE)
         content = json.dumps(description, indent=2) + "\n"
         with files.unfinished(self.directory / DESCRIPTION_FILE) as path:
@@ -155,14 +155,14 @@ class FeatureFolder:
     def write_shard(
         self, shard: Shard, examples: Iterable[tuple[str, list[str], Any]]
     ) -> None:
-        """Writes all images of a shard, or none.
+        """Writes a shard atomically.
 
         Args:
           shard: one of `shards`.
-          examples: image_id, captions and feature of each image, in order.
+          examples: image ID, captions and feature of each image, in order.
 
         Raises:
-          OSError: if it cannot be written.
+          OSError: if the shard cannot be written.
         """
         with files.unfinished_local(shard.path) as path:
             with files.reporting_array_record():
@@ -170,7 +170,7 @@ class FeatureFolder:
                     os.fspath(path), "group_size:1"
                 )
             for example in examples:
-                # Outside, as a device may raise the same kind of error.
+                # Outside the context, since a device may raise the same type of error.
                 serialized = self._serialize(*example)
                 with files.reporting_array_record():
                     writer.write(serialized)
@@ -180,12 +180,12 @@ class FeatureFolder:
     def _serialize(self, image_id, captions, feature):
         example = {"image_id": image_id, "captions": captions, self._key: feature}
         serialized = self._features.serialize_example(example)
-        # TFDS leaves the order of the fields to chance.
+        # TFDS writes the fields in arbitrary order.
         parsed = tf.train.Example.FromString(serialized)
         return parsed.SerializeToString(deterministic=True)
 
     def complete(self) -> tfds.core.DatasetBuilder:
-        """Writes what makes a dataset of the shards, and opens it."""
+        """Writes the metadata that make the shards a dataset, and opens it."""
         splits: dict[str, list[Shard]] = {}
         for shard in self.shards:
             splits.setdefault(shard.split, []).append(shard)
@@ -202,7 +202,7 @@ class FeatureFolder:
                 for split, shards in splits.items()
             ],
             version=str(RegionFeatures.VERSION),
-            description="Features that a backbone made of photos, and captions.",
+            description="Features that a backbone computed from photos, and captions.",
             disable_shuffling=True,
             check_data=False,
         )

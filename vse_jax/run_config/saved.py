@@ -1,4 +1,4 @@
-"""The configuration of a run as its checkpoints hold it: overridden, and compared."""
+"""The configuration in a checkpoint: saving, overriding and comparing it."""
 
 import json
 
@@ -14,7 +14,7 @@ from vse_jax.host_connection import CONNECTION_DEFAULTS, CONNECTION_OPTIONS
 from vse_jax.run_config.checks import value_of
 
 IMPORTED_FROM = "imported_from"  # in the description of an imported checkpoint
-# Options that an evaluation may override; the checkpoint decides all others.
+# Options that an evaluation may override; the checkpoint determines all others.
 EVALUATION_OPTIONS = (
     "data.root",
     "data.annotations",
@@ -51,13 +51,13 @@ def describe(
     dataset: dict | None = None,
     extraction: dict | None = None,
 ) -> dict:
-    """What a checkpoint remembers of its run, as JSON.
+    """Returns the description of a run that a checkpoint saves, as JSON.
 
     Args:
       config: see `configs/common.py`. Local paths in it become absolute.
-      vocabulary: the words that the model knows.
-      dataset: summary of the identity of the dataset, see `data.identity`.
-      extraction: how the features of the dataset were extracted, if they were.
+      vocabulary: vocabulary of the model.
+      dataset: summary of the dataset's identity, see `data.identity`.
+      extraction: description of the extraction of the dataset's features, if any.
     """
     return {
         "config": json.loads(_of_any_start(config).to_json()),
@@ -71,9 +71,9 @@ def describe(
 
 
 def _of_any_start(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns a copy that means the same in any directory and on any hosts."""
+    """Returns a copy that is valid in any directory and on any hosts."""
     config = config.copy_and_resolve_references()
-    # A later start may be of other processes, at other addresses.
+    # A later start may use other processes at other addresses.
     config.update(CONNECTION_DEFAULTS)
     config.data.root = files.absolute(config.data.root)
     config.data.data_dir = files.absolute(config.data.data_dir)
@@ -81,7 +81,7 @@ def _of_any_start(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
 
 
 def _preprocessing(config):
-    """How a photo becomes the input of the model."""
+    """Describes how a photo becomes the input of the model."""
     name, data = config.model.backbone.name, config.data
     if not name:
         return None
@@ -94,7 +94,7 @@ def _preprocessing(config):
 
 
 def from_json(saved: dict) -> ml_collections.ConfigDict:
-    """Undoes `json.loads(config.to_json())`, in which tuples became lists."""
+    """Converts `json.loads(config.to_json())`, which has lists for tuples, back."""
     return _from_json(saved)
 
 
@@ -106,15 +106,15 @@ def _from_json(value):
 
 
 def merge(saved: dict, overrides: dict) -> ml_collections.ConfigDict:
-    """The configuration of a checkpoint with the options that an evaluation overrides.
+    """Returns a checkpoint's configuration with the overrides of an evaluation.
 
     Args:
-      saved: the configuration as JSON.
-      overrides: values by the dotted names of options.
+      saved: configuration of the checkpoint as JSON.
+      overrides: values by dotted option names.
 
     Raises:
-      InputError: if an option that is not one of `EVALUATION_OPTIONS` is set to
-        another value than the checkpoint's.
+      InputError: if an option that is not in `EVALUATION_OPTIONS` is set to another
+        value than the checkpoint's.
     """
     config = from_json(saved)
     before = config.copy_and_resolve_references()
@@ -124,9 +124,9 @@ def merge(saved: dict, overrides: dict) -> ml_collections.ConfigDict:
         was, now = value_of(before, option), value_of(config, option)
         if was != now:
             raise InputError(
-                f"config.{option} is {was!r} in the checkpoint and cannot be {now!r} "
-                "in its evaluation; an evaluation can set "
-                f"{', '.join(EVALUATION_OPTIONS)}"
+                f"config.{option} is {was!r} in the checkpoint and cannot be changed "
+                f"to {now!r} by an evaluation, which can only set "
+                f"config.{', config.'.join(EVALUATION_OPTIONS)}"
             )
     return config
 
@@ -144,30 +144,30 @@ def _override(config, option, value):
 def check_same_run(
     saved: dict | None, config: ml_collections.ConfigDict, workdir: str
 ) -> None:
-    """Refuses to resume a run with another configuration.
+    """Checks that a run is resumed with its own configuration.
 
     Args:
-      saved: description of the workdir's checkpoint, None if there is none.
-      config: the configuration asked for.
-      workdir: to be named in the message.
+      saved: description in the workdir's checkpoint; None without a checkpoint.
+      config: configuration of this start.
+      workdir: folder of the run, for messages.
 
     Raises:
-      InputError: naming the options that differ.
+      InputError: if the configuration differs; names the options that do.
     """
     if saved is None:
         return
     if IMPORTED_FROM in saved:
         raise InputError(
-            f"{workdir} holds a model imported from {saved[IMPORTED_FROM]}, which can "
+            f"{workdir} has a model imported from {saved[IMPORTED_FROM]}, which can "
             "only be evaluated; choose another --workdir to train"
         )
     before, now = flatten(from_json(saved["config"])), flatten(config)
     free = set(FREE_OPTIONS)
     if config.fine_tuning:
-        # A stage begins with the best checkpoint, on which these have an influence.
+        # A stage starts from the best checkpoint, which depends on these options.
         free -= {"data.crops", "data.validation_split", "evaluate_every_epochs"}
     else:
-        free.add("epochs")  # nothing follows, so the training can be prolonged
+        free.add("epochs")  # no stage follows, so training can be extended
     differing = [
         f"{option} was {before.get(option)!r} and is now {now.get(option)!r}"
         for option in sorted(before.keys() | now.keys())
@@ -175,14 +175,17 @@ def check_same_run(
     ]
     if differing:
         raise InputError(
-            f"{workdir} holds a run of another configuration "
+            f"{workdir} has a run with another configuration "
             f"(config.{', config.'.join(differing)}); choose another --workdir, "
             "or delete this one to start over"
         )
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict:
-    """Nested options as one dict with dotted names; tuples of values become text."""
+    """Returns nested options as a flat dict with dotted names.
+
+    Tuples of groups are flattened too; other tuples become text.
+    """
     flat = {}
     for name, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):

@@ -1,1 +1,1 @@
-"""All that knows the names and files of PyTorch repositories."""
+"""Import of files and parameter names of PyTorch repositories."""

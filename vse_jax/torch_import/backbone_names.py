@@ -1,7 +1,7 @@
-"""Names that PyTorch's files have for the parameters of our backbones.
+"""Names of our backbones' parameters in PyTorch files.
 
-A layout is one way in which an architecture's parameters are named. It tells, for each
-of our layers, the names of its convolution and of its normalization.
+A layout is a naming scheme of an architecture's parameters. It maps each of our layers
+to the names of its convolution and its normalization.
 """
 
 import functools
@@ -24,12 +24,12 @@ _LEAVES = {
 
 
 class Layout(NamedTuple):
-    """One way to name the parameters of an architecture.
+    """A naming scheme of an architecture's parameters.
 
     Attributes:
-      scopes: from the path of a layer of ours to the names of its convolution and of
-        its normalization.
-      unused: a pattern of names that the features do not depend on.
+      scopes: maps the path of one of our layers to the names of its convolution and its
+        normalization.
+      unused: pattern of the names of parameters that the features do not depend on.
     """
 
     scopes: Callable[[Path], tuple[str, str]]
@@ -37,22 +37,22 @@ class Layout(NamedTuple):
 
 
 def names(paths: Iterable[Path], layout: Layout) -> dict[str, Path]:
-    """Returns our paths, which begin with the collection, by PyTorch's names."""
+    """Maps PyTorch's names to our paths, which start with the collection."""
     return {_name(path, layout): path for path in paths}
 
 
 def is_unused(name: str, layout: Layout) -> bool:
-    """Whether the features do not depend on the parameter."""
+    """Returns whether the features do not depend on the parameter."""
     pattern = rf"(.*\.)?num_batches_tracked|{layout.unused}"
     return re.fullmatch(pattern, name) is not None
 
 
 def layouts(architecture: str, paths: Iterable[Path]) -> list[Layout]:
-    """The layouts that files of an architecture may have.
+    """Returns the layouts that files of an architecture may have.
 
     Args:
-      architecture: one of `BACKBONES` but the stem.
-      paths: of its variables.
+      architecture: one of `BACKBONES` except the stem.
+      paths: paths of its variables.
     """
     layers = {path[1] for path in paths}
     if architecture.startswith("efficientnet_lite"):
@@ -71,7 +71,7 @@ def layouts(architecture: str, paths: Iterable[Path]) -> list[Layout]:
 
 
 def has_first_layer(architecture: str, names: Container[str]) -> bool:
-    """Whether `names` hold the first layer's, in any layout of the architecture."""
+    """Returns whether `names` include that of the first layer, in any layout."""
     first = "stage_0_convolution_0" if architecture == "vgg19" else "stem"
     path = ("params", first, "kernel")
     return any(_name(path, layout) in names for layout in layouts(architecture, [path]))
@@ -85,12 +85,12 @@ def _name(path, layout):
 
 
 def _numbers(block):
-    """The stage and the place in it of `stage_1_block_0`, both counted from zero."""
+    """Returns the zero-based stage and position of a block like `stage_1_block_0`."""
     return tuple(map(int, re.findall(r"\d+", block)))
 
 
-# ResNet, in torchvision and timm, and as VSE-infinity's code saves a detector's: what
-# comes before the last stage is a sequence, and the last stage another.
+# ResNet, in torchvision and timm, and as VSE-infinity's code saves that of a detector:
+# one sequence has everything before the last stage, another one has the last stage.
 
 _DETECTOR_MODULES = {
     "conv1": "base.0",
@@ -121,7 +121,7 @@ def _detector_scopes(layer):
     )
 
 
-# VGG-19, in torchvision: places in a sequence that has activations and poolings too.
+# VGG-19, in torchvision: positions in a sequence that includes activations and pooling.
 
 _VGG_HIDDEN = {"hidden_0": "classifier.0", "hidden_1": "classifier.3"}
 
@@ -151,7 +151,7 @@ _TIMM = {
     ("projection",): ("conv_pwl", "bn3"),
     ("head",): ("conv_head", "bn2"),
 }
-# The blocks of its first stage have no expansion, and other names for what they have.
+# Blocks of the first stage have no expansion, and other names for the other layers.
 _TIMM_FIRST_STAGE = {
     ("depthwise",): ("conv_dw", "bn1"),
     ("projection",): ("conv_pw", "bn2"),

@@ -1,4 +1,4 @@
-"""Weights of backbones that others trained, from the files they are published in."""
+"""Reads pretrained weights of backbones from published files."""
 
 import functools
 import importlib.metadata
@@ -20,51 +20,53 @@ from vse_jax.torch_import import backbone_names, parameters, torch_file
 
 _SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin", ".safetensors")
 _NESTED_IN = ("state_dict", "model")
-_FEW_PROBLEMS = 8  # with more, the weights are another architecture's
+_FEW_PROBLEMS = 8  # more suggest the weights of another architecture
 _PREFIXES = ("backbone.", "cnn.", "model.", "resnet.")
 
 
 def load(name: str, weights: str, *, pooled: bool = True) -> dict:
     """Reads the weights of a backbone.
 
-    Nothing in a file or a package is ever run.
+    Code in a file or a package is never run.
 
     Args:
-      name: of the backbone, one of `BACKBONES`.
+      name: name of the backbone, one of `BACKBONES`.
       weights: path, local or `gs://`, of a `.pth`, `.pth.tar` or `.safetensors` file
         with the names of torchvision, timm, efficientnet-lite-pytorch or the published
         bottom-up ResNet; or the name of an installed Python package that ships one.
-      pooled: whether the layers between the regions and the pooled feature, which only
-        VGG-19 has, are wanted too.
+      pooled: whether to include the layers between the regions and the pooled feature,
+        which only VGG-19 has.
 
     Returns:
       Variables of `create_backbone(name, pooled=pooled)`: nested dicts of float32 numpy
       arrays under `params` and `batch_stats`.
 
     Raises:
-      InputError: if there is no such file or package, if it cannot be read or holds
-        code, or if a parameter is missing, unexpected or of another shape.
+      InputError: if the file or package does not exist, cannot be read or contains
+        code, or if a parameter is missing, unexpected or mis-shaped.
     """
     if name == "stem":
         raise InputError(
-            f"{weights}: there are no weights for the backbone stem; name another "
-            f"backbone ({', '.join(backbones.BACKBONES[1:])}) or no weights"
+            f"{weights}: there are no pretrained weights for the backbone stem; set "
+            "config.model.backbone.name to one of "
+            f"{', '.join(backbones.BACKBONES[1:])}, or config.model.backbone.weights "
+            "to ''"
         )
     path = _find(weights)
     return convert(name, _read(path), path, pooled=pooled)
 
 
 def convert(name: str, content: Any, path: str, *, pooled: bool = True) -> dict:
-    """Returns the variables of a backbone from what a file holds; see `load`.
+    """Converts the content of a file to the variables of a backbone; see `load`.
 
     Args:
-      name: of the backbone.
-      content: arrays by PyTorch's names, or dicts of them.
-      path: of the file, for messages.
+      name: name of the backbone.
+      content: arrays by PyTorch's names, or nested dicts of them.
+      path: path of the file, for messages.
       pooled: see `load`.
 
     Raises:
-      InputError: if a parameter is missing, unexpected or of another shape.
+      InputError: if a parameter is missing, unexpected or mis-shaped.
     """
     arrays = _unwrapped(content, path)
     expected = shapes(name, pooled=pooled)
@@ -83,7 +85,7 @@ def convert(name: str, content: Any, path: str, *, pooled: bool = True) -> dict:
 
 
 def _find(weights):
-    """The path of the file, which a package may ship."""
+    """Returns the path of the file, which a package may ship."""
     if weights.endswith(_SUFFIXES):
         return weights
     try:
@@ -97,7 +99,7 @@ def _find(weights):
     if len(found) != 1:
         raise InputError(
             f"{weights}: this Python package ships {len(found)} files of weights "
-            f"({', '.join(_SUFFIXES)}), expected one; name the file instead"
+            f"({', '.join(_SUFFIXES)}), expected one; give the path of a file instead"
         )
     return found[0]
 
@@ -109,26 +111,26 @@ def _read(path):
         return safetensors.numpy.load(epath.Path(path).expanduser().read_bytes())
     except OSError as error:
         raise unreadable(path, error) from None
-    except KeyError as error:  # a type that numpy does not have, such as bfloat16
+    except KeyError as error:  # a dtype that numpy lacks, such as bfloat16
         raise InputError(
-            f"{path}: holds numbers of the type {error}, expected float32 or float16; "
+            f"{path}: contains arrays of dtype {error}, expected float32 or float16; "
             "convert them"
         ) from None
     except safetensors.SafetensorError as error:
         raise InputError(
-            f"{path}: not a safetensors file, or damaged ({one_line(error)}); get it "
-            "anew"
+            f"{path}: not a safetensors file, or damaged ({one_line(error)}); download "
+            "it again"
         ) from None
 
 
 def _unwrapped(content, path):
-    """Arrays by their names, without what wraps a model where it was trained."""
+    """Returns the arrays by name, without nesting and prefixes of training code."""
     for key in _NESTED_IN:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content:
         raise InputError(
-            f"{path}: holds no parameters by name; expected the state dict of a model"
+            f"{path}: contains no named parameters; expected the state dict of a model"
         )
     arrays = {
         re.sub(r"(^|\.)module\.", r"\1", name): array
@@ -152,7 +154,7 @@ def _flatten(content, prefix=""):
 
 @functools.cache
 def shapes(name: str, *, pooled: bool) -> dict[backbone_names.Path, tuple[int, ...]]:
-    """Shapes of the backbone's variables by their paths."""
+    """Returns the shapes of the backbone's variables by path."""
     size = backbones.SPECS[name].image_size
     module = backbones.create_backbone(name, pooled=pooled)
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
@@ -165,7 +167,7 @@ def shapes(name: str, *, pooled: bool) -> dict[backbone_names.Path, tuple[int, .
 def _matching(
     name: str, expected: Mapping, arrays: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, backbone_names.Path], dict[str, np.ndarray]]:
-    """The table of names that fits best, and the arrays without those not needed."""
+    """Returns the table of names that fits best, and the arrays that it needs."""
     choices = []
     for layout in backbone_names.layouts(name, expected):
         table = backbone_names.names(expected, layout)
@@ -187,10 +189,10 @@ def _problems(expected, table, arrays):
 
 
 def _advice(arrays, pooled):
-    """Names the architectures whose weights these are, if there are any."""
+    """Returns a note on the architectures that have these weights, if any."""
     fitting = []
     for name in backbones.BACKBONES[1:]:
-        # Few have such a first layer, and the whole takes seconds to describe.
+        # Few architectures have this first layer; checking all layers takes seconds.
         if backbone_names.has_first_layer(name, arrays):
             expected = shapes(name, pooled=pooled)
             problems = _problems(expected, *_matching(name, expected, arrays))
@@ -200,7 +202,7 @@ def _advice(arrays, pooled):
 
 
 def _in_our_order(array):
-    """Axes of PyTorch's kernels, `[out, in, rows, columns]`, as ours are."""
+    """Transposes PyTorch's kernels, `[out, in, rows, columns]`, to our axes."""
     return array.transpose(*range(2, array.ndim), 1, 0) if array.ndim > 1 else array
 
 

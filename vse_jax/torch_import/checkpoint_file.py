@@ -1,7 +1,7 @@
-"""Published checkpoints of the PyTorch repositories: the program's `--mode=import`.
+"""Import of published checkpoints of PyTorch: the program's `--mode=import`.
 
-vsepp's `.pth.tar`, and the `.pth` of vse_infty and RVSE++, become a workdir that
-`--mode=eval` runs. The architecture and its sizes come from the file.
+It converts vsepp's `.pth.tar` or a `.pth` of vse_infty or RVSE++ to a workdir for
+`--mode=eval`. The architecture and its sizes come from the file.
 """
 
 from typing import Any, NamedTuple
@@ -26,20 +26,20 @@ from vse_jax.torch_import import (
 )
 from vse_jax.train_step import TrainState
 
-_BRANCHES = ("img", "txt")  # the order in which those repositories save them
+_BRANCHES = ("img", "txt")  # in the order in which those repositories save them
 _BACKBONE = "img.cnn."
-_MARGIN, _EPSILON = 0.2, 0.01  # of files whose options do not hold them
+_MARGIN, _EPSILON = 0.2, 0.01  # defaults, if the options in the file lack them
 
 
 class TorchCheckpoint(NamedTuple):
-    """What a checkpoint file of the PyTorch repositories holds.
+    """The content of a checkpoint file of the PyTorch repositories.
 
     Attributes:
-      arrays: parameters and running statistics, by PyTorch's names behind `img.`
-        and `txt.`.
-      backbone: those of the CNN in front of vsepp's image encoder, if it has one.
-      options: the options that it was trained with.
-      step: updates made, or epochs if those were not counted.
+      arrays: parameters and running statistics by PyTorch's names, with the prefix
+        `img.` or `txt.`.
+      backbone: parameters and running statistics of vsepp's CNN, if there is one.
+      options: options of the training.
+      step: number of updates, or of epochs if updates were not counted.
     """
 
     arrays: dict[str, np.ndarray]
@@ -51,19 +51,19 @@ class TorchCheckpoint(NamedTuple):
 def import_checkpoint(
     config: ml_collections.ConfigDict, workdir: str, checkpoint: str, vocabulary: str
 ) -> None:
-    """Turns a published checkpoint into a workdir to be evaluated.
+    """Converts a published checkpoint to a workdir for evaluation.
 
     Args:
-      config: whose groups `data` and the like are taken; `model` and `loss` come from
+      config: configuration with `data` and other groups; `model` and `loss` come from
         the file.
-      workdir: folder to be made.
-      checkpoint: the file.
-      vocabulary: the file that gives words the numbers of the model's embeddings.
+      workdir: folder to create.
+      checkpoint: path of the checkpoint file.
+      vocabulary: path of the vocabulary file, which numbers the words.
 
     Raises:
-      InputError: if a file cannot be read or holds code, if the model is none that we
-        have, if a parameter is missing, unexpected or of another shape, if the
-        vocabulary is not the model's, or if the workdir holds a run already.
+      InputError: if a file cannot be read or contains code, if the model is not
+        supported, if a parameter is missing, unexpected or mis-shaped, if the
+        vocabulary is not that of the model, or if the workdir already has a run.
     """
     loaded = read(checkpoint)
     words, word_count = vocabulary_file.read(vocabulary)
@@ -71,8 +71,8 @@ def import_checkpoint(
     embeddings = len(loaded.arrays["txt.embed.weight"])
     if embeddings != word_count:
         raise InputError(
-            f"{vocabulary}: has {word_count} words, but the model of {checkpoint} "
-            f"{embeddings}; name the vocabulary that it was trained with"
+            f"{vocabulary}: has {word_count} words, but the model of {checkpoint} has "
+            f"{embeddings}; set --vocabulary to the one that it was trained with"
         )
     variables = convert(config, words, loaded, checkpoint)
     state = TrainState(
@@ -85,7 +85,8 @@ def import_checkpoint(
     try:
         if checkpoints.steps():
             raise InputError(
-                f"{workdir} holds a run already; choose another --workdir, or delete it"
+                f"{workdir} already has a run; choose another --workdir, or delete "
+                "this one"
             )
         run = describe(config, words) | {IMPORTED_FROM: checkpoint}
         with reporting_writes(workdir):
@@ -100,7 +101,7 @@ def read(path: str) -> TorchCheckpoint:
     """Reads a checkpoint of vsepp, vse_infty or RVSE++; see `torch_file.read`.
 
     Raises:
-      InputError: if it cannot be read or is none.
+      InputError: if the file cannot be read or is not such a checkpoint.
     """
     content = torch_file.read(path)
     try:
@@ -119,7 +120,7 @@ def read(path: str) -> TorchCheckpoint:
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(
             f"{path}: not a checkpoint of vsepp, vse_infty or RVSE++; expected 'model' "
-            "(the parameters of the image encoder, of the text encoder) and 'opt'"
+            "(the parameters of the image encoder and of the text encoder) and 'opt'"
         ) from None
     return TorchCheckpoint(arrays, backbone, options, step)
 
@@ -127,17 +128,17 @@ def read(path: str) -> TorchCheckpoint:
 def configure(
     config: ml_collections.ConfigDict, loaded: TorchCheckpoint, path: str
 ) -> ml_collections.ConfigDict:
-    """Returns a copy of `config` with the published model, its loss and sizes.
+    """Returns a copy of `config` with the model, loss and sizes of the checkpoint.
 
     Raises:
-      InputError: if the options say something that no model of ours does.
+      InputError: if no model here supports the options of the checkpoint.
     """
     arrays, options = loaded.arrays, loaded.options
     _refuse_unknown(arrays, path)
     if options.get("no_txtnorm"):
         raise InputError(
-            f"{path}: its captions are not normalized (no_txtnorm), which no text "
-            "encoder here does; evaluate it with the code that it comes from"
+            f"{path}: its caption embeddings are not normalized (no_txtnorm), which no "
+            "text encoder here supports; evaluate it with its original code"
         )
     config = config.copy_and_resolve_references()
     if loaded.backbone:
@@ -167,15 +168,15 @@ def configure(
 
 
 def _configure_photos(config, options, path):
-    """Makes `config` one of photos, as vsepp reads them."""
+    """Configures `config` for photos, as vsepp reads them."""
     architecture = options.get("cnn_type")
     pretrained_ones = [name for name in BACKBONES if name != "stem"]
     if architecture not in pretrained_ones:
         raise InputError(
-            f"{path}: its images are seen by {architecture!r}, which we do not have; "
-            f"expected one of {', '.join(pretrained_ones)}"
+            f"{path}: its CNN is {architecture!r}, which is not supported; expected "
+            f"one of {', '.join(pretrained_ones)}"
         )
-    # Of how it was trained nothing is said, and nothing is needed to evaluate it.
+    # An evaluation needs no options of the training.
     config.model.backbone.update(name=architecture, weights="")
     config.optimizer.groups = config.fine_tuning = ()
     config.data.image_size = int(
@@ -195,11 +196,11 @@ def convert(
     """Returns the variables of the model that `config` describes.
 
     Raises:
-      InputError: if a parameter is missing or of another shape.
+      InputError: if a parameter is missing or mis-shaped.
     """
     arrays = dict(loaded.arrays)
     embedding = arrays["txt.embed.weight"]
-    # `<mask>` is ours, for augmentation; no caption to be embedded holds it.
+    # Only our vocabulary has `<mask>`, for augmentation; captions do not contain it.
     without_mask = len(words) - len(embedding)
     arrays["txt.embed.weight"] = np.pad(embedding, ((0, without_mask), (0, 0)))
     variables = parameter_names.variables(arrays)
@@ -232,18 +233,18 @@ def _is_known(name):
 
 
 def _image_encoder(arrays, options):
-    """Tells RVSE++'s image encoder from VSE-infinity's and VSE++'s."""
+    """Returns the image encoder, which is that of RVSE++, VSE-infinity or VSE++."""
     if "img.mlp.layers.0.weight" not in arrays:
         return "global"
     embed_dim, region_dim = arrays["img.fc.weight"].shape
     inputs = arrays["img.mlp.layers.0.weight"].shape[1]
-    if embed_dim == region_dim:  # the parameters look alike, vse_infty's options differ
+    if embed_dim == region_dim:  # equal shapes, so only vse_infty's options differ
         return "region_parallel" if "precomp_enc_type" in options else "region_residual"
     return "region_residual" if inputs == embed_dim else "region_parallel"
 
 
 def _tokenizer(encoder):
-    """The rule of the repository; VSE++'s models alone have one global feature."""
+    """Returns the repository's tokenizer; only VSE++'s models are `global`."""
     return "nltk_sentences" if encoder == "global" else "nltk"
 
 
@@ -254,7 +255,7 @@ def _mining(encoder, options):
 
 
 def _expected(config, words):
-    """Shapes of the variables of the model that `config` describes."""
+    """Returns the shapes of the variables of the model that `config` describes."""
     captions = {
         "tokens": np.zeros((1, 2), np.int32),
         "token_count": np.ones(1, np.int32),
@@ -282,7 +283,7 @@ def _check_shapes(variables, expected, path):
         for tree in (variables, expected)
     )
     parameters.refuse(
-        f"{path}: its parameters are not those of the model that its options tell",
+        f"{path}: its parameters are not those of the model that its options describe",
         parameters.differences(found, expected),
     )
 

@@ -1,7 +1,7 @@
-"""Parameters of the PyTorch repositories' models, under the names of ours.
+"""Maps parameters of the PyTorch repositories' models to ours.
 
-vsepp, vse_infty and RVSE++ share their names. Here they carry `img.` in front, for the
-image encoder, or `txt.`, for the text encoder.
+vsepp, vse_infty and RVSE++ use the same names. Here the names have the prefix `img.`
+for the image encoder or `txt.` for the text encoder.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,20 +39,20 @@ _LAYERS = {
 
 
 def is_unused(name: str) -> bool:
-    """Whether the forward pass of those models never reads the parameter."""
-    # The last layer's normalization is made there, but not applied.
+    """Returns whether the forward pass of those models never reads the parameter."""
+    # Their code creates the last layer's normalization but does not apply it.
     return name.endswith("num_batches_tracked") or ".mlp.bns.1." in name
 
 
 def our_path(name: str, *, both_directions: bool = True) -> Path:
-    """Returns the path of `name` in our variables, such as `img.fc.weight`.
+    """Returns the path in our variables of a name such as `img.fc.weight`.
 
     Args:
-      name: of a parameter or a running statistic that is used.
+      name: name of a parameter or a running statistic that is used.
       both_directions: whether the text encoder's GRU has two directions.
 
     Raises:
-      KeyError: no model of those repositories that we have has such a parameter.
+      KeyError: if no supported model has this parameter.
     """
     branch, _, rest = name.partition(".")
     collection, *path = _LAYERS.get(rest) or _gru_path(rest, both_directions)
@@ -62,7 +62,7 @@ def our_path(name: str, *, both_directions: bool = True) -> Path:
 def _gru_path(name, both_directions):
     scope, _, leaf = name.rpartition(".")
     kind, _, direction = leaf.partition("_l0")
-    if direction not in ("", "_reverse"):  # a second layer's names hold `_l1`
+    if direction not in ("", "_reverse"):  # names of a second layer contain `_l1`
         raise KeyError(name)
     directions = ("backward" if direction else "forward",)
     if scope == "rnn" and not both_directions:
@@ -71,16 +71,16 @@ def _gru_path(name, both_directions):
 
 
 def variables(arrays: Mapping[str, np.ndarray]) -> dict:
-    """Converts parameters and running statistics.
+    """Converts parameters and running statistics to our variables.
 
     Args:
-      arrays: by PyTorch's names.
+      arrays: arrays by PyTorch's names.
 
     Returns:
       Nested dicts under `params` and `batch_stats`.
 
     Raises:
-      KeyError: for a name that no model of ours has a place for.
+      KeyError: if no supported model has a parameter of some name.
     """
     both_directions = has_both_directions(arrays)
     flat = {}
@@ -92,5 +92,5 @@ def variables(arrays: Mapping[str, np.ndarray]) -> dict:
 
 
 def has_both_directions(names: Iterable[str]) -> bool:
-    """Whether the text encoder's GRU runs in both directions."""
+    """Returns whether the text encoder's GRU runs in both directions."""
     return "txt.rnn.weight_ih_l0_reverse" in names

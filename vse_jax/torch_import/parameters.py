@@ -8,10 +8,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def differences(found: Shapes, expected: Shapes) -> dict[str, list[str]]:
-    """What keeps the parameters of a file from being those of a model.
+    """Compares the parameters of a file with those of a model.
 
     Returns:
-      Names by kind of problem; no kind has any if there is nothing wrong.
+      Names of the missing, unexpected and mis-shaped parameters; all of these lists are
+      empty if the parameters match.
     """
     return {
         "missing": sorted(expected.keys() - found.keys()),
@@ -27,7 +28,7 @@ def differences(found: Shapes, expected: Shapes) -> dict[str, list[str]]:
 def refuse(
     reason: str, problems: Mapping[str, Sequence[str]], advice: str = ""
 ) -> None:
-    """Raises InputError with the names of each kind of problem, if there are any."""
+    """Raises InputError that lists the problems of each kind, if there are any."""
     listed = [f"{kind}: {_listing(names)}" for kind, names in problems.items() if names]
     if listed:
         raise InputError("; ".join(filter(None, [reason, *listed, advice])))

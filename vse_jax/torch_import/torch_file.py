@@ -1,4 +1,4 @@
-"""Files that PyTorch saved, read without running what they may hold."""
+"""Reads files that PyTorch saved, without running code in them."""
 
 import argparse
 import codecs
@@ -14,24 +14,27 @@ from vse_jax.errors import InputError, one_line, unreadable
 def read(path: str) -> Any:
     """Reads a `.pth` or `.pth.tar` file.
 
-    Tensors, numbers, text and their containers, the options of `argparse` and numpy's
-    scalars are admitted, and nothing else: a pickle can name any function to be called.
+    Only tensors, numbers, text and their containers, options of `argparse` and numpy's
+    scalars are admitted, since a pickle can call any function.
 
     Args:
-      path: of the file; may be `gs://`.
+      path: path of the file; may be `gs://`.
 
     Returns:
-      What was saved; tensors as numpy arrays, options as a dict.
+      The content, with tensors as numpy arrays and options as a dict.
 
     Raises:
-      InputError: if there is no such file, it holds anything else or is damaged, or
-        PyTorch is not installed.
+      InputError: if the file does not exist, is damaged or contains anything else, or
+        if PyTorch is not installed.
     """
     try:
+        # Safe after TensorFlow only without PyTorch's compiler, `torch._dynamo`, which
+        # crashes the process. `torch.optim` imports it too.
         import torch
     except ImportError:
         raise InputError(
-            f"{path}: a file of PyTorch, which is not installed; pip install torch"
+            f"{path}: reading it needs PyTorch, which is not installed; pip install "
+            "torch"
         ) from None
     try:
         with (
@@ -43,14 +46,14 @@ def read(path: str) -> Any:
         raise unreadable(path, error) from None
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: refused, as it is damaged or holds more than tensors and options "
-            f"({_refused_name(error)}); such a file could run any code"
+            f"{path}: refused, since it is damaged or contains more than tensors and "
+            f"options ({_refused_name(error)}); such a file could run any code"
         ) from None
     # A damaged file may raise anything.
     except Exception as error:
         raise InputError(
-            f"{path}: not a file of PyTorch, or damaged ({one_line(error)}); get it "
-            "anew"
+            f"{path}: not a PyTorch file, or damaged ({one_line(error)}); download it "
+            "again"
         ) from None
     return _to_numpy(content)
 
@@ -69,7 +72,7 @@ def _admitted() -> list:
 
 
 def _refused_name(error):
-    """What PyTorch says of the first thing it refused, without its advice."""
+    """Returns PyTorch's message on the first object it refused, without advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if "Unsupported" in line or "GLOBAL" in line]
     return (named or lines or [type(error).__name__])[0][:200]
@@ -78,7 +81,7 @@ def _refused_name(error):
 def _to_numpy(value):
     if hasattr(value, "detach"):
         tensor = value.detach()
-        # numpy has no such type.
+        # numpy has no bfloat16.
         is_bfloat16 = str(tensor.dtype) == "torch.bfloat16"
         return (tensor.float() if is_bfloat16 else tensor).numpy()
     if isinstance(value, argparse.Namespace):

@@ -1,4 +1,4 @@
-"""Vocabularies of the PyTorch repositories."""
+"""Reads vocabularies of the PyTorch repositories."""
 
 import io
 import json
@@ -9,16 +9,16 @@ from etils import epath
 from vse_jax.data.text.vocabulary import MASK, Vocabulary
 from vse_jax.errors import InputError, one_line, unreadable
 
-# vsepp's `vocab.py`, which is the main program when it writes the file.
+# vsepp's `vocab.py`, which runs as the main program when it writes the file.
 _PICKLED_CLASSES = (("vocab", "Vocabulary"), ("__main__", "Vocabulary"))
 
 
 class _Pickled:
-    """Stands for vsepp's class: the attributes it was saved with, and no behaviour."""
+    """Replaces vsepp's class: has the saved attributes, but no code."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits that class and nothing else, so that no code of a file is run."""
+    """Admits only that class, so that no code in a file is run."""
 
     def find_class(self, module, name):
         if (module, name) in _PICKLED_CLASSES:
@@ -30,15 +30,15 @@ def read(path: str) -> tuple[Vocabulary, int]:
     """Reads SCAN's `*_vocab.json` or vsepp's pickled `Vocabulary`.
 
     Args:
-      path: of the file; may be `gs://`.
+      path: path of the file; may be `gs://`.
 
     Returns:
-      The vocabulary, and how many words the file holds: one less if `<mask>` is not
-      among them.
+      The vocabulary, and the number of words in the file, which is one less if the file
+      has no `<mask>`.
 
     Raises:
-      InputError: if it cannot be read, is neither of them, or its words do not begin
-        with `<pad> <start> <end> <unk>` and have the numbers from 0.
+      InputError: if the file cannot be read or is neither of these, or if its words do
+        not start with `<pad> <start> <end> <unk>` or are not numbered from 0.
     """
     try:
         content = epath.Path(path).expanduser().read_bytes()
@@ -51,7 +51,7 @@ def read(path: str) -> tuple[Vocabulary, int]:
 
 
 def _numbers(path, content: bytes) -> dict[str, int]:
-    """Returns `word2idx`, of either form."""
+    """Returns `word2idx` of either format."""
     is_json = content.lstrip()[:1] == b"{"
     try:
         if is_json:
@@ -61,14 +61,14 @@ def _numbers(path, content: bytes) -> dict[str, int]:
             numbers = unpickler.load().word2idx
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: refused, as it holds more than a vocabulary ({one_line(error)}); "
-            "such a file could run any code"
+            f"{path}: refused, since it contains more than a vocabulary "
+            f"({one_line(error)}); such a file could run any code"
         ) from None
     # A damaged pickle may raise anything.
     except Exception as error:
         raise InputError(
             f"{path}: neither SCAN's vocabulary in JSON nor vsepp's pickled one "
-            f"({one_line(error)}); name one of them with --vocabulary"
+            f"({one_line(error)}); set --vocabulary to one of them"
         ) from None
     well_formed = isinstance(numbers, dict) and all(
         isinstance(word, str) and type(number) is int
@@ -76,7 +76,7 @@ def _numbers(path, content: bytes) -> dict[str, int]:
     )
     if not well_formed:
         raise InputError(
-            f"{path}: its word2idx does not give words their numbers; get it anew"
+            f"{path}: its word2idx does not map words to numbers; download it again"
         )
     return numbers
 
@@ -85,7 +85,7 @@ def _in_order(path, numbers: dict[str, int]) -> list[str]:
     words = sorted(numbers, key=numbers.get)
     if not words or [numbers[word] for word in words] != list(range(len(words))):
         raise InputError(
-            f"{path}: its {len(words)} words do not have the numbers from 0 to "
-            f"{len(words) - 1}; get it anew"
+            f"{path}: its {len(words)} words are not numbered from 0 to "
+            f"{len(words) - 1}; download it again"
         )
     return words

@@ -45,7 +45,7 @@ def test_reader_keeps_its_version_when_the_source_changes(root, data):
     np.testing.assert_array_equal(regions(before.as_data_source("train")), OLD)
     np.testing.assert_array_equal(regions(after.as_data_source("train")), OLD + 1)
     versions = [pathlib.Path(b.data_dir).name for b in (before, after)]
-    assert versions == ["1.0.0", "1.0.1"]
+    assert versions == ["1.1.0", "1.1.1"]
     assert identity_of(before).digest != identity_of(after).digest
 
 

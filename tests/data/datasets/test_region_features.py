@@ -78,7 +78,7 @@ def test_records_are_the_images_in_their_order(root, data):
 def test_order_is_kept_over_shards_and_chunks(root, data, monkeypatch):
     image_bytes = REGIONS[0].nbytes
     monkeypatch.setattr(captioned_images, "_SHARD_BYTES", 3 * image_bytes)
-    monkeypatch.setattr(feature_array, "_CHUNK_BYTES", 2 * image_bytes)
+    monkeypatch.setattr(feature_array, "CHUNK_BYTES", 2 * image_bytes)
     builder = datasets.prepare(data)
     assert builder.info.splits["train"].num_shards == 3
     regions = np.stack([example["regions"] for example in read(builder)])
@@ -109,7 +109,7 @@ def test_global_features_are_kept_as_they_are(root, data):
 @pytest.mark.parametrize("kind", ["regions", "global"])
 @pytest.mark.parametrize("ids", ["none", "per image", "per caption"])
 def test_repeated_images_become_one_example(root, data, monkeypatch, kind, ids):
-    monkeypatch.setattr(feature_array, "_CHUNK_BYTES", 7 * REGIONS[0].nbytes)
+    monkeypatch.setattr(feature_array, "CHUNK_BYTES", 7 * REGIONS[0].nbytes)
     images = REGIONS if kind == "regions" else REGIONS[:, 0]
     captions = [f"{i} {c}" for i in range(7) for c in "abcde"]
     id_lines = {
@@ -271,16 +271,16 @@ PAUSED_PREPARING = """
 import logging, os, sys
 from configs import common
 from vse_jax.data import datasets
-from vse_jax.data.datasets import numpy_layout
+from vse_jax.data.datasets import layout_split
 
-convert = numpy_layout.LayoutSplit._convert
+images = layout_split.LayoutSplit.images
 
 def paused(*args):
     os.write(1, b"writing\\n")
     os.read(0, 1)
-    return convert(*args)
+    return images(*args)
 
-numpy_layout.LayoutSplit._convert = paused
+layout_split.LayoutSplit.images = paused
 logging.basicConfig(level=logging.INFO)
 data = common.get_config().data
 data.root, data.data_dir = sys.argv[1:]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
-from tqdm import auto as tqdm
+
+from vse_jax.progress import Progress
 
 # TFDS holds the examples of the shard that it writes, so this also bounds the memory.
 _SHARD_BYTES = 128 * 2**20
@@ -55,7 +56,7 @@ class CaptionedImages(tfds.core.ShardBasedBuilder, abc.ABC, skip_registration=Tr
 
 def _shards(split: str, plan: SplitPlan) -> list[Callable[[], Iterator]]:
     """Returns one function a shard; called in order, they show one progress bar."""
-    progress = _Progress(split, plan.image_count)
+    progress = Progress(f"preparing {split}", plan.image_count, "images")
     bounds = shard_bounds(plan.image_count, plan.image_bytes, _SHARD_BYTES)
     return [
         functools.partial(_examples_of_shard, plan, progress, start, stop)
@@ -79,35 +80,13 @@ def shard_bounds(
     return list(itertools.pairwise(bounds))
 
 
-def _examples_of_shard(plan: SplitPlan, progress: "_Progress", start: int, stop: int):
-    examples = progress.track(plan.examples(start, stop))
-    for image, example in enumerate(examples, start):
+def _examples_of_shard(plan: SplitPlan, progress: Progress, start: int, stop: int):
+    for image, example in enumerate(plan.examples(start, stop), start):
         if example is not None:
             yield image, example
-
-
-class _Progress:
-    """One progress bar over the consecutive iterators of a split, terminals only."""
-
-    def __init__(self, split: str, total: int):
-        self._options = {"desc": f"preparing {split}", "total": total}
-        self._done = 0
-
-    def track(self, items: Iterator) -> Iterator:
-        """Yields the items and counts them."""
-        bar = tqdm.tqdm(
-            **self._options,
-            initial=self._done,
-            unit=" images",
-            dynamic_ncols=True,
-            disable=None,  # where standard error is no terminal
-            leave=False,
-        )
-        with bar:
-            for item in items:
-                yield item
-                self._done += 1
-                bar.update()
+        progress.add()
+    if stop == plan.image_count:
+        progress.close()
 
 
 def caption_features() -> dict[str, tfds.features.FeatureConnector]:

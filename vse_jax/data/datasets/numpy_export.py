@@ -2,21 +2,20 @@
 
 import contextlib
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
 from vse_jax import files
-from vse_jax.data.datasets.numpy_layout import (
-    CAPTIONS_ENDING,
-    FEATURES_ENDING,
-    IDS_ENDING,
-)
-from vse_jax.data.split_index import SplitIndex
+from vse_jax.data import records
+from vse_jax.data.datasets.feature_array import COUNTS_ENDING, FEATURES_ENDING
+from vse_jax.data.datasets.layout_files import CAPTIONS_ENDING, IDS_ENDING
+from vse_jax.data.split_index import SplitIndex, split_index
 from vse_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -102,9 +101,14 @@ def export(
 ) -> list[epath.Path]:
     """Writes `{split}_ims.npy`, `{split}_caps.txt` and `{split}_ids.txt`.
 
+    Where images have different numbers of regions, the array is padded with zeros, and
+    `{split}_counts.npy` has the numbers. It is also written if an image ends in a
+    region of zeros, which would be read as padding.
+
     Karpathy's `restval` follows `train` in one array, his `val` becomes `dev`, and of
     COCO his `test` becomes `testall`. The images keep their order. Each file is whole,
-    or is not there; the features last, so that a split with features is complete.
+    or is absent; the features are written last, so that a split with features is
+    complete.
 
     Args:
       builder: of a dataset with `regions` or `feature`.
@@ -112,21 +116,26 @@ def export(
       captions_taken: what `count_captions_taken` returned.
 
     Returns:
-      The arrays.
+      The arrays of features.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for split, names in _present(builder.info.splits).items():
         paths.append(folder / f"{split}{FEATURES_ENDING}")
+        counts_path = folder / f"{split}{COUNTS_ENDING}"
+        # Those of an earlier export would not fit the other new files.
+        for path in (paths[-1], counts_path):
+            path.unlink(missing_ok=True)
         with (
             _whole(paths[-1], "wb") as features,
             _whole(folder / f"{split}{CAPTIONS_ENDING}", "w") as captions,
             _whole(folder / f"{split}{IDS_ENDING}", "w") as image_ids,
         ):
-            _write_split(
-                *(builder, names, captions_taken[split]),
-                *(features, captions, image_ids),
-            )
+            texts = _Texts(captions, image_ids, captions_taken[split])
+            counts = _write_split(builder, names, features, texts)
+            if counts is not None:
+                with _whole(counts_path, "wb") as file:
+                    np.lib.format.write_array(file, counts, allow_pickle=False)
     return paths
 
 
@@ -142,25 +151,54 @@ def _present(splits: Mapping) -> dict[str, tuple[str, ...]]:
     return {target: names for target, names in present.items() if names}
 
 
+class _Texts(NamedTuple):
+    """The files of text of a split."""
+
+    captions: TextIO
+    image_ids: TextIO
+    caption_count: int  # of each image
+
+    def write(self, example: Mapping) -> None:
+        """Writes the id and the captions of an image."""
+        self.image_ids.write(_in_one_line(example["image_id"].decode()) + "\n")
+        for caption in example["captions"][: self.caption_count]:
+            self.captions.write(_in_one_line(caption.decode()) + "\n")
+
+
 def _write_split(
     builder: tfds.core.DatasetBuilder,
     names: tuple[str, ...],
-    caption_count: int,
     features: BinaryIO,
-    captions: TextIO,
-    image_ids: TextIO,
-) -> None:
-    key = "regions" if "regions" in builder.info.features else "feature"
+    texts: _Texts,
+) -> np.ndarray | None:
+    """Writes the images of some splits.
+
+    Returns:
+      int32 `[images]`, the number of regions of each; None if no reader needs them.
+    """
+    content = records.content_of(builder)
     sources = [builder.as_data_source(name) for name in names]
-    images = sum(map(len, sources))
-    for number, example in enumerate(_examples(sources)):
-        feature = np.ascontiguousarray(example[key])
-        if number == 0:
-            _write_header(features, (images, *feature.shape), feature.dtype)
+    shape = (content.dim,)
+    if content.key == "regions":
+        shape = (_most_regions(builder, names), content.dim)
+    _write_header(
+        features, (sum(map(len, sources)), *shape), content.dtype.as_numpy_dtype
+    )
+    counts, ends_in_zeros = [], False
+    for example in _examples(sources):
+        feature = np.ascontiguousarray(example[content.key])
         features.write(feature.data)
-        image_ids.write(_in_one_line(example["image_id"].decode()) + "\n")
-        for caption in example["captions"][:caption_count]:
-            captions.write(_in_one_line(caption.decode()) + "\n")
+        features.write(bytes(math.prod(shape) * feature.itemsize - feature.nbytes))
+        texts.write(example)
+        counts.append(len(feature))
+        ends_in_zeros |= not feature[-1].any()
+    if content.key == "regions" and (ends_in_zeros or min(counts) < shape[0]):
+        return np.array(counts, np.int32)
+    return None
+
+
+def _most_regions(builder: tfds.core.DatasetBuilder, names: tuple[str, ...]) -> int:
+    return max(int(split_index(builder, name).region_count.max()) for name in names)
 
 
 def _examples(sources) -> Iterator[dict]:
@@ -168,9 +206,9 @@ def _examples(sources) -> Iterator[dict]:
         yield from (source[number] for number in range(len(source)))
 
 
-def _write_header(file, shape, dtype):
+def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: type) -> None:
     header = {
-        "descr": np.lib.format.dtype_to_descr(dtype),
+        "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
         "fortran_order": False,
         "shape": shape,
     }

@@ -10,6 +10,7 @@ import ml_collections
 import tensorflow_datasets as tfds
 from etils import epath
 
+from vse_jax import files
 from vse_jax.data.datasets import photo_places, source_folder
 from vse_jax.data.datasets.captioned_photos import (
     CaptionedPhotos,
@@ -171,7 +172,7 @@ class CaptionedPhotosSource(abc.ABC):
         source_folder.check_is_folder(self._root, self.holds)
         paths = self._annotation_paths()
         # Taken first: a file that changes while we read it will differ the next time.
-        statuses = {path.name: source_folder.size_and_time(path) for path in paths}
+        statuses = {path.name: files.size_and_time(path) for path in paths}
         listed = self.read_annotations(paths, self._root)
         splits = photo_places.locate(listed, self._root)
         return CaptionedPhotosConfig(

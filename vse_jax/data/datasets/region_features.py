@@ -1,4 +1,47 @@
-"""The dataset `region_features`: precomputed features of images, and their captions."""
+"""The dataset `region_features`: precomputed features of images, and their captions.
+
+The folder `config.data.root` holds files for each SPLIT, one of train, dev, test and
+testall. Text is UTF-8, with one item per line.
+
+    SPLIT_caps.txt    a caption per line
+    SPLIT_ids.txt     an image id per line: one per image, or one per caption
+
+The features of a split have one of these forms. Two forms of one split are refused.
+Features are float16, float32 or float64 in any byte order. Regions are stored as
+float16, one feature per image as float32 (as float16 if all are float16). NaN, infinite
+values, and values that float16 cannot hold are refused with the file and the record.
+
+1. Numpy: `SPLIT_ims.npy`, float `[images, regions, dim]`, or `[images, dim]` with one
+   feature per image. Images are in the order of the captions, each with equally many
+   captions. Every image may be repeated five times, a row per caption. Ids are
+   optional. Where images have different numbers of regions, the array is padded and
+   `SPLIT_counts.npy`, integers `[images]`, has the number of regions of each image, at
+   least 1. Pickled arrays of objects are refused, not unpickled.
+2. Bottom-up attention's TSV: `SPLIT.tsv`, or parts `SPLIT.tsv.0`, `SPLIT.tsv.1`, ...
+   Files of any other name, such as `trainval_36.tsv`, serve all splits that have no
+   features of their own. A line has the fields `image_id`, `image_w`, `image_h`,
+   `num_boxes`, `boxes`, `features`, separated by tabs, or the ten fields of LXMERT.
+   `features` is base64 of little-endian float32 `[num_boxes, dim]`. Images are found
+   by their ids, so `SPLIT_ids.txt` is required; it has the ids as the TSV has them.
+   With one id per caption, images may have different numbers of captions.
+3. HDF5 (needs h5py): `SPLIT.h5` or `SPLIT.hdf5`, or one file of any other name for all
+   splits that have no features of their own.
+
+   - One array: a dataset `features` (or `image_features`), `[images, regions, dim]` or
+     `[images, dim]`; optionally the integers `num_boxes` (or `counts`, or a file
+     `SPLIT_counts.npy`) and `image_ids`, each `[images]`. Rows are found by their ids
+     if there are `image_ids` and `SPLIT_ids.txt`; otherwise they are in the order of
+     the captions. A file for all splits needs both.
+   - One array per image: a dataset `/ID`, `/ID/features` or `/ID_features`,
+     `[regions, dim]`, at the root or in a group `/features`. `SPLIT_ids.txt` is
+     required.
+
+**Regions of zeros.** Where the number of regions is not given (a padded array without
+counts), rows of zeros at the end of an image are skipped as padding, and one warning
+says how many. An image with only zeros is refused there. Where the number is given, the
+regions that it counts are kept, zeros or not, and a warning says how many are zeros.
+Rows beyond the number are not read; a warning says if they hold anything but zeros.
+"""
 
 import dataclasses
 import functools
@@ -11,7 +54,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from vse_jax.data.datasets import captioned_images, numpy_layout, source_folder
+from vse_jax.data.datasets import (
+    captioned_images,
+    layout_files,
+    numpy_layout,
+    source_folder,
+)
+from vse_jax.data.datasets.layout_split import ImageFeatures, LayoutSplit
 from vse_jax.errors import InputError
 
 
@@ -20,28 +69,28 @@ class RegionFeaturesConfig(tfds.core.BuilderConfig):
     """Where the features come from: a folder and its splits by name."""
 
     root: str
-    splits: dict[str, numpy_layout.LayoutSplit] = dataclasses.field(repr=False)
+    splits: dict[str, LayoutSplit] = dataclasses.field(repr=False)
     fingerprint: dict[str, list[int]]
 
     @property
     def feature_name(self) -> str:
         """`regions` where images have several, `feature` where they have one."""
-        return "regions" if self._any_array.has_regions else "feature"
+        return "regions" if self._any_features.has_regions else "feature"
 
     @property
     def dim(self) -> int:
         """Dimensions of a feature."""
-        return self._any_array.dim
+        return self._any_features.dim
 
     @property
     def dtype(self) -> np.dtype:
         """float16 for regions; a single feature keeps up to float32."""
         is_half = all(s.features.dtype.itemsize == 2 for s in self.splits.values())
-        half = self._any_array.has_regions or is_half
+        half = self._any_features.has_regions or is_half
         return np.dtype(np.float16 if half else np.float32)
 
     @property
-    def _any_array(self):
+    def _any_features(self) -> ImageFeatures:
         return next(iter(self.splits.values())).features
 
 
@@ -51,7 +100,7 @@ class RegionFeatures(captioned_images.CaptionedImages):
     `regions` is float16 `[regions, dim]`; `feature` is float16 or float32 `[dim]`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
@@ -69,14 +118,14 @@ class RegionFeatures(captioned_images.CaptionedImages):
         return {
             name: captioned_images.SplitPlan(
                 image_count=split.image_count,
-                image_bytes=split.features.row_bytes,
+                image_bytes=split.features.image_bytes,
                 examples=functools.partial(self._examples, split),
             )
             for name, split in self.builder_config.splits.items()
         }
 
     def _examples(
-        self, split: numpy_layout.LayoutSplit, start: int, stop: int
+        self, split: LayoutSplit, start: int, stop: int
     ) -> Iterator[dict[str, Any]]:
         config = self.builder_config
         for image, feature in split.images(start, stop, config.dtype):
@@ -88,11 +137,11 @@ class RegionFeatures(captioned_images.CaptionedImages):
 
 
 def features_dict(name: str, dim: int, dtype: str) -> tfds.features.FeaturesDict:
-    """Returns what TFDS is to know of the examples.
+    """Returns the description of the examples for TFDS.
 
     Args:
-      name: `regions` or `feature`.
-      dim: of a feature.
+      name: `regions` (`[any number, dim]`) or `feature` (`[dim]`).
+      dim: dimensions of a feature.
       dtype: of the numbers.
     """
     shape = (None, dim) if name == "regions" else (dim,)
@@ -123,7 +172,7 @@ class RegionFeaturesSource:
         """Returns sizes and times of the source files; None if there is no folder."""
         if self._root is None or not self._root.is_dir():
             return None
-        return numpy_layout.fingerprint(self._root)
+        return layout_files.fingerprint(self._root)
 
     def splits(self) -> tuple[str, ...]:
         """Returns the splits of the folder."""
@@ -155,7 +204,7 @@ class RegionFeaturesSource:
     def _checked_config(self) -> RegionFeaturesConfig:
         source_folder.check_is_folder(self._root, "train_ims.npy and train_caps.txt")
         # Taken first: a file that changes while we read it will differ the next time.
-        fingerprint = numpy_layout.fingerprint(self._root)
+        fingerprint = layout_files.fingerprint(self._root)
         splits = numpy_layout.open_layout(self._root)
         config = RegionFeaturesConfig(
             name=self.config_name,
@@ -182,5 +231,5 @@ def check_dim(holds_features: str, dim: int, expected: int) -> None:
     if expected not in (0, dim):
         raise InputError(
             f"{holds_features} of {dim} dimensions; expected {expected}: set "
-            "data.region_dim (0 takes any)"
+            "config.data.region_dim (0 takes any)"
         )

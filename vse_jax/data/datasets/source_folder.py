@@ -66,16 +66,6 @@ def below(root: epath.Path, path: str) -> epath.Path:
     return root / os.fsdecode(path.encode(errors="surrogateescape"))
 
 
-def size_and_time(path: epath.Path) -> SizeAndTime:
-    """Returns size and time of change of a file."""
-    try:
-        status = os.stat(path)
-    except OSError:  # a remote path: whole seconds must do
-        status = path.stat()
-        return [status.length, int(status.mtime)]
-    return [status.st_size, status.st_mtime_ns]
-
-
 # Of a path that no file can have.
 _NO_SUCH_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 

@@ -1,0 +1,87 @@
+"""Two sides of a comparison, each in a process of its own, timed in turns.
+
+PyTorch and TensorFlow do not share a process: PyTorch's optimizers import its compiler,
+which crashes if TensorFlow was imported before. Neither do the threads and the memory
+of one side burden the other. A benchmark starts itself once for each side, with
+`--side=NAME` added to its arguments, and asks them in turn for one call.
+"""
+
+import contextlib
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from benchmarks import timing
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+
+
+def serve(function: Callable[[], object], warmup: int) -> None:
+    """Calls a function whenever a line comes on standard input; prints its seconds.
+
+    Args:
+      function: the work of this side.
+      warmup: number of calls before the first one that is timed.
+    """
+    for _ in range(warmup):
+        timing.seconds_of(function)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(f"seconds: {timing.seconds_of(function)!r}", flush=True)
+
+
+def in_turns(
+    module: str, arguments: Sequence[str], sides: Sequence[str], repeats: int
+) -> dict[str, timing.Timing]:
+    """Times the sides of a benchmark in turns (A B A B ...).
+
+    Args:
+      module: the benchmark, which calls `serve` if it is started with `--side`.
+      arguments: of its command line.
+      sides: their names.
+      repeats: number of timed calls of each side.
+
+    Returns:
+      The seconds of each side.
+    """
+    seconds = {side: [] for side in sides}
+    with contextlib.ExitStack() as stack:
+        processes = {
+            side: stack.enter_context(_side(module, [*arguments, f"--side={side}"]))
+            for side in sides
+        }
+        for _ in range(repeats):
+            for side, process in processes.items():
+                time.sleep(timing.PAUSE)
+                process.stdin.write("\n")
+                process.stdin.flush()
+                seconds[side].append(float(_answer(process, "seconds: (.+)")))
+    return {side: timing.summary(times) for side, times in seconds.items()}
+
+
+@contextlib.contextmanager
+def _side(module, arguments) -> Iterator[subprocess.Popen]:
+    with subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            _answer(process, "(ready)")
+            yield process
+            process.stdin.close()
+        except BaseException:
+            process.kill()
+            raise
+
+
+def _answer(process, pattern):
+    for line in process.stdout:
+        if match := re.fullmatch(pattern, line.rstrip()):
+            return match[1]
+    sys.exit(f"a side ended with {process.wait()}: {' '.join(process.args)}")

@@ -1,0 +1,45 @@
+"""Every benchmark runs in its tiny form and prints a table."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import sides
+from tests import programs
+
+BENCHMARKS = {
+    "backbones": ["efficientnet_lite0", "ratio"],
+    "decode": ["+ crop, resize", "photos/s"],
+    "extract": ["vse_jax, whole process", "ratio"],
+    "input_pipeline": ["pairs/s", "ms/batch"],
+    "retrieval": ["captions", "median s"],
+    "train_step": ["JAX", "times PyTorch"],
+}
+OF_PYTORCH = {"extract": "efficientnet_lite_pytorch", "train_step": "torch"}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_tiny_form(name):
+    needed = OF_PYTORCH.get(name)
+    if needed and not importlib.util.find_spec(needed):
+        pytest.skip(f"{needed} is not installed")
+    finished = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--tiny"],
+        cwd=programs.REPOSITORY,
+        env=programs.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=programs.TIMEOUT,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith("| ")
+    for text in BENCHMARKS[name]:
+        assert text in finished.stdout
+
+
+def test_side_that_fails_ends_the_benchmark():
+    with pytest.raises(SystemExit, match=r"a side ended with 2: .* --unknown"):
+        sides.in_turns("benchmarks.train_step", ["--unknown"], ["JAX"], repeats=1)
