@@ -12,8 +12,6 @@ from collections.abc import Callable
 
 import icu4py
 from icu4py.breakers import WordBreaker
-from nltk.tokenize import NLTKWordTokenizer
-from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
 # Most captions are plain words with commas and a final full stop. For these, NLTK's
 # three dozen substitutions only separate the punctuation. Doing just that is 50 times
@@ -44,8 +42,6 @@ _NO_WORD = re.compile("[\\s\u200b-\u200d\u0f0b\u0f0c]*")
 _MARK = re.compile(
     "[\u037e\u0387\u0589\u055d\u05c3\u060c\u061b\u061f\u06d4\u0964\u0965\u1361-\u1368]"
 )
-
-_WORDS = NLTKWordTokenizer()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +74,7 @@ def _nltk(caption: str) -> list[str]:
     """
     text = caption.strip().lower()
     plain = _plain(text)
-    return _WORDS.tokenize(_with_spaces(text)) if plain is None else plain
+    return _words().tokenize(_with_spaces(text)) if plain is None else plain
 
 
 def _nltk_sentences(caption: str) -> list[str]:
@@ -92,7 +88,7 @@ def _nltk_sentences(caption: str) -> list[str]:
     if plain is not None:
         return plain
     sentences = _punkt().tokenize(_with_spaces(text))
-    return [word for sentence in sentences for word in _WORDS.tokenize(sentence)]
+    return [word for sentence in sentences for word in _words().tokenize(sentence)]
 
 
 TOKENIZERS = {
@@ -147,12 +143,21 @@ def _segment(run: re.Match) -> str:
 
 
 @functools.cache
-def _punkt() -> PunktSentenceTokenizer:
+def _words():
+    """NLTK's tokenizer; the import takes a second, and few starts need it."""
+    from nltk.tokenize import NLTKWordTokenizer
+
+    return NLTKWordTokenizer()
+
+
+@functools.cache
+def _punkt():
     """Returns NLTK's sentence splitter with English parameters from a package.
 
     NLTK would download these parameters at run time.
     """
     import punkt
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
     learned = punkt.load_model("english")
     parameters = PunktParameters()
