@@ -199,8 +199,7 @@ def _recurrence_backward(reverse, dtype, residuals, states_cotangent):
     to_inputs = _packed_product(
         to_projected, weights.input_kernel.T, packing, dtype, hidden
     )
-    # At r and z, the products with inputs and state have equal cotangents; at n they
-    # differ.
+    # The products with inputs and state have equal cotangents at r and z, but not at n.
     to_rz = to_projected[:, : 2 * hidden]
     to_input_bias = to_projected.sum(0)
     to_kernel = (
