@@ -4,9 +4,17 @@ python main.py --config configs/quickstart.py
 python main.py --config configs/quickstart.py --mode=eval
 """
 
+import os
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends quietly during the import
+
+def _quit(number, frame):
+    """Ends the program during the import, when there is nothing to keep."""
+    os.write(2, b"interrupted\n")
+    os._exit(128 + number)
+
+
+signal.signal(signal.SIGINT, _quit)
 
 from vse_jax import cli  # noqa: E402
 

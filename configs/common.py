@@ -1,112 +1,108 @@
-"""Every option with its unit and its default: those of RVSE++ in its paper.
+"""All options with their units and defaults, which are those of RVSE++'s paper.
 
-An experiment's file calls `get_config()` here and changes what differs. Any value can
-be overridden on the command line, such as `--config.batch_size=64`.
+The configuration of an experiment calls `get_config()` and changes some options. Every
+option can be overridden on the command line, for example `--config.batch_size=64`.
 """
 
 import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the defaults; `data.root` is left for the experiment or the user."""
+    """Returns the default options; experiments or users set `data.root`."""
     config = ml_collections.ConfigDict()
-    config.seed = 0  # of parameters, order of images, choice of captions, augmentation
-    config.dtype = "float32"  # of the encoders' arithmetic: float32 or bfloat16
-    config.distributed = False  # True connects the hosts that JAX detects, as of a pod
-    # For hosts that JAX does not detect, on each of them; these imply `distributed`.
-    config.coordinator = ""  # host:port of process 0, the same on all hosts
+    config.seed = 0  # seed of parameters, image order, captions and augmentation
+    config.dtype = "float32"  # dtype of the encoders' arithmetic; or bfloat16
+    config.distributed = False  # True connects the hosts that JAX detects, as on a pod
+    # The next three connect hosts that JAX does not detect; they imply `distributed`.
+    config.coordinator = ""  # host:port of process 0, equal on all hosts
     config.num_processes = 0  # number of processes; 0 without a coordinator
-    config.process_id = -1  # of this process, from 0; -1 without a coordinator
-    config.platform = ""  # cpu, gpu or tpu: refuse to run elsewhere; "" takes the best
+    config.process_id = -1  # index of this process, from 0; -1 without a coordinator
+    config.platform = ""  # required device: cpu, gpu or tpu; "" uses the best one
 
-    config.batch_size = 128  # pairs, over all devices and hosts
-    config.epochs = 25  # of as many pairs as there are training captions
+    config.batch_size = 128  # training pairs per step, over all devices and hosts
+    config.epochs = 25  # an epoch uses as many pairs as there are training captions
     config.evaluation_batch_size = 256  # images or captions, over all devices and hosts
 
     config.data = data = ml_collections.ConfigDict()
-    # region_features, karpathy_images, image_folder, coco_captions or shapes
+    # Or karpathy_images, image_folder, coco_captions or shapes.
     data.builder = "region_features"
-    data.root = ""  # folder of the source files
-    data.annotations = ""  # file that lists the photos; "" takes the one in the root
-    data.strict = False  # True refuses absent and invalid photos; else skips them
-    data.allowed_missing = 0.05  # share of a split's photos that may be skipped
-    data.maximum_pixels = 100_000_000  # of a photo, width x height; larger are invalid
-    data.data_dir = "~/tensorflow_datasets"  # where prepared data goes; may be gs://
-    data.name = ""  # of the prepared data; "" names it after the root or the counts
-    data.scene_counts = (6000, 500, 500)  # train, dev, test scenes to draw; shapes only
-    data.region_dim = 2048  # expected dimensions of a region's feature; 0 takes any
-    # Splits captions into words: nltk (NLTK's rules) or nltk_sentences (into sentences
-    # first, as VSE++ does). Both split scripts without spaces by ICU's dictionaries.
-    data.tokenizer = "nltk"
-    data.vocabulary = "dataset"  # dataset: refuse a checkpoint with another; checkpoint
-    data.minimum_word_count = 4  # of a word in training captions, or it is <unk>
-    data.token_lengths = (16, 24, 32, 48, 64)  # that batches of captions are padded to
-    # While training: drop regions and words; of photos, random-resized crop and flip.
-    data.augment = True
-    data.image_size = 0  # pixels, height and width of photos; 0: stored in one size
-    # Pixels, shorter side before a crop in evaluation; 0: image_size * 256 / 224.
-    data.resize = 0
-    data.crops = 1  # of a photo in evaluation: 1 (the centre) or 10 (corners, mirrored)
-    data.folds = 0  # average an evaluation over so many parts too; 5: COCO's "1K"
-    data.train_split = "train"  # or a sum, such as train+restval of COCO
-    data.validation_split = "dev"
-    data.test_split = "test"
+    data.root = ""  # folder of the source files, or of extracted features
+    data.annotations = ""  # file that lists the photos; "" finds it in the root
+    data.strict = False  # True rejects absent and invalid photos; False skips them
+    data.allowed_missing = 0.05  # share of a split's photos that may be skipped, 0 to 1
+    data.maximum_pixels = 100_000_000  # width x height of a photo; larger are invalid
+    data.data_dir = "~/tensorflow_datasets"  # folder of prepared data; may be gs://
+    data.name = ""  # name of the prepared data; "" derives it from the source
+    data.scene_counts = (6000, 500, 500)  # scenes in train, dev and test; shapes only
+    data.region_dim = 2048  # required dimensions of the features; 0 allows any
+    data.tokenizer = "nltk"  # or nltk_sentences, which splits sentences first (VSE++)
+    data.vocabulary = "dataset"  # must equal a checkpoint's; checkpoint: may differ
+    data.minimum_word_count = 4  # in training captions; rarer words become <unk>
+    data.token_lengths = (16, 24, 32, 48, 64)  # tokens; batches are padded to the next
+    data.augment = True  # in training, drop regions and words, or crop and flip photos
+    data.image_size = 0  # height and width in pixels; 0 if stored photos have one size
+    data.resize = 0  # shorter side in pixels before a crop; 0: image_size * 256 / 224
+    data.crops = 1  # crops per photo in evaluation: 1 (centre) or 10 (also mirrored)
+    data.folds = 0  # folds whose mean is also reported; 0 for none, 5 for COCO's 1K
+    data.train_split = "train"  # or a sum of splits, such as COCO's train+restval
+    data.validation_split = "dev"  # split that selects the best checkpoint
+    data.test_split = "test"  # split that --mode=eval evaluates
 
     config.model = model = ml_collections.ConfigDict()
-    model.image_encoder = "region_residual"  # region_parallel, global
-    model.backbone = backbone = ml_collections.ConfigDict()  # of datasets with photos
-    backbone.name = ""  # one of `vse_jax.models.backbones.BACKBONES`
-    backbone.weights = ""  # .pth or .safetensors file, or the package that has it
-    # trained: normalize by the batch's statistics in training; frozen: always by those
-    # of the weights. A backbone that is frozen as a whole (see optimizer.groups) always
-    # uses those of its weights. VSE++'s published code differs: its frozen CNN
-    # normalizes by the batch's statistics in training, and updates the running ones.
+    model.image_encoder = "region_residual"  # or region_parallel or global
+    model.backbone = backbone = ml_collections.ConfigDict()  # for datasets of photos
+    backbone.name = ""  # a name in `vse_jax.models.backbones.BACKBONES`; "" for none
+    backbone.weights = ""  # .pth or .safetensors file, or a package; "" for random ones
+    # trained: use the batch's statistics in training; frozen: use those of the weights.
+    # A backbone that is frozen as a whole (see `optimizer.groups`) always uses those of
+    # its weights. VSE++'s published code differs: its frozen CNN uses the batch's
+    # statistics in training and updates the running statistics.
     backbone.batch_norm = "trained"
     model.text_encoder = "bigru_gpo"  # or gru
-    model.pooling = "gpo"  # of regions and of words: gpo, mean or max
-    model.embed_dim = 1024
-    model.word_dim = 300
-    model.normalize_image = True  # False for VSE0
-    model.absolute = False  # True for Order-embeddings
+    model.pooling = "gpo"  # pooling of regions and words: gpo, mean or max
+    model.embed_dim = 1024  # dimensions of the joint embedding
+    model.word_dim = 300  # dimensions of the word embeddings
+    model.normalize_image = True  # scale image embeddings to unit length; False in VSE0
+    model.absolute = False  # use absolute embeddings; True in Order-embeddings
 
     config.loss = loss = ml_collections.ConfigDict()
-    loss.mining = "selective"  # all, mean, hardest, semi_hard, selective
+    loss.mining = "selective"  # negatives: all, mean, hardest, semi_hard or selective
     loss.margin = 0.2  # in units of similarity
-    loss.epsilon = 0.01  # in units of similarity; `selective` only
+    loss.epsilon = 0.01  # in units of similarity; selective mining only
     loss.similarity = "cosine"  # or order
-    loss.reduction = "mean"  # of anchors and directions; sum as in VSE++
-    loss.warmup_mining = ""  # used instead of `mining` during the warm-up
-    loss.warmup_epochs = 0
+    loss.reduction = "mean"  # over anchors and directions; or sum, as in VSE++
+    loss.warmup_mining = ""  # replaces `mining` during the warm-up; "" for no warm-up
+    loss.warmup_epochs = 0  # length of the warm-up
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = "adamw"  # or adam
-    optimizer.learning_rate = 5e-4
-    # After each of these epochs the learning rate is multiplied by `decay_factor`; 0 is
-    # before the first step. Equal ones all count.
+    optimizer.learning_rate = 5e-4  # before any decay
+    # After each of these epochs the learning rate is multiplied by `decay_factor`. 0 is
+    # before the first step. A repeated epoch counts repeatedly.
     optimizer.decay_epochs = (15,)
-    optimizer.decay_factor = 0.1
-    optimizer.weight_decay = 0.01  # decoupled, of every parameter; adamw only
-    optimizer.gradient_clip = 2.0  # global norm; 0 for none
-    # Parameters with options of their own: a tuple of `parameter_group`. The first one
-    # that matches a parameter applies. The stages of `fine_tuning` have their own.
+    optimizer.decay_factor = 0.1  # factor of the learning rate at each decay
+    optimizer.weight_decay = 0.01  # decoupled, for all parameters; adamw only
+    optimizer.gradient_clip = 2.0  # maximum global norm of the gradients; 0 for none
+    # Parameters with their own options: a tuple of `parameter_group`. The first group
+    # that matches a parameter applies. Stages of `fine_tuning` have their own groups.
     optimizer.groups = ()
 
-    # What comes after `epochs` of the above: a tuple of `fine_tuning_stage`.
+    # Stages that follow the `epochs` above: a tuple of `fine_tuning_stage`.
     config.fine_tuning = ()
 
-    config.extract = extract = ml_collections.ConfigDict()  # see --mode=extract
-    extract.regions = "grid"  # the backbone's; or pooled: one feature an image
-    extract.pool = 0  # rows and columns to average the grid to; 0 keeps it
-    extract.pca_dim = 0  # dimensions to reduce to, fitted on the train split; 0 keeps
-    extract.numpy_layout = ""  # folder for the PyTorch repositories' files too
-    extract.shard_megabytes = 128.0  # of a file; a killed run repeats one of them
+    config.extract = extract = ml_collections.ConfigDict()  # for --mode=extract
+    extract.regions = "grid"  # the backbone's grid; or pooled: one feature per image
+    extract.pool = 0  # rows and columns to average the grid to; 0 keeps the grid
+    extract.pca_dim = 0  # dimensions of a PCA, fitted on the train split; 0 for none
+    extract.numpy_layout = ""  # folder for a copy in the PyTorch layout; "" for none
+    extract.shard_megabytes = 128.0  # size of a file; a killed run repeats at most one
 
-    config.log_every_steps = 50
-    config.checkpoint_every_steps = 500  # beside those after every evaluation
-    config.evaluate_every_epochs = 1
-    config.stuck_steps = 200  # warn when all similarities are equal for so many steps
-    config.profile_at_step = 0  # profile five steps from there; 0 for none
-    config.compilation_cache = ""  # folder; "" puts it beside the workdir
+    config.log_every_steps = 50  # steps between logged metrics
+    config.checkpoint_every_steps = 500  # in addition to one after every evaluation
+    config.evaluate_every_epochs = 1  # epochs between evaluations on validation_split
+    config.stuck_steps = 200  # steps with equal similarities before a warning
+    config.profile_at_step = 0  # first of five steps to profile; 0 for none
+    config.compilation_cache = ""  # folder; "" is .compilation_cache beside the workdir
     return config
 
 
@@ -117,14 +113,14 @@ def fine_tuning_stage(
     decay_epochs: tuple[float, ...] = (),
     groups: tuple[ml_collections.ConfigDict, ...] = (),
 ) -> ml_collections.ConfigDict:
-    """Returns a stage that starts from the best checkpoint before it.
+    """Returns a training stage that starts from the best checkpoint before it.
 
     Args:
-      epochs: of as many pairs as there are training captions.
-      learning_rate: at its beginning.
-      decay_epochs: of this stage; the learning rate is multiplied by
-        `optimizer.decay_factor` after each of them.
-      groups: parameter groups of this stage, used instead of `optimizer.groups`.
+      epochs: length of the stage in epochs.
+      learning_rate: learning rate at the start of the stage.
+      decay_epochs: epochs of this stage after which the learning rate is multiplied by
+        `optimizer.decay_factor`.
+      groups: parameter groups of this stage, instead of `optimizer.groups`.
     """
     return ml_collections.ConfigDict(
         {
@@ -143,19 +139,20 @@ def parameter_group(
     weight_decay: float | None = None,
     frozen: bool = False,
 ) -> ml_collections.ConfigDict:
-    """Returns parameters that are trained with options of their own, or not at all.
+    """Returns a group of parameters with their own training options.
 
-    Batch normalization updates its running statistics even where its parameters are
+    Batch normalization updates its running statistics even if its parameters are
     frozen, except in a backbone that is frozen as a whole.
 
     Args:
-      pattern: regular expression that matches the whole path of a parameter, such as
-        `image/backbone/.*` or `.*/bias`. It must match at least one.
+      pattern: regular expression that matches the full path of each parameter of the
+        group, such as `image/backbone/.*` or `.*/bias`. It must match at least one
+        parameter.
       learning_rate: factor of the learning rate.
-      weight_decay: used instead of `optimizer.weight_decay`, which None stands for.
-      frozen: keep these parameters as they are.
+      weight_decay: weight decay of the group; None uses `optimizer.weight_decay`.
+      frozen: whether the parameters are not trained.
     """
-    # A placeholder lets the command line replace None.
+    # With a placeholder the command line can replace None.
     decay = ml_collections.config_dict.placeholder(float)
     decay.set(weight_decay)
     return ml_collections.ConfigDict(

@@ -220,6 +220,8 @@ def _parse_flags(argv):
         return _interrupted()
     # A configuration file is a program, which may raise anything.
     except Exception as error:
+        if termination.is_raised():
+            return _interrupted()
         return _fail(_mistake(error, argv))
 
 
@@ -273,7 +275,9 @@ def _mistake(error, argv):
     """
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]  # an unknown option's KeyError is wrapped
-    text = str(error.args[0] if isinstance(error, KeyError) else error)
+    text = str(error)
+    if isinstance(error, KeyError):
+        text = f"there is no option {error.args[0]}; configs/common.py lists all"
     if isinstance(error, flags.Error) and "Traceback" not in text:
         return " ".join(text.split())
     if isinstance(error, OSError) or "Traceback" in text:
@@ -287,13 +291,17 @@ def _mistake(error, argv):
 def _run(argv):
     try:
         return main(argv)
-    except ReportedError as error:
-        return _fail(str(error))
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:  # the reader has exited, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        if termination.is_raised():
+            return _interrupted()
+        if isinstance(error, ReportedError):
+            return _fail(str(error))
+        raise
 
 
 def _interrupted():

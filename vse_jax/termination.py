@@ -18,6 +18,7 @@ WATCHDOG_SECONDS = 10.0
 
 _noted: signal.Signals | None = None  # the last signal that asked the program to end
 _is_noted_only = False  # in training: nothing is raised
+_is_raised = False  # a Ctrl-C was raised
 
 
 def install() -> None:
@@ -33,6 +34,14 @@ def check() -> None:
         and threading.current_thread() is threading.main_thread()
     ):
         raise KeyboardInterrupt
+
+
+def is_raised() -> bool:
+    """Whether Ctrl-C was raised; any later error may be a consequence of it.
+
+    An extension module that is interrupted while it is imported raises `ImportError`.
+    """
+    return _is_raised
 
 
 def exit_code() -> int:
@@ -85,10 +94,11 @@ class Termination:
 
 
 def _interrupt(number, frame):
-    global _noted
+    global _noted, _is_raised
     if _noted == signal.SIGINT:
         _exit_at_once()
     _noted = signal.SIGINT
+    _is_raised = True
     watchdog = threading.Timer(WATCHDOG_SECONDS, _exit_at_once)
     watchdog.daemon = True
     watchdog.start()

@@ -173,7 +173,7 @@ def test_long_captions_are_cut_and_counted_once(builder, make_builder, monkeypat
     captions = [c for e in make_builder.examples(37) for c in e["captions"]]
     long = [c for c in captions if len(vocabulary.encode(c)) > 10]
     assert messages == [
-        f"train: {len(long)} of 185 captions are cut to 10 tokens "
+        f"train: {len(long)} of 185 captions are truncated to 10 tokens "
         "(config.data.token_lengths)"
     ]
     expected = {(*vocabulary.encode(c)[:9], vocabulary.end) for c in long}
@@ -358,13 +358,13 @@ def test_refuses_an_empty_split(builder, monkeypatch):
 
 def test_refuses_hosts_that_do_not_divide_the_batch(builder):
     _refused(
-        "^config.batch_size: 8 rows .* a multiple of 3",
+        r"^config\.batch_size is 8, .* a multiple of 3",
         lambda: _train(builder, _config(), process_count=3),
     )
     for call in (input_pipeline.image_batches, input_pipeline.caption_batches):
         options = [Vocabulary(["a"])] if "caption" in call.__name__ else []
         _refused(
-            "^evaluation_batch_size: 10 rows .* a multiple of 4",
+            r"^config\.evaluation_batch_size is 10, .* a multiple of 4",
             lambda call=call, options=options: call(
                 builder, "dev", *options, _config(), process_count=4
             ),
@@ -395,7 +395,8 @@ def test_refuses_data_without_random_access(make_builder):
 
 def test_refuses_token_lengths_without_room(builder):
     _refused(
-        "^config.data.token_lengths: ", lambda: _train(builder, _config(lengths=(1, 8)))
+        r"^config\.data\.token_lengths is ",
+        lambda: _train(builder, _config(lengths=(1, 8))),
     )
 
 

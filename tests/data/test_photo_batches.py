@@ -126,7 +126,7 @@ def test_evaluation(builder, config, crops, resize, shorter):
 def test_refuses_a_resize_that_leaves_no_crop(builder, config, resize):
     config.data.resize = resize
     with pytest.raises(
-        InputError, match=rf"data\.resize is {resize}, from which no crop"
+        InputError, match=rf"data\.resize is {resize}, which is smaller"
     ):
         next(input_pipeline.image_batches(builder, "dev", config))
 
@@ -145,7 +145,7 @@ def test_sum_of_splits_to_train_on(builder, config):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"image_size": 0}, r"data\.image_size is 0.*any size"),
+        ({"image_size": 0}, r"data\.image_size is 0.*differ in size"),
         ({"image_size": -1}, r"data\.image_size is -1"),
         ({"crops": 5}, r"data\.crops is 5; expected 1 or 10"),
     ],

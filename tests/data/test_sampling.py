@@ -107,7 +107,7 @@ def test_orders_are_uniform():
 )
 def test_refuses_a_batch_that_is_too_large(images, batch_size, largest):
     with pytest.raises(
-        InputError, match=f"batch_size: {batch_size} .* 1 to {largest},"
+        InputError, match=f"config.batch_size is {batch_size} .* 1 to {largest},"
     ):
         Sampler(0, np.full(images, 5), batch_size)
     Sampler(0, np.full(images, 5), largest)

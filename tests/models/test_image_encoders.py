@@ -7,8 +7,9 @@ import pytest
 
 from vse_jax.models.backbones import create_backbone
 from vse_jax.models.image_encoders import Backbone, ImageEncoder
+from vse_jax.models.kernels.ranked_sum import ranked_sum
 from vse_jax.models.normalization import l2_normalize
-from vse_jax.models.pooling import ranked_sum
+from vse_jax.models.pooling import GeneralizedPooling
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -41,7 +42,7 @@ def encoder(kind, train):
 
 
 def naive_embedding(kind, variables):
-    """In numpy, in evaluation; only the pooling's weights are taken as they are."""
+    """Returns embedded regions before pooling, computed by NumPy in evaluation mode."""
     params = jax.tree.map(np.asarray, variables["params"]["encoder"])
     statistics = variables["batch_stats"]["encoder"]["mlp"]["norm"]
     projection, mlp = params["projection"], params["mlp"]
@@ -54,8 +55,6 @@ def naive_embedding(kind, variables):
 
 
 def pooling_weights(variables):
-    from vse_jax.models.pooling import GeneralizedPooling
-
     pool = GeneralizedPooling()
     apply = functools.partial(pool.apply, method=pool.rank_weights)
     params = variables["params"]["encoder"]["pooling"]
@@ -72,7 +71,7 @@ def test_regions_are_projected_and_refined_and_pooled(kind):
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_regions_that_do_not_exist_do_not_matter(train):
+def test_padding_regions_are_ignored(train):
     variables, run = encoder("region_residual", train)
     filled = np.where(EXISTS[..., None], REGIONS, np.float32(50))
     gradients, (embedded, updated) = run(variables, filled)
@@ -85,13 +84,13 @@ def test_regions_that_do_not_exist_do_not_matter(train):
     )
 
 
-def test_bias_that_the_normalization_takes_out_is_not_trained():
+def test_bias_removed_by_the_normalization_is_not_trained():
     variables, run = encoder("region_residual", train=True)
     gradients, (embedded, updated) = run(variables, REGIONS)
     assert not np.asarray(gradients["encoder"]["mlp"]["hidden_bias"]).any()
     assert np.asarray(gradients["encoder"]["mlp"]["hidden"]["kernel"]).any()
 
-    # It does have no effect but on the running mean.
+    # It affects only the running mean.
     moved = jax.tree.map(lambda x: x, variables)
     moved["params"]["encoder"]["mlp"]["hidden_bias"] += 1.0
     _, (same, shifted) = run(moved, REGIONS)
@@ -129,8 +128,8 @@ def photo_variables(kind, architecture):
     return jax.jit(model.init)(jax.random.key(0), {"image": PHOTOS})
 
 
-def seen(kind, architecture, variables):
-    """What the backbone alone makes of the photos."""
+def backbone_output(kind, architecture, variables):
+    """Returns the output of the backbone alone for the photos."""
     alone = create_backbone(architecture, pooled=kind == "global")
     of_backbone = {name: tree["backbone"] for name, tree in variables.items()}
     return jax.jit(alone.apply)(of_backbone, PHOTOS)
@@ -147,9 +146,9 @@ def without_backbone(kind, variables, batch):
 
 
 @pytest.mark.parametrize("kind", REGION_KINDS)
-def test_backbone_gives_the_regions_of_photos(kind):
+def test_backbone_computes_the_regions_of_photos(kind):
     variables = photo_variables(kind, "stem")
-    regions = seen(kind, "stem", variables)
+    regions = backbone_output(kind, "stem", variables)
     count = np.full(3, regions.shape[1], np.int32)
     batch = {"regions": regions, "region_count": count}
     np.testing.assert_allclose(
@@ -160,10 +159,10 @@ def test_backbone_gives_the_regions_of_photos(kind):
 
 
 def test_feature_of_a_backbone_has_unit_length():
-    """As VSE++ has it; a feature that was computed before is taken as it is."""
+    """As in VSE++. Precomputed features are not normalized again."""
     kind, architecture = "global", "efficientnet_lite0"
     variables = photo_variables(kind, architecture)
-    feature = l2_normalize(seen(kind, architecture, variables))
+    feature = l2_normalize(backbone_output(kind, architecture, variables))
     np.testing.assert_allclose(
         photo_encoder(kind, architecture).apply(variables, {"image": PHOTOS}),
         without_backbone(kind, variables, {"feature": feature}),
@@ -189,15 +188,16 @@ def test_embeddings_of_crops_are_averaged():
         ("stem", True, False),
         ("stem", False, True),
         ("stem", False, False),
-        ("efficientnet_lite0", False, True),  # a few photos at a time
+        ("efficientnet_lite0", False, True),  # computed in pieces of the batch
     ],
 )
-def test_backbone_is_trained_as_far_as_it_is_asked_for(
+def test_trainable_and_train_norm_decide_what_is_updated(
     architecture, trainable, train_norm
 ):
     variables = photo_variables("region_residual", architecture)
     model = photo_encoder(
-        *("region_residual", architecture),
+        "region_residual",
+        architecture,
         train=True,
         trainable=trainable,
         train_norm=train_norm,

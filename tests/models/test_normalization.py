@@ -11,12 +11,12 @@ MOMENTUM, EPSILON = 0.1, 1e-5
 
 @pytest.fixture
 def problem():
-    """Vectors of 16 samples with very different counts, one sample without any."""
+    """Vectors of 16 samples with very different counts, one of them 0."""
     rng = np.random.default_rng(0)
     count = np.array([5, 1, 2, 0, 5, 5, 3, 1, 1, 1, 1, 1, 4, 4, 2, 5])
     exists = np.arange(5) < count[:, None]
     vectors = rng.normal(2, 3, (16, 5, 6))
-    vectors *= 1 + np.arange(16)[:, None, None]  # devices' statistics differ much
+    vectors *= 1 + np.arange(16)[:, None, None]  # statistics differ between devices
     vectors[~exists] = 1e4
     variables = {
         "params": {"scale": rng.normal(size=6), "bias": rng.normal(size=6)},
@@ -34,7 +34,7 @@ def apply(variables, vectors, exists, *, train, sum_over_devices=lambda tree: tr
 
 
 def on_devices(number, variables, vectors, exists):
-    """The first device's statistics and all outputs, the batch split over devices."""
+    """Splits the batch over devices; returns all outputs and statistics."""
 
     def of_device(vectors, exists):
         return apply(
@@ -53,7 +53,7 @@ def on_devices(number, variables, vectors, exists):
     return np.asarray(outputs).reshape(vectors.shape), updated["batch_stats"]
 
 
-def test_normalizes_by_what_exists(problem):
+def test_statistics_exclude_padding(problem):
     vectors, exists, variables = problem
     outputs, updated = apply(variables, vectors, exists, train=True)
     some = vectors[exists].astype(np.float64)
@@ -91,7 +91,7 @@ def test_eight_devices_normalize_like_one(problem):
             )
 
 
-def test_initialization_leaves_the_statistics_alone():
+def test_initialization_does_not_update_the_statistics():
     variables = MaskedBatchNorm(True, lambda tree: tree).init(
         jax.random.key(0), jnp.full((4, 3), 7.0), jnp.ones(4, bool)
     )

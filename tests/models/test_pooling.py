@@ -37,7 +37,7 @@ def rank_weights(pool):
     return jax.jit(apply, static_argnums=1)
 
 
-def test_weights_sum_to_one_over_the_ranks_that_exist():
+def test_weights_of_valid_ranks_sum_to_one():
     pool = GeneralizedPooling()
     init = jax.jit(
         functools.partial(pool.init, method=pool.rank_weights), static_argnums=1
@@ -49,7 +49,7 @@ def test_weights_sum_to_one_over_the_ranks_that_exist():
     assert (weights[np.tri(6, dtype=bool)] > 0).all()
 
 
-def test_equal_weights_pool_the_mean():
+def test_equal_weights_return_the_mean():
     vectors, _, count = problem("ragged")
     weights = np.tri(7, dtype=np.float32)[np.asarray(count) - 1]
     weights /= weights.sum(1, keepdims=True)
@@ -62,7 +62,7 @@ def test_equal_weights_pool_the_mean():
     )
 
 
-def test_weight_on_the_first_rank_pools_the_maximum():
+def test_weight_on_the_first_rank_returns_the_maximum():
     vectors, _, count = problem("negative")
     weights = np.zeros((5, 7), np.float32)
     weights[:, 0] = 1
@@ -73,7 +73,7 @@ def test_weight_on_the_first_rank_pools_the_maximum():
     np.testing.assert_array_equal(pooling.max_pooling(vectors, count), expected)
 
 
-def test_positions_are_those_of_the_transformer():
+def test_positions_equal_the_transformers_encoding():
     encoding = pooling.sinusoidal_positions(5, 8)
     assert encoding.shape == (5, 8)
     for position in range(5):
@@ -99,7 +99,7 @@ def test_parity_of_pooling_and_weights():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
-def test_pool_grid_is_adaptive_average_pooling(size):
+def test_pool_grid_equals_adaptive_average_pooling(size):
     torch = pytest.importorskip("torch")
     grid = np.random.default_rng(0).normal(size=(2, 7, 7, 4)).astype(np.float32)
     channels_first = torch.from_numpy(grid.transpose(0, 3, 1, 2))

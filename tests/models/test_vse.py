@@ -8,8 +8,9 @@ from vse_jax.models.vse import create_model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-# Golden file, encoders, options of the model, and what its losses mean here.
+# Mining by the reduction in the name of a published loss.
 SUM_AND_MAX = {"sum": "all", "max": "hardest"}
+# Encoders and options of the model by golden file.
 PUBLISHED = {
     "rvsepp_eval": ("region_residual", "bigru_gpo", {}),
     "vse_infty_bigru_eval": ("region_parallel", "bigru_gpo", {}),
@@ -20,7 +21,7 @@ PUBLISHED = {
 
 
 def meaning_of_loss(golden, name):
-    """Mining and settings of a loss such as `loss_order_max`."""
+    """Returns mining and settings of a published loss, such as `loss_order_max`."""
     margin = float(golden["cfg/margin"])
     if name == "loss_selhn":
         epsilon = float(golden["cfg/epsilon"])
@@ -81,7 +82,7 @@ def test_configuration_describes_the_model(config, pairs, dtype):
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_pooling_of_regions_is_an_option(config, pooling):
-    """Without GPO the embedding is that pooling of the regions, by plain numpy."""
+    """Compares with NumPy's pooling of regions that are embedded one by one."""
     config.model.update(text_encoder="gru", embed_dim=8, word_dim=4, pooling=pooling)
     model = create_model(config, vocabulary_size=9, train=False)
     rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
-"""Size augmentation of the papers: regions and words are dropped while training.
+"""Size augmentation (VSE-infinity): drops regions and words during training.
 
-Randomness is a function of (seed, pass, image), so that it is the same on any number of
-hosts and after any restart.
+Random choices are a function of (seed, pass, image), so they are the same on any number
+of hosts and after any restart.
 """
 
 import numpy as np
@@ -9,7 +9,8 @@ import numpy as np
 from vse_jax.data.sampling import REGION_STREAM, WORD_STREAM, random_uniform
 from vse_jax.data.text.vocabulary import Vocabulary
 
-_MASKED, _REPLACED = 0.5, 0.6  # of the chosen words, cumulated; the rest are dropped
+# Cumulative shares of the chosen tokens; the rest are dropped.
+_MASKED, _REPLACED = 0.5, 0.6
 
 
 def keep_regions(
@@ -20,19 +21,19 @@ def keep_regions(
     regions: int,
     rate: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Drops each region with a probability, but never all of an image.
+    """Drops regions at random, but never all regions of an image.
 
     Args:
-      seed: of the choice.
-      pass_number: int [batch].
-      image: int [batch], record numbers.
-      region_count: int [batch], regions that exist, at least 1.
+      seed: seed of the choice.
+      pass_number: int `[batch]`.
+      image: int `[batch]`, record numbers.
+      region_count: int `[batch]`, regions of each image, at least 1.
       regions: length of the padded axis.
-      rate: probability of each region to be dropped.
+      rate: probability that a region is dropped.
 
     Returns:
-      source int32 [batch, regions], the old place of each region, those kept first
-      and in order; region_count int32 [batch], how many are kept.
+      source, int32 `[batch, regions]`, the old index of each region: first the kept
+      ones, in order; and region_count, int32 `[batch]`, the number of kept regions.
     """
     chance = random_uniform(seed, REGION_STREAM, pass_number, image, count=regions)
     exists = np.arange(regions) < region_count[:, None]
@@ -49,27 +50,28 @@ def corrupt_words(
     vocabulary: Vocabulary,
     rate: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masks, replaces or drops some tokens, but never drops all of a caption.
+    """Masks, replaces or drops some tokens, but never drops all tokens of a caption.
 
-    Of the chosen tokens, start and end included, half become `<mask>`, a tenth a random
-    word, and the rest are dropped.
+    Half of the chosen tokens become `<mask>`, a tenth become a random word, and the
+    rest are dropped. `<start>` and `<end>` may be chosen too.
 
     Args:
-      seed: of the choice.
-      pass_number: int [batch].
-      image: int [batch], record numbers.
-      tokens: int32 [batch, time], padded with `<pad>`.
-      token_count: int [batch], at least 1.
-      vocabulary: gives the random words.
-      rate: probability of each token to be chosen.
+      seed: seed of the choice.
+      pass_number: int `[batch]`.
+      image: int `[batch]`, record numbers.
+      tokens: int32 `[batch, time]`, padded with `<pad>`.
+      token_count: int `[batch]`, at least 1.
+      vocabulary: vocabulary of the tokens, from which random words are drawn.
+      rate: probability that a token is chosen.
 
     Returns:
-      tokens int32 [batch, time], padded with `<pad>`; token_count int32 [batch].
+      tokens, int32 `[batch, time]`, padded with `<pad>`; and token_count, int32
+      `[batch]`.
     """
     time = tokens.shape[1]
     keys = (seed, WORD_STREAM, pass_number, image)
     chance = random_uniform(*keys, 0, count=time)
-    # Uniform among the chosen tokens, -1 for the others.
+    # Uniform in [0, 1) for the chosen tokens, -1 for the others.
     fate = np.where(chance < rate, chance / max(rate, 1e-9), -1.0)
     words = vocabulary.mask - vocabulary.first_word
     place = (random_uniform(*keys, 1, count=time) * words).astype(np.int32)
@@ -85,13 +87,13 @@ def corrupt_words(
 
 
 def _at_least_one(kept: np.ndarray, preference: np.ndarray) -> np.ndarray:
-    """Keeps the entry with the highest preference where none is kept: [batch, n]."""
+    """Keeps the preferred entry of each row that keeps none, `[batch, n]`."""
     lost = np.flatnonzero(~kept.any(axis=1))
     kept[lost, preference[lost].argmax(axis=1)] = True
     return kept
 
 
 def _move_to_front(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the old place of each entry, kept ones first, and how many are kept."""
+    """Returns the old index of each entry, kept ones first, and the number kept."""
     source = np.argsort(~kept, axis=1, kind="stable")
     return source.astype(np.int32), kept.sum(axis=1).astype(np.int32)

@@ -1,8 +1,9 @@
-"""The identity of a dataset: a digest of its content.
+"""Computes and compares the identity of a dataset, a digest of its content.
 
-Two datasets are the same if their splits hold the same images and captions in the same
-order, wherever their files are. Of each image the identity keeps its image_id, a digest
-of what is stored of it and a digest of its captions, so that a difference can be named.
+Two datasets are the same if their splits have the same images and captions in the same
+order, wherever their files are. For each image the identity stores its image_id, a
+digest of the stored content and a digest of its captions. These show which images
+differ.
 """
 
 import collections
@@ -40,9 +41,9 @@ class SplitIdentity:
 
     Attributes:
       image_ids: image_id strings.
-      image_digests: uint64 `[images]`, of the stored photo, regions or feature.
-      caption_digests: uint64 `[images]`, of all captions of an image.
-      caption_count: captions of the split.
+      image_digests: uint64 `[images]`, digest of the stored photo, regions or feature.
+      caption_digests: uint64 `[images]`, digest of all captions of an image.
+      caption_count: number of captions of the split.
     """
 
     image_ids: list[str]
@@ -64,8 +65,8 @@ class DatasetIdentity:
     """The content of a dataset.
 
     Attributes:
-      content: what is stored of an image: `image`, `regions` or `feature`.
-      splits: by their names.
+      content: stored image content: `image`, `regions` or `feature`.
+      splits: identity of each split by name.
     """
 
     content: str
@@ -78,7 +79,7 @@ class DatasetIdentity:
         return hashlib.sha256("\n".join([self.content, *parts]).encode()).hexdigest()
 
     def summary(self) -> dict:
-        """What a checkpoint remembers, as JSON."""
+        """Returns the JSON that a checkpoint stores."""
         return {
             "digest": self.digest,
             "content": self.content,
@@ -93,7 +94,7 @@ class DatasetIdentity:
         }
 
     def to_bytes(self) -> bytes:
-        """Returns the content of an `.npz` file."""
+        """Returns the identity as the content of an `.npz` file."""
         arrays = {"version": np.array(_VERSION), "content": np.array(self.content)}
         for name, split in self.splits.items():
             text, lengths = pack(split.image_ids)
@@ -110,15 +111,15 @@ class DatasetIdentity:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "DatasetIdentity":
-        """Undoes `to_bytes`.
+        """Returns the identity that `to_bytes` serialized.
 
         Raises:
-          ValueError: if the content is damaged or of another version.
+          ValueError: if the content is damaged or has another version.
         """
         try:
             arrays = np.load(io.BytesIO(content), allow_pickle=False)
             if arrays["version"] != _VERSION:
-                raise ValueError("it is of another version")
+                raise ValueError("it has another version")
             names = [n.removesuffix("/images") for n in arrays if n.endswith("/images")]
             return cls(
                 str(arrays["content"]),
@@ -139,8 +140,8 @@ class DatasetIdentity:
 def identity_of(builder: tfds.core.DatasetBuilder) -> DatasetIdentity:
     """Returns the identity of a prepared dataset.
 
-    The first call reads the dataset once and caches the result beside it. Sizes and
-    times of the files say whether the cache is still right.
+    The first call reads the dataset and caches the result beside it. File sizes and
+    modification times show whether the cache is still valid.
 
     Raises:
       InputError: if the dataset cannot be read.
@@ -162,7 +163,7 @@ def identity_of(builder: tfds.core.DatasetBuilder) -> DatasetIdentity:
 
 
 def read(path: epath.Path) -> DatasetIdentity | None:
-    """Reads an identity from a file; None if it is absent or damaged."""
+    """Reads an identity from a file; returns None if it is absent or damaged."""
     try:
         return DatasetIdentity.from_bytes(path.read_bytes())
     except (OSError, ValueError):
@@ -178,16 +179,16 @@ def write(identity: DatasetIdentity, path: epath.Path) -> None:
 def difference(
     saved: Mapping, before: DatasetIdentity | None, now: DatasetIdentity
 ) -> str | None:
-    """Says how a dataset differs from what was remembered of it.
+    """Describes how a dataset differs from its saved identity.
 
     Args:
-      saved: the summary that was remembered.
-      before: the identity that was remembered, if it could be read.
-      now: the identity of the dataset.
+      saved: the saved summary.
+      before: the saved identity, or None if it cannot be read.
+      now: the current identity of the dataset.
 
     Returns:
-      A phrase such as `train: 3 photos changed, such as p001.jpg`; None if there is no
-      difference.
+      A phrase such as `train: 3 photos changed, such as p001.jpg`; None if nothing
+      differs.
     """
     if saved["digest"] == now.digest:
         return None
@@ -246,7 +247,7 @@ def _count(noun, keys):
 
 
 def _entries(split: SplitIdentity) -> dict:
-    """Digests by image_id, numbered where records share one."""
+    """Returns digests by image_id and its occurrence, as records may share an id."""
     seen = collections.Counter()
     entries = {}
     for image_id, image, captions in zip(
@@ -288,7 +289,7 @@ def _read_split(builder, name, content) -> SplitIdentity:
 
 
 def _rows(stored) -> Iterator[bytes]:
-    if isinstance(stored, tf.RaggedTensor):  # numbers that are stored as a list
+    if isinstance(stored, tf.RaggedTensor):  # values that are stored as a list
         values, ends = stored.flat_values.numpy(), stored.row_splits.numpy()
         return (values[a:b].tobytes() for a, b in itertools.pairwise(ends))
     return iter(stored.numpy())
@@ -299,7 +300,7 @@ def _digest(content: bytes) -> int:
 
 
 def _status(builder) -> list:
-    """Names, sizes and times of all files that hold records."""
+    """Returns the name, size and time of each file with records."""
     return [
         [path.name, *files.size_and_time(path)]
         for split in builder.info.splits.values()

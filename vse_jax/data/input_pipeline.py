@@ -1,14 +1,17 @@
-"""From a prepared dataset to batches on the host, for training and for evaluation.
+"""Reads a prepared dataset into host batches, for training and for evaluation.
 
-Rows of a batch belong to hosts in contiguous slices of equal size. A batch is a dict of
-read-only numpy arrays:
+Each host gets a contiguous slice of the rows of a batch; all slices have equal size. A
+batch is a dict of read-only numpy arrays:
 
     tokens        int32 [batch, time]
     token_count   int32 [batch]
     image_id      int32 [batch], equal for records of one picture, -1 for padding rows
-    regions       float16 [batch, regions, dim]   and region_count int32 [batch], or
-    image         uint8 [batch, height, width, 3], or with data.crops=10, to evaluate,
-                  uint8 [batch, 10, height, width, 3], or
+
+and one of
+
+    regions       float16 [batch, regions, dim], with region_count int32 [batch]
+    image         uint8 [batch, height, width, 3]; in evaluation with
+                  config.data.crops=10, uint8 [batch, 10, height, width, 3]
     feature       float32 [batch, dim]
 """
 
@@ -44,21 +47,23 @@ __all__ = [
     "train_batches",
 ]
 
-_AT_ONCE = min(8, os.cpu_count() or 1)  # batches being read, and being decoded
-_AHEAD = 2  # finished batches that wait for the training step
+_AT_ONCE = min(8, os.cpu_count() or 1)  # batches read, and decoded, in parallel
+_AHEAD = 2  # finished batches that are buffered
 
 
 def steps_per_epoch(
     builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict
 ) -> int:
-    """Returns the steps that use as many pairs as there are training captions.
+    """Returns the number of steps per epoch.
+
+    An epoch uses about as many pairs as there are training captions.
 
     Raises:
-      InputError: there is no such split, or the batch is too large for it.
+      InputError: if the split does not exist, or the batch is too large for it.
     """
     data = config.data
     count = split_index(builder, data.train_split, data.tokenizer).caption_counts
-    Sampler(config.seed, count, config.batch_size)  # refuses a batch that is too large
+    Sampler(config.seed, count, config.batch_size)  # raises if the batch is too large
     return passes_per_epoch(count) * len(count) // config.batch_size
 
 
@@ -72,29 +77,29 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Returns this host's slice of the batches of some steps.
+    """Returns an iterator over this host's slice of the training batches.
 
-    The global batch of a step depends on the dataset and on the config's seed,
-    batch_size and augmentation alone: not on the number of hosts, not on the step where
-    the iterator starts. Closing the iterator stops its threads.
+    The global batch of a step depends only on the dataset, the vocabulary and the
+    config. It does not depend on the number of hosts or on `start_step`. Closing the
+    iterator stops its threads.
 
     Args:
       builder: a prepared dataset.
-      vocabulary: of the captions.
-      config: `seed`, `batch_size` and of `data` `train_split`, `token_lengths`,
-        `image_size` and `augment` are used.
+      vocabulary: vocabulary that encodes the captions.
+      config: uses `seed`, `batch_size` and, in `data`, `train_split`, `tokenizer`,
+        `token_lengths`, `image_size` and `augment`.
       start_step: first step.
-      num_steps: how many steps.
-      process_index: this host.
+      num_steps: number of steps.
+      process_index: index of this host.
       process_count: number of hosts.
 
     Returns:
-      Batches with tokens, token_count, image_id and the content of the images.
+      Batches with tokens, token_count, image_id and the image content.
 
     Raises:
-      InputError: the split is missing or empty or cannot be read, an image has no
-        caption, the batch size fits neither the hosts nor the images, or photos of
-        any size need `data.image_size`.
+      InputError: if the split is missing, empty or unreadable; if an image has no
+        caption; if the batch size does not suit the hosts or the images; or if photos
+        of any size lack `config.data.image_size`.
     """
     own = _own_rows("batch_size", config.batch_size, process_index, process_count)
     split = config.data.train_split
@@ -126,27 +131,29 @@ def image_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Returns this host's slice of images of a split, once each and in order.
+    """Returns an iterator over this host's slice of a split's images, in order.
 
-    The last batch is padded with rows that repeat the last image; their image_id and
-    image_index are -1. Nothing is augmented. Closing the iterator stops its threads.
+    Each image occurs once. The last batch is padded with rows that repeat the last
+    image; their image_id and image_index are -1. Images are not augmented. Closing the
+    iterator stops its threads.
 
     Args:
       builder: a prepared dataset.
-      split: its name.
-      config: `evaluation_batch_size`, rows over all hosts, `data.image_size` and
-        `data.crops` are used.
-      numbers: of the records, at least one; all of them if None.
-      process_index: this host.
+      split: name of the split.
+      config: uses `evaluation_batch_size` (rows over all hosts), `data.tokenizer`,
+        `data.image_size`, `data.resize` and `data.crops`.
+      numbers: record numbers, at least one; None means all records.
+      process_index: index of this host.
       process_count: number of hosts.
 
     Returns:
-      Batches with image_id, image_index int32 [batch], the record number in the
-      split, and the content of the images.
+      Batches with image_id; image_index, int32 `[batch]`, the record number in the
+      split; and the image content.
 
     Raises:
-      InputError: the split is missing or empty or cannot be read, the batch size
-        does not fit the hosts, or photos of any size need `data.image_size`.
+      InputError: if the split is missing, empty or unreadable; if the batch size is
+        not a multiple of the hosts; or if photos of any size lack
+        `config.data.image_size`.
     """
     size = config.evaluation_batch_size
     own = _own_rows("evaluation_batch_size", size, process_index, process_count)
@@ -177,23 +184,25 @@ def caption_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Returns this host's slice of all captions of a split, once each, by length.
+    """Returns an iterator over this host's slice of a split's captions, by length.
+
+    Each caption occurs once.
 
     Args:
       builder: a prepared dataset.
-      split: its name.
-      vocabulary: words it does not know become `<unk>`.
-      config: `evaluation_batch_size` and `data.token_lengths` are used.
-      process_index: this host.
+      split: name of the split.
+      vocabulary: vocabulary that encodes the captions; other words become `<unk>`.
+      config: uses `evaluation_batch_size`, `data.tokenizer` and `data.token_lengths`.
+      process_index: index of this host.
       process_count: number of hosts.
 
     Returns:
-      Batches with tokens, token_count and caption_index int32 [batch]: the position
-      in `SplitIndex.captions`, -1 for the rows that pad the last batch.
+      Batches with tokens, token_count and caption_index, int32 `[batch]`: the index in
+      `SplitIndex.captions`, or -1 for rows that pad the last batch.
 
     Raises:
-      InputError: the split is missing or empty or cannot be read, or the batch size
-        does not fit the hosts.
+      InputError: if the split is missing, empty or unreadable, or if the batch size is
+        not a multiple of the hosts.
     """
     size = config.evaluation_batch_size
     own = _own_rows("evaluation_batch_size", size, process_index, process_count)
@@ -221,7 +230,7 @@ def _sorted_captions(
 def _has_photos(
     builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict
 ) -> bool:
-    """Tells whether there are images that are to be brought to one size."""
+    """Checks the options of photos; returns whether images are cropped to one size."""
     content, size = records.content_of(builder), config.data.image_size
     if content.key != "image":
         return False
@@ -230,24 +239,23 @@ def _has_photos(
     if size < 0 or (size == 0 and None in content.shape):
         raise InputError(
             f"config.data.image_size is {size}, but the photos of {builder.data_dir} "
-            "are of any size; set it to the height and width in pixels that the model "
-            "takes, such as 224"
+            "differ in size; set it to the height and width of the model's input in "
+            "pixels, such as 224"
         )
     if config.data.resize and config.data.resize < size:
         raise InputError(
-            f"config.data.resize is {config.data.resize}, from which no crop of "
-            f"config.data.image_size {size} can be taken; set it to {size} or more, or "
-            "to 0"
+            f"config.data.resize is {config.data.resize}, which is smaller than "
+            f"config.data.image_size ({size}); set it to {size} or more, or to 0"
         )
     if size == 0 and config.data.crops != 1:
         raise InputError(
             f"config.data.crops is {config.data.crops}, but config.data.image_size is "
-            "0; set it to the height and width of a crop in pixels"
+            "0; set config.data.image_size to the height and width of a crop in pixels"
         )
     return size > 0
 
 
-# Serialized examples, and what a plan says of them, to the content of the images.
+# Adds the image content to a batch: (serialized examples, batch) -> batch.
 _Parse = Callable[[tf.Tensor, dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
 
@@ -257,7 +265,10 @@ def _parser(
     index: SplitIndex,
     crops: int,
 ) -> _Parse:
-    """Returns how to parse a batch, and to replace what it takes out of the plan's."""
+    """Returns the function that adds the image content to a planned batch.
+
+    It removes the arrays of the plan that only it needs.
+    """
     content = records.content_of(builder)
     size = config.data.image_size
     shorter = config.data.resize or photo_crops.resized_side(size)
@@ -295,9 +306,9 @@ def _batches(
     steps: tf.data.Dataset,
     plan: Callable[[int], tuple[np.ndarray, Batch]],
 ) -> Iterator[Batch]:
-    """Reads what the plan says for each step, and parses it in parallel.
+    """Returns an iterator over batches that are read and parsed in parallel.
 
-    The arrays of a plan have the same names and types at every step, and the same rows.
+    The plan must return arrays of the same names, dtypes and batch size at every step.
     """
     reader = records.RecordReader(builder, split)
     image, example = plan(0)
@@ -323,10 +334,10 @@ def _batches(
 
 
 class _Reading(Iterator[Batch]):
-    """Iterates over a dataset until it ends, is closed, or the program ends.
+    """Iterates over a dataset until it ends, is closed, or the program exits.
 
-    Threads that still call Python while the interpreter goes down would hang it, so
-    they are stopped before that, whoever holds the iterator.
+    Threads that call Python while the interpreter shuts down would hang it. They are
+    stopped before that, even if the iterator is still referenced.
     """
 
     def __init__(
@@ -349,14 +360,14 @@ class _Reading(Iterator[Batch]):
             raise self._unreadable(error) from error
 
     def close(self) -> None:
-        """Stops reading; there are no more batches."""
+        """Stops reading; the iterator yields no more batches."""
         self._open.clear()
 
 
 def _move_regions(
     regions: tf.Tensor, source: tf.Tensor, region_count: tf.Tensor
 ) -> tf.Tensor:
-    """Takes each region from its old place, and zeros beyond the count."""
+    """Gathers each region from its old index, with zeros beyond the count."""
     moved = tf.gather(regions, source, batch_dims=1)
     kept = tf.sequence_mask(region_count, regions.shape[1])
     return tf.where(kept[:, :, None], moved, tf.zeros([], regions.dtype))
@@ -366,8 +377,8 @@ def _own_rows(option: str, size: int, process_index: int, process_count: int) ->
     """Returns this host's rows of a global batch of `size`."""
     if size < 1 or size % process_count:
         raise InputError(
-            f"config.{option}: {size} rows cannot be shared by {process_count} hosts; "
-            f"expected a multiple of {process_count}"
+            f"config.{option} is {size}, which {process_count} hosts cannot share "
+            f"equally; expected a multiple of {process_count}"
         )
     own = size // process_count
     return slice(process_index * own, (process_index + 1) * own)
@@ -377,7 +388,7 @@ def _token_lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     lengths = tuple(sorted(config.data.token_lengths))
     if not lengths or lengths[0] < 2:
         raise InputError(
-            f"config.data.token_lengths: found {lengths}; expected numbers of tokens "
-            "of at least 2, the start and the end"
+            f"config.data.token_lengths is {lengths}; expected one or more lengths of "
+            "at least 2 tokens, for the start and the end"
         )
     return lengths

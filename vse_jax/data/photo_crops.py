@@ -1,8 +1,9 @@
-"""Crops of encoded photos: random ones to train, the centre or ten to evaluate.
+"""Decodes and crops photos: at random for training, one or ten crops for evaluation.
 
 The geometry is that of torchvision's RandomResizedCrop, Resize, CenterCrop and TenCrop,
-as the papers use them; the resampling is PIL's: bilinear, with a triangle as wide as
-an output pixel where it shrinks. Only the part of a JPEG that a crop needs is decoded.
+as the papers use them. The resampling is PIL's: bilinear, with a triangle filter that
+widens with the scale when it shrinks a photo. Of a JPEG, only the part that a crop
+needs is decoded.
 """
 
 import functools
@@ -14,20 +15,20 @@ import tensorflow as tf
 from vse_jax.data.sampling import CROP_STREAM, random_uniform
 
 _ATTEMPTS = 10
-_AREA = (0.08, 1.0)  # of a random crop, in parts of the photo
+_AREA = (0.08, 1.0)  # of a random crop, as a share of the photo
 _RATIO = (3 / 4, 4 / 3)  # of width to height
 _DCT_METHOD = "INTEGER_ACCURATE"  # as PIL does
-# Areas and ratios of all attempts, the crop's place, and whether it is mirrored.
+# Areas and ratios of all attempts, the crop's position, and whether it is mirrored.
 _NUMBERS = 2 * _ATTEMPTS + 3
 
 
 def resized_side(size: int) -> int:
-    """Pixels of the shorter side before a centre crop of `size` pixels is taken."""
+    """Returns the shorter side, in pixels, before a centre crop of `size` pixels."""
     return round(size * 256 / 224)
 
 
 class Window(NamedTuple):
-    """A part of a photo, in whole pixels: int32 scalars."""
+    """A part of a photo in whole pixels; all fields are int32 scalars."""
 
     top: tf.Tensor
     left: tf.Tensor
@@ -36,12 +37,12 @@ class Window(NamedTuple):
 
 
 class _Axis(NamedTuple):
-    """How one axis of a photo becomes one of its crop.
+    """How an axis of a photo maps to the same axis of its crop.
 
     Attributes:
-      begin, length: int32, the pixels that are needed.
-      scale: float32, output pixels for an input pixel.
-      translation: float32, place in the output of the first needed pixel.
+      begin, length: int32, range of the input pixels that are needed.
+      scale: float32, output pixels per input pixel.
+      translation: float32, output position of the first needed pixel.
     """
 
     begin: tf.Tensor
@@ -51,32 +52,32 @@ class _Axis(NamedTuple):
 
 
 def crop_numbers(seed: int, pass_number: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Returns all that is random in the crops of a batch.
+    """Returns the random numbers for the crops of a batch.
 
     Args:
-      seed: of the run.
-      pass_number: int [batch].
-      image: int [batch], record numbers.
+      seed: seed of the run.
+      pass_number: int `[batch]`.
+      image: int `[batch]`, record numbers.
 
     Returns:
-      float64 [batch, 23] in [0, 1), for `random_crops`.
+      float64 `[batch, 23]` in [0, 1), for `random_crops`.
     """
     return random_uniform(seed, CROP_STREAM, pass_number, image, count=_NUMBERS)
 
 
 def random_crops(encoded: tf.Tensor, numbers: tf.Tensor, size: int) -> tf.Tensor:
-    """Decodes random parts of photos, half of them mirrored, and resizes them.
+    """Decodes and resizes random parts of photos, and mirrors half of them.
 
-    The part has 8% to 100% of the area and a ratio of 3:4 to 4:3; see RandomResizedCrop
-    of torchvision, and Szegedy et al., CVPR 2015.
+    A part has 8% to 100% of the photo's area and an aspect ratio of 3:4 to 4:3; see
+    torchvision's RandomResizedCrop, and Szegedy et al., CVPR 2015.
 
     Args:
-      encoded: string [batch], JPEG or PNG.
-      numbers: float64 [batch, 23], of `crop_numbers`.
-      size: height and width of the crops.
+      encoded: string `[batch]`, JPEG or PNG.
+      numbers: float64 `[batch, 23]`, from `crop_numbers`.
+      size: height and width of the crops in pixels.
 
     Returns:
-      uint8 [batch, size, size, 3].
+      uint8 `[batch, size, size, 3]`.
     """
 
     def crop(inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
@@ -99,12 +100,12 @@ def center_crops(encoded: tf.Tensor, shorter: int, size: int) -> tf.Tensor:
     """Decodes photos, resizes their shorter side, and crops the centre.
 
     Args:
-      encoded: string [batch], JPEG or PNG.
-      shorter: pixels of the shorter side, at least `size`.
-      size: height and width of the crops.
+      encoded: string `[batch]`, JPEG or PNG.
+      shorter: length of the shorter side in pixels, at least `size`.
+      size: height and width of the crops in pixels.
 
     Returns:
-      uint8 [batch, size, size, 3].
+      uint8 `[batch, size, size, 3]`.
     """
 
     def axes(height: tf.Tensor, width: tf.Tensor) -> tuple[_Axis, _Axis]:
@@ -120,16 +121,16 @@ def center_crops(encoded: tf.Tensor, shorter: int, size: int) -> tf.Tensor:
 
 
 def ten_crops(encoded: tf.Tensor, shorter: int, size: int) -> tf.Tensor:
-    """Decodes and resizes as `center_crops` does, and crops ten parts.
+    """Decodes photos, resizes their shorter side, and takes ten crops of each.
 
     Args:
-      encoded: string [batch], JPEG or PNG.
-      shorter: pixels of the shorter side, at least `size`.
-      size: height and width of the crops.
+      encoded: string `[batch]`, JPEG or PNG.
+      shorter: length of the shorter side in pixels, at least `size`.
+      size: height and width of the crops in pixels.
 
     Returns:
-      uint8 [batch, 10, size, size, 3]: the corners (top left, top right, bottom left,
-      bottom right) and the centre, then those of the mirrored photo.
+      uint8 `[batch, 10, size, size, 3]`: the corners (top left, top right, bottom left,
+      bottom right) and the centre, then the same crops of the mirrored photo.
     """
 
     def crop(one: tf.Tensor) -> tf.Tensor:
@@ -146,12 +147,12 @@ def ten_crops(encoded: tf.Tensor, shorter: int, size: int) -> tf.Tensor:
 
 
 def random_window(numbers: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> Window:
-    """Chooses a part of a photo: the first attempt that lies in it, or its middle.
+    """Returns the first attempted part that fits in a photo, or else its middle.
 
     Args:
-      numbers: float64 [23] in [0, 1).
-      height: int32, of the photo.
-      width: int32, of the photo.
+      numbers: float64 `[23]` in [0, 1).
+      height: int32, height of the photo.
+      width: int32, width of the photo.
     """
     pixels = tf.cast(height, tf.float64) * tf.cast(width, tf.float64)
     area = pixels * (_AREA[0] + (_AREA[1] - _AREA[0]) * numbers[:_ATTEMPTS])
@@ -174,7 +175,7 @@ def random_window(numbers: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> Wi
 
 
 def middle_window(height: tf.Tensor, width: tf.Tensor) -> Window:
-    """Returns the largest part in the middle of a photo whose ratio is allowed."""
+    """Returns the largest central part of a photo with an allowed aspect ratio."""
     narrowest = _round(tf.cast(height, tf.float64) * _RATIO[1])
     lowest = _round(tf.cast(width, tf.float64) / _RATIO[0])
     own_width, own_height = tf.minimum(width, narrowest), tf.minimum(height, lowest)
@@ -185,28 +186,28 @@ def middle_window(height: tf.Tensor, width: tf.Tensor) -> Window:
 def resized_shape(
     height: tf.Tensor, width: tf.Tensor, shorter: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the height and width of a photo with that shorter side: int32."""
+    """Returns height and width, int32, after resizing the shorter side of a photo."""
     least = tf.minimum(height, width)
     return shorter * height // least, shorter * width // least
 
 
 def center_offset(length: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns where a central crop begins: int32, half pixels to the even number."""
+    """Returns the first pixel of a central crop, int32; rounds half to even."""
     return _round(tf.cast(length - size, tf.float64) / 2)
 
 
 def _place(number: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
-    """Returns one of `room + 1` places."""
+    """Returns one of the `room + 1` positions, int32."""
     places = tf.cast(room + 1, tf.float64)
     return tf.cast(tf.floor(number * places), tf.int32)
 
 
 def _round(value: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.round(value), tf.int32)  # halves to even, as Python does
+    return tf.cast(tf.round(value), tf.int32)  # half to even, like Python's round
 
 
 def _whole_axis(begin: tf.Tensor, length: tf.Tensor, new: int | tf.Tensor) -> _Axis:
-    """Resizes pixels `begin` to `begin + length`, as if there were no others."""
+    """Maps pixels `begin` to `begin + length` to `new` pixels, ignoring all others."""
     scale = tf.cast(new, tf.float32) / tf.cast(length, tf.float32)
     return _Axis(begin, length, scale, tf.zeros([]))
 
@@ -214,9 +215,9 @@ def _whole_axis(begin: tf.Tensor, length: tf.Tensor, new: int | tf.Tensor) -> _A
 def _part_of_axis(
     old: tf.Tensor, new: tf.Tensor, offset: tf.Tensor, size: int
 ) -> _Axis:
-    """Resizes `old` pixels to `new`, of which `size` from `offset` on are wanted."""
+    """Maps `old` pixels to `new`, and keeps `size` of them from `offset`."""
     scale = tf.cast(new, tf.float64) / tf.cast(old, tf.float64)
-    # Half the width of the triangle, and a pixel, so that nothing is cut off from it.
+    # Half the width of the filter and one pixel, so that the filter is not truncated.
     margin = 1 / tf.minimum(scale, tf.ones([], tf.float64)) + 1
     first = tf.cast(offset, tf.float64) / scale - margin
     last = tf.cast(offset + size, tf.float64) / scale + margin
@@ -232,7 +233,7 @@ def _decode_and_resize(encoded: tf.Tensor, axes, size: int) -> tf.Tensor:
     """Decodes the part of a photo that `axes(height, width)` needs, and resizes it.
 
     Returns:
-      uint8 [size, size, 3].
+      uint8 `[size, size, 3]`.
     """
 
     def from_jpeg() -> tf.Tensor:
@@ -256,7 +257,7 @@ def _decode_and_resize(encoded: tf.Tensor, axes, size: int) -> tf.Tensor:
 
 
 def _decode(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes a whole photo; despite its name, TensorFlow's function takes PNG too."""
+    """Decodes a whole photo, JPEG or PNG: TensorFlow's `decode_jpeg` reads both."""
     return tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT_METHOD)
 
 
@@ -274,7 +275,7 @@ def _resize(
         )
 
     def enlarge() -> tf.Tensor:
-        """Does the same, several times as fast, for whole axes that only grow."""
+        """Equals `resample` if whole axes grow, and is several times as fast."""
         return tf.raw_ops.ResizeBilinear(
             images=pixels[None], size=shape, half_pixel_centers=True
         )
@@ -287,7 +288,7 @@ def _resize(
 
 
 def _mirror(pixels: tf.Tensor) -> tf.Tensor:
-    return tf.reverse(pixels, [1])  # several times as fast as a slice of step -1
+    return tf.reverse(pixels, [1])  # several times as fast as a slice with step -1
 
 
 def _five_crops(pixels: tf.Tensor, size: int) -> list[tf.Tensor]:

@@ -1,4 +1,4 @@
-"""How the examples of a prepared dataset are read and parsed."""
+"""Reads and parses the examples of a prepared dataset."""
 
 import dataclasses
 import math
@@ -30,14 +30,14 @@ _ALL_FIELDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What an example holds of its image, and how it is stored.
+    """The image content of an example and how it is stored.
 
     Attributes:
       key: `regions`, `image` or `feature`.
-      shape: of one example; the number of regions may be None, and height and width
-        of images.
-      dtype: as stored.
-      encoding: `none`, `bytes` or `zlib` of TFDS's tensors; "" for images.
+      shape: shape of the content of one example. The number of regions is None if it
+        varies, and so are the height and width of images.
+      dtype: dtype of the stored values.
+      encoding: encoding of TFDS's tensor: `none`, `bytes` or `zlib`; "" for images.
       fields: names of the other fields.
     """
 
@@ -49,29 +49,29 @@ class Content:
 
     @property
     def dim(self) -> int:
-        """Dimensions of a region or of a feature."""
+        """Number of dimensions of a region or a feature."""
         return self.shape[-1]
 
 
 def content_of(builder: tfds.core.DatasetBuilder) -> Content:
-    """Returns what the dataset's examples hold of their images.
+    """Returns the image content of the dataset's examples.
 
     Raises:
-      InputError: none of the contents known here, or without a fixed size.
+      InputError: if the examples have none of `CONTENTS`, or one without a fixed size.
     """
     features = builder.info.features
     key = next((key for key in CONTENTS if key in features), None)
     if key is None:
         raise InputError(
             f"{builder.data_dir}: examples hold {', '.join(features)}; expected one of "
-            f"{', '.join(CONTENTS)}; prepare the data anew"
+            f"{', '.join(CONTENTS)}; prepare the data again"
         )
     feature = features[key]
     fixed = {"regions": feature.shape[1:], "image": feature.shape[2:]}
     if None in fixed.get(key, feature.shape):
         raise InputError(
             f"{builder.data_dir}: {key} have the shape {feature.shape}; expected a "
-            "fixed size; prepare the data anew with all of one size"
+            "fixed size; prepare the data again with a single size"
         )
     encoding = "" if key == "image" else feature.to_json_content().encoding
     fields = _fields_of(builder)
@@ -86,7 +86,7 @@ def _fields_of(builder: tfds.core.DatasetBuilder) -> Fields:
     expected = " or ".join(f"{f.image_id} and {f.captions}" for f in _ALL_FIELDS)
     raise InputError(
         f"{builder.data_dir}: examples hold {', '.join(features)}; expected "
-        f"{expected}; prepare the data anew"
+        f"{expected}; prepare the data again"
     )
 
 
@@ -94,10 +94,10 @@ class RecordReader:
     """Random access to the serialized examples of one split."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
-        """Opens the split, or a sum of splits such as `train+restval`.
+        """Opens a split, or a sum of splits such as `train+restval`.
 
         Raises:
-          InputError: there is no such split, it is empty, or has no random access.
+          InputError: if the split does not exist, is empty or has no random access.
         """
         check_split(builder, split)
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
@@ -106,7 +106,7 @@ class RecordReader:
         except (NotImplementedError, ValueError):
             raise InputError(
                 f"{builder.data_dir}: prepared as {builder.info.file_format}; expected "
-                "ArrayRecord; delete the folder and prepare the data anew"
+                "ArrayRecord; delete the folder and prepare the data again"
             ) from None
 
     def __len__(self) -> int:
@@ -114,18 +114,21 @@ class RecordReader:
         return len(self._source)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns the serialized examples of some records: object (bytes) [batch].
+        """Returns serialized examples as an object array of bytes, `[batch]`.
+
+        Args:
+          numbers: record numbers, int `[batch]`.
 
         Raises:
-          StopIteration: the program is ending.
+          StopIteration: if the interpreter is shutting down.
         """
-        # An array of objects, as numpy's own byte strings lose trailing zeros.
+        # An object array, because numpy's byte strings drop trailing zeros.
         records = np.empty(len(numbers), object)
         try:
             records[:] = self._source.__getitems__(numbers.tolist())
         except RuntimeError as error:
-            # TensorFlow, which calls this in a thread of its own, prints a stack trace
-            # of any error but this one.
+            # TensorFlow calls this in one of its threads and prints a stack trace for
+            # every error except StopIteration.
             if "after interpreter shutdown" in str(error):
                 raise StopIteration from None
             raise
@@ -133,58 +136,58 @@ class RecordReader:
 
 
 def has_split(builder: tfds.core.DatasetBuilder, split: str) -> bool:
-    """Tells whether the dataset has a split, or all splits of a sum."""
+    """Returns whether the dataset has a split, or all splits of a sum."""
     return all(part in builder.info.splits for part in split.split("+"))
 
 
 def check_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
-    """Raises InputError if the dataset has no such split or if it is empty.
+    """Raises InputError if a split does not exist or is empty.
 
     Args:
       builder: a prepared dataset.
-      split: its name, or a sum such as `train+restval`.
+      split: name of a split, or a sum such as `train+restval`.
     """
     splits, parts = builder.info.splits, split.split("+")
     for part in parts:
         if part not in splits:
             raise InputError(
                 f"{builder.data_dir}: there is no split {part!r}; expected one of "
-                f"{', '.join(splits) or 'none, the data is not prepared'}"
+                f"{', '.join(splits) or 'none, as the data is not prepared'}"
             )
         if not splits[part].num_examples:
             raise InputError(
                 f"{builder.data_dir}: the split {part!r} is empty; expected at least "
-                "one image; mend the source files and prepare the data anew"
+                "one image; fix the source files and prepare the data again"
             )
     if len(set(parts)) < len(parts):
         raise InputError(
-            f"{builder.data_dir}: the sum of splits {split!r} names one twice; "
-            "expected each once"
+            f"{builder.data_dir}: the sum of splits {split!r} repeats a split; "
+            "expected each split once"
         )
 
 
 def unreadable(
     builder: tfds.core.DatasetBuilder, split: str, error: Exception
 ) -> InputError:
-    """Returns the one line to raise when a record of a split cannot be read."""
+    """Returns the error to raise when a record of a split cannot be read."""
     return InputError(
         f"{builder.data_dir}: the split {split!r} cannot be read ({one_line(error)}); "
-        "delete the folder and prepare the data anew"
+        "delete the folder and prepare the data again"
     )
 
 
 def parse_captions(
     content: Content, serialized: tf.Tensor
 ) -> tuple[tf.Tensor, tf.RaggedTensor, tf.Tensor]:
-    """Parses all but the images.
+    """Parses everything except the image content.
 
     Args:
-      content: what the examples hold.
-      serialized: string [batch].
+      content: image content of the examples.
+      serialized: string `[batch]`.
 
     Returns:
-      image_id string [batch]; captions string [batch, (captions)]; region_count int64
-      [batch], 0 where the content is not regions.
+      image_id, string `[batch]`; captions, string `[batch, (captions)]`; and
+      region_count, int64 `[batch]`, which is 0 if the content is not regions.
     """
     fields = content.fields
     spec = {
@@ -203,16 +206,16 @@ def parse_captions(
 
 
 def parse_content(content: Content, serialized: tf.Tensor, regions: int) -> tf.Tensor:
-    """Parses the images; those that are encoded have one size.
+    """Parses and decodes the image content; images must have a fixed size.
 
     Args:
-      content: what the examples hold.
-      serialized: string [batch].
-      regions: how many to pad to; unused unless the content is regions.
+      content: image content of the examples.
+      serialized: string `[batch]`.
+      regions: number of regions to pad to; ignored for other contents.
 
     Returns:
-      regions float16 [batch, regions, dim], padded with zeros; or image uint8
-      [batch, height, width, 3]; or feature float32 [batch, dim].
+      regions, float16 `[batch, regions, dim]`, padded with zeros; or image, uint8
+      `[batch, height, width, 3]`; or feature, float32 `[batch, dim]`.
     """
     if content.key == "image":
         return _decode_images(content, serialized)
@@ -225,21 +228,22 @@ def parse_content(content: Content, serialized: tf.Tensor, regions: int) -> tf.T
 
 
 def parse_encoded(content: Content, serialized: tf.Tensor) -> tf.Tensor:
-    """Parses images without decoding them: string [batch] to string [batch]."""
+    """Returns encoded images, string `[batch]`, of serialized examples `[batch]`."""
     return _parse_bytes(content, serialized)
 
 
 def parse_stored(
     content: Content, serialized: tf.Tensor
 ) -> tf.Tensor | tf.RaggedTensor:
-    """Parses what is stored of the images, without decoding it.
+    """Returns the image content as it is stored, without decoding it.
 
     Args:
-      content: what the examples hold.
-      serialized: string [batch].
+      content: image content of the examples.
+      serialized: string `[batch]`.
 
     Returns:
-      String [batch], or float32 [batch, (numbers)] where numbers are stored as a list.
+      String `[batch]`, or float32 `[batch, (values)]` if the values are stored as a
+      list.
     """
     if content.encoding == "none":
         return _parse_floats(content, serialized)
@@ -247,7 +251,7 @@ def parse_stored(
 
 
 def decode_each(content: Content, serialized: np.ndarray) -> list[np.ndarray]:
-    """Decodes images of any sizes: a list of uint8 [height, width, 3]."""
+    """Decodes images of any size to a list of uint8 `[height, width, 3]`."""
     return [
         tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
         for encoded in parse_encoded(content, serialized)
@@ -269,7 +273,7 @@ def _decode_images(content: Content, serialized: tf.Tensor) -> tf.Tensor:
 def _decode_numbers(content: Content, serialized: tf.Tensor, count: int) -> tf.Tensor:
     if content.encoding == "none":
         return _parse_floats(content, serialized).to_tensor(shape=(None, count))
-    # TensorFlow decodes padded float16 only by way of bytes.
+    # TensorFlow pads only bytes while decoding, not float16.
     size = content.dtype.size
     encoded = _parse_bytes(content, serialized)
     flat = tf.io.decode_raw(encoded, tf.uint8, fixed_length=count * size)
@@ -297,10 +301,10 @@ def _parse_bytes(content: Content, serialized: tf.Tensor) -> tf.Tensor:
 
 
 def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the dataset, whose parallelism is as it says.
+    """Returns the dataset with autotuning disabled.
 
-    TensorFlow's tuner sleeps for up to a minute at a time, and whoever closes an
-    iterator waits until it wakes up.
+    TensorFlow's autotuner sleeps for up to a minute at a time, and closing an iterator
+    blocks until it wakes up.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -310,7 +314,7 @@ def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def dataset_of_records(
     reader: RecordReader, numbers: Sequence[np.ndarray]
 ) -> tf.data.Dataset:
-    """Returns serialized examples [batch], an element for each array of numbers."""
+    """Returns a dataset of serialized examples, one batch per array of numbers."""
 
     def read(position: np.ndarray) -> np.ndarray:
         return reader.read(numbers[position])

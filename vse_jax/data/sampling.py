@@ -1,6 +1,7 @@
-"""Which image and which caption stand in each row of each training batch.
+"""Chooses the image and the caption of each row of each training batch.
 
-All is a pure function of the seed and the step: nothing depends on what ran before.
+Every choice is a pure function of the seed and the step. It does not depend on earlier
+steps.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import numpy as np
 
 from vse_jax.errors import InputError
 
-# One number for each use of randomness, so that no two uses share their numbers.
+# One stream for each use of randomness, so that no two uses share random numbers.
 ORDER_STREAM, CAPTION_STREAM, REGION_STREAM, WORD_STREAM, CROP_STREAM = range(5)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -18,15 +19,15 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def random_bits(*keys: int | np.ndarray, count: int) -> np.ndarray:
     """Returns `count` random numbers for each entry of the keys.
 
-    SplitMix64 (Steele et al. 2014), which unlike numpy's generators takes a whole batch
-    of keys at once, and gives the same numbers with every version of every library.
+    The generator is SplitMix64 (Steele et al. 2014). Unlike numpy's generators it takes
+    a whole batch of keys at once, and its numbers do not depend on library versions.
 
     Args:
-      *keys: integers or integer arrays that broadcast to [batch].
-      count: of numbers per entry.
+      *keys: integers or integer arrays that broadcast to `[batch]`.
+      count: numbers per entry.
 
     Returns:
-      uint64 [batch, count].
+      uint64 `[batch, count]`.
     """
     state = np.zeros(1, np.uint64)
     for key in keys:
@@ -35,7 +36,10 @@ def random_bits(*keys: int | np.ndarray, count: int) -> np.ndarray:
 
 
 def random_uniform(*keys: int | np.ndarray, count: int) -> np.ndarray:
-    """Returns uniform numbers in [0, 1), as `random_bits`: float64 [batch, count]."""
+    """Returns uniform random numbers in [0, 1), float64 `[batch, count]`.
+
+    The arguments are those of `random_bits`.
+    """
     return (random_bits(*keys, count=count) >> np.uint64(11)) * 2.0**-53
 
 
@@ -50,9 +54,10 @@ class Rows:
     """The rows of one global batch.
 
     Attributes:
-      image: int64 [batch], record number in the split.
-      caption: int64 [batch], which of the image's captions, from 0.
-      pass_number: int64 [batch]; at most two, as a batch may straddle two passes.
+      image: int64 `[batch]`, record number in the split.
+      caption: int64 `[batch]`, index of the caption among those of its image.
+      pass_number: int64 `[batch]`; has at most two distinct values, because a batch may
+        straddle two passes.
     """
 
     image: np.ndarray
@@ -65,23 +70,23 @@ class Rows:
 
 
 class Sampler:
-    """Gives each step its images and captions.
+    """Chooses the images and captions of each step.
 
-    A pass visits every image once. Batches follow each other without a gap over all
-    passes, and no batch holds an image twice, not even one that straddles two passes.
-    Over as many consecutive passes as an image has captions, each of them is used once.
+    A pass visits every image once. Batches run through all passes without a gap, and no
+    batch contains an image twice, not even a batch that straddles two passes. If an
+    image has n captions, n consecutive passes use each of them once.
     """
 
     def __init__(self, seed: int, caption_counts: np.ndarray, batch_size: int):
-        """Prepares to sample.
+        """Initializes the sampler.
 
         Args:
-          seed: of orders and choices of captions.
-          caption_counts: int [images], captions of each image, at least 1.
-          batch_size: pairs of the global batch.
+          seed: seed of the image orders and the caption choices.
+          caption_counts: int `[images]`, captions per image, at least 1.
+          batch_size: pairs per global batch.
 
         Raises:
-          InputError: the batch is too large for the number of images.
+          InputError: if the batch is too large for the number of images.
         """
         self._seed = seed
         self._caption_counts = np.asarray(caption_counts)
@@ -90,15 +95,16 @@ class Sampler:
         largest = largest_batch_size(self._images)
         if not 1 <= batch_size <= largest:
             raise InputError(
-                f"batch_size: {batch_size} for {self._images} training images; "
-                f"expected 1 to {largest}, so that no batch holds an image twice"
+                f"config.batch_size is {batch_size} for {self._images} training "
+                f"images; expected 1 to {largest}, so that no batch contains an image "
+                "twice"
             )
-        # A step needs one pass or two, and the order of a pass that of the one before.
+        # A step needs one or two passes; the order of a pass needs the previous one's.
         self._raw_order = functools.lru_cache(4)(self._raw_order)
         self.order = functools.lru_cache(2)(self.order)
 
     def rows(self, step: int) -> Rows:
-        """Returns the rows of the global batch of a step, counted from 0."""
+        """Returns the rows of the global batch of a step; the first step is 0."""
         number = step * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
         pass_number, position = np.divmod(number, self._images)
         image = np.empty_like(number)
@@ -110,11 +116,13 @@ class Sampler:
         return Rows(image, caption, pass_number)
 
     def order(self, pass_number: int) -> np.ndarray:
-        """Returns the images of a pass in their order: int64 [images].
+        """Returns the images of a pass in order, int64 `[images]`.
 
-        Images at its head that the straddling batch already has from the pass before
-        change places with images farther on. They never go to the tail, so that the
-        pass before can be told from its raw order, without all the passes before it.
+        The first images of a pass may share a batch with the last images of the
+        previous pass. Images that would occur twice in this batch are swapped with
+        later images of the pass. They are never moved to its tail, which therefore
+        equals the tail of the raw order. So the order of a pass depends only on the raw
+        order of the previous pass, and not on all passes before it.
         """
         order = self._raw_order(pass_number)
         head = -(pass_number * self._images) % self._batch_size
@@ -136,10 +144,11 @@ class Sampler:
 
 
 def largest_batch_size(images: int) -> int:
-    """How many pairs a batch of these training images may have.
+    """Returns the largest batch size for a number of training images.
 
-    A head and a tail that collide in a straddling batch need as much room in between,
-    that of the pass's own straddling batch at its other end included.
+    The head of a pass needs as many other images to swap with as may collide with the
+    tail of the previous pass. The tail of the pass itself, which may belong to another
+    straddling batch, is not available for swaps.
     """
     return (images + 1) // 2
 
@@ -147,16 +156,17 @@ def largest_batch_size(images: int) -> int:
 def choose_caption(
     seed: int, image: np.ndarray, pass_number: np.ndarray, caption_counts: np.ndarray
 ) -> np.ndarray:
-    """Returns which of its captions each image has in a pass.
+    """Returns the index of the caption that each image uses in a pass.
 
     Args:
-      seed: of the choice.
-      image: int [batch].
-      pass_number: int [batch].
-      caption_counts: int [batch], captions of these images.
+      seed: seed of the choice.
+      image: int `[batch]`, record numbers.
+      pass_number: int `[batch]`.
+      caption_counts: int `[batch]`, captions of each of these images.
 
     Returns:
-      int64 [batch]; each number below `caption_counts` once in as many passes.
+      int64 `[batch]`. An image with n captions uses each index from 0 to n - 1 once in
+      n passes.
     """
     cycle, entry = np.divmod(pass_number, caption_counts)
     most = int(caption_counts.max())
@@ -167,5 +177,5 @@ def choose_caption(
 
 
 def passes_per_epoch(caption_counts: np.ndarray) -> int:
-    """Returns the passes that use as many pairs as there are captions: at least 1."""
+    """Returns the passes per epoch: about one pair per caption, at least one pass."""
     return max(1, round(int(np.sum(caption_counts)) / len(caption_counts)))

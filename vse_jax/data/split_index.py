@@ -1,4 +1,4 @@
-"""All of a split but its images: identities, captions, words; cached once read."""
+"""Indexes the image ids, captions and words of a split, and caches the index."""
 
 import array
 import dataclasses
@@ -21,28 +21,28 @@ from vse_jax.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-# Of the cached file. Raise it when its content or a rule of our tokenizers changes.
+# Of the cache file. Increase it when its content or a tokenizer's rules change.
 _VERSION = 2
-_READ_AT_ONCE = 64  # records, so that features of any size take little memory
+_READ_AT_ONCE = 64  # records; few, so that features of any size take little memory
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitIndex:
-    """What there is in a split, and which caption belongs to which image.
+    """Image ids, captions and words of a split.
 
     Attributes:
-      image_ids: the distinct image_id strings, in order of first appearance.
-      image_id: int32 [images], position in `image_ids` for each record; two records
-        of one picture share it.
-      region_count: int32 [images]; 0 where the content is not regions.
-      captions: all captions, those of the first record first.
-      caption_image_id: int32 [captions], the `image_id` of each caption's image.
-      caption_offset: int64 [images + 1]; record i has the captions from
-        `caption_offset[i]` up to `caption_offset[i + 1]`.
-      words: the distinct words of the captions, in order of first appearance.
-      word_ids: int32 [words of all captions], positions in `words`.
-      word_offset: int64 [captions + 1]; caption j has the words from `word_offset[j]`
-        up to `word_offset[j + 1]`.
+      image_ids: distinct image_id strings, in order of first occurrence.
+      image_id: int32 `[images]`, index in `image_ids` of each record. Records of one
+        picture share it.
+      region_count: int32 `[images]`; 0 if the content is not regions.
+      captions: all captions, in the order of the records.
+      caption_image_id: int32 `[captions]`, the `image_id` of each caption's image.
+      caption_offset: int64 `[images + 1]`; record i has the captions
+        `captions[caption_offset[i]:caption_offset[i + 1]]`.
+      words: distinct words of the captions, in order of first occurrence.
+      word_ids: int32 `[words of all captions]`, indices in `words`.
+      word_offset: int64 `[captions + 1]`; caption j has the words
+        `word_ids[word_offset[j]:word_offset[j + 1]]`.
     """
 
     image_ids: list[str]
@@ -62,7 +62,7 @@ class SplitIndex:
 
     @property
     def caption_counts(self) -> np.ndarray:
-        """Captions of each record: int64 [images]."""
+        """Number of captions of each record, int64 `[images]`."""
         return np.diff(self.caption_offset)
 
     def image_id_of(self, record: int) -> str:
@@ -73,23 +73,23 @@ class SplitIndex:
 def split_index(
     builder: tfds.core.DatasetBuilder, split: str, tokenizer: str = tokenizers.DEFAULT
 ) -> SplitIndex:
-    """Returns the index of a split of a prepared dataset, or of a sum of splits.
+    """Returns the index of a split, or of a sum of splits, of a prepared dataset.
 
-    The first call reads the split once, without decoding any image, and caches the
-    index beside the prepared data. Later calls read the cache, unless it was written by
-    another version of the tokenizer or of its libraries.
+    The first call reads the split without decoding images, and caches the index beside
+    the prepared data. Later calls read the cache, unless the data has changed or the
+    cache was written by another version of the tokenizer or its libraries.
 
     Args:
       builder: a prepared dataset.
-      split: its name.
-      tokenizer: splits the captions into words, see `tokenizers.TOKENIZERS`.
+      split: name of the split, or a sum such as `train+restval`.
+      tokenizer: name in `tokenizers.TOKENIZERS`, splits the captions into words.
 
     Raises:
-      InputError: there is no such split, it is empty, or it cannot be read.
+      InputError: if the split does not exist, is empty or cannot be read.
     """
     records.check_split(builder, split)
     path = epath.Path(builder.data_dir) / f"index-{split}-{tokenizer}.npz"
-    # Sizes and times of the files tell whether the cache is of these records.
+    # File sizes and modification times show whether the cache matches the records.
     made_by = f"{_VERSION}, {tokenizers.describe(tokenizer)}, {_status(builder, split)}"
     index = _load(path, made_by, images=builder.info.splits[split].num_examples)
     if index is None:
@@ -127,7 +127,7 @@ def _build(builder: tfds.core.DatasetBuilder, split: str, tokenizer: str) -> Spl
 def _read(
     builder: tfds.core.DatasetBuilder, split: str
 ) -> tuple[list[str], np.ndarray, list[list[str]]]:
-    """Returns image_id, region_count and captions of each record."""
+    """Returns the image_id, region_count and captions of each record."""
     reader = records.RecordReader(builder, split)
     content = records.content_of(builder)
     numbers = np.arange(len(reader))
@@ -155,7 +155,7 @@ def _read(
 def _tokenize_all(
     captions: list[str], split: str, tokenizer: str
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Returns the distinct words, the flat positions in them, and words per caption."""
+    """Returns the distinct words, word indices, and the word count of each caption."""
     positions: dict[str, int] = {}
     flat, counts = array.array("i"), array.array("q")
     with Progress(f"tokenizing {split}", len(captions), "captions") as progress:
@@ -186,12 +186,14 @@ def _save(index: SplitIndex, path: epath.Path, made_by: str) -> None:
             unfinished.write_bytes(buffer.getbuffer())
     except OSError as error:
         logger.warning(
-            "%s: cannot be written, so every start reads anew: %s", path, error
+            "%s: cannot be written, so every start reads the captions again: %s",
+            path,
+            error,
         )
 
 
 def _load(path: epath.Path, made_by: str, images: int) -> SplitIndex | None:
-    """Returns the cached index, or None if there is none that fits."""
+    """Returns the cached index; None if it is absent, outdated or damaged."""
     if not path.exists():
         return None
     try:
@@ -200,7 +202,7 @@ def _load(path: epath.Path, made_by: str, images: int) -> SplitIndex | None:
             return None
         return _index_of(arrays)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        logger.warning("%s: damaged, so it is made anew: %s", path, error)
+        logger.warning("%s: damaged, so it is built again: %s", path, error)
         return None
 
 
@@ -224,6 +226,6 @@ def check_captions(
         name = index.image_id_of(without[0])
         raise InputError(
             f"{builder.data_dir}: record {without[0]} (image {name}) of split "
-            f"{split!r} has no caption; expected at least one; mend the source and "
-            "prepare anew"
+            f"{split!r} has no caption; expected at least one; fix the source and "
+            "prepare the data again"
         )

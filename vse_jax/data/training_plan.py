@@ -1,4 +1,4 @@
-"""What a training batch holds at each step, apart from the images themselves."""
+"""Plans the content of each training batch, except the image content."""
 
 import dataclasses
 
@@ -11,22 +11,22 @@ from vse_jax.data.text.encoded_captions import EncodedCaptions, pad_to_length
 
 Batch = dict[str, np.ndarray]
 
-_DROP_REGIONS = 0.2  # probability of each region to be dropped
-_CHANGE_WORDS = 0.2  # probability of each token to be masked, replaced or dropped
+_DROP_REGIONS = 0.2  # probability that a region is dropped
+_CHANGE_WORDS = 0.2  # probability that a token is masked, replaced or dropped
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPlan:
-    """Says which records this host reads at a step, and makes all but the images.
+    """Plans which records this host reads at a step, and makes the other arrays.
 
     Attributes:
-      index: of the training split.
-      captions: all captions of the split, encoded.
-      sampler: which image and caption is in each row.
-      seed: of the augmentation.
-      lengths: token counts that a batch may be padded to, ascending.
+      index: index of the training split.
+      captions: encoded captions of the split.
+      sampler: chooses the image and the caption of each row.
+      seed: seed of the augmentation.
+      lengths: lengths in tokens that batches are padded to, ascending.
       augment: whether regions and words are dropped, or photos cropped at random.
-      has_photos: whether the images are photos to be cropped.
+      has_photos: whether the images are photos that are cropped.
       own: this host's rows of the global batch.
     """
 
@@ -40,7 +40,7 @@ class TrainingPlan:
     own: slice
 
     def __call__(self, step: int) -> tuple[np.ndarray, Batch]:
-        """Returns record numbers int64 [batch] and the arrays that need no record."""
+        """Returns record numbers, int64 `[batch]`, and arrays that need no record."""
         rows = self.sampler.rows(step)
         own = rows[self.own]
         batch = {"image_id": self.index.image_id[own.image]}
@@ -48,10 +48,11 @@ class TrainingPlan:
         return own.image, batch
 
     def _text(self, rows: Rows) -> Batch:
-        """Chooses the length by the global batch, so that all hosts choose the same."""
+        """Pads to the length of the global batch, so that it is equal on all hosts."""
         caption = self.index.caption_offset[rows.image] + rows.caption
         tokens, count = self.captions.batch(caption)
-        if self.augment and not self.has_photos:  # whose papers leave words alone
+        # The papers that train on photos do not change words.
+        if self.augment and not self.has_photos:
             tokens, count = augmentation.corrupt_words(
                 self.seed,
                 rows.pass_number,
@@ -86,6 +87,6 @@ class TrainingPlan:
 
 
 def region_counts(index: SplitIndex, image: np.ndarray) -> Batch:
-    """Returns `region_count [batch]` of some records, if they have regions."""
+    """Returns `region_count` `[batch]` of records; empty if they have no regions."""
     has_regions = index.region_count.max() > 0
     return {"region_count": index.region_count[image]} if has_regions else {}

@@ -1,11 +1,11 @@
-"""The gated recurrent unit, with PyTorch's gate equations so that its weights load.
+"""Gated recurrent units with PyTorch's gate equations, so that its weights load.
 
     r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
     z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
     n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
     h' = (1 - z) * n + z * h
 
-How the recurrence is computed is in `kernels/packed_gru.py`.
+`kernels/packed_gru.py` computes the recurrence.
 """
 
 import flax.linen as nn
@@ -21,7 +21,7 @@ class GRU(nn.Module):
 
     Attributes:
       hidden_dim: size of the state.
-      reverse: run from each sequence's last step to its first.
+      reverse: whether to run from each sequence's last step to its first.
       dtype: of the products; the state itself is float32.
     """
 
@@ -37,11 +37,12 @@ class GRU(nn.Module):
 
         Args:
           inputs: `[batch, time, dim]`.
-          lengths: `[batch]` int32, of the sequences, in descending order.
+          lengths: `[batch]` int32, lengths of the sequences in descending order.
 
         Returns:
-          States `[batch, time, hidden]` float32, zero beyond each sequence's end, and
-          the state after the last step that was run, `[batch, hidden]` float32.
+          The states, `[batch, time, hidden]` float32, zero beyond the end of each
+          sequence, and the state after the last step of the recurrence,
+          `[batch, hidden]` float32.
         """
         init = initializers.uniform(self.hidden_dim**-0.5)
         width = 3 * self.hidden_dim
@@ -60,7 +61,7 @@ class GRU(nn.Module):
 
 
 class BidirectionalGRU(nn.Module):
-    """One layer in both directions, whose states are averaged (VSE-infinity).
+    """One layer in both directions, with averaged states (VSE-infinity).
 
     Attributes:
       hidden_dim: size of each direction's state and of the output.

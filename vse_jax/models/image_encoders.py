@@ -1,7 +1,7 @@
 """Image encoders: from regions or one feature per image to embeddings.
 
 An encoder maps a batch (a dict, see `vse_jax.data.input_pipeline`) to `[batch, embed]`.
-Its regions or features come with the batch, or a backbone computes them from photos.
+The batch contains regions or features, or a backbone computes them from its photos.
 """
 
 import functools
@@ -23,12 +23,13 @@ class Backbone(NamedTuple):
 
     Attributes:
       name: one of `backbones.BACKBONES`.
-      trainable: whether any of its parameters is trained. If none is, it is computed
-        without gradients and, in training too, with the statistics of its weights. The
-        published code of VSE++ differs: it keeps batch normalization in training mode
-        while the CNN is frozen.
-      train_norm: whether, if it is trained, its batch normalization uses and updates
-        the batch's statistics in training, rather than those of its weights.
+      trainable: whether any of its parameters is trained. If none is, the backbone is
+        computed without gradients and always normalizes by the running statistics that
+        came with its weights. VSE++'s published code differs: batch normalization stays
+        in training mode while the CNN is frozen.
+      train_norm: whether a trainable backbone normalizes by the batch's statistics in
+        training and updates the running ones. If False, it normalizes by the running
+        statistics that came with its weights.
     """
 
     name: str
@@ -54,8 +55,8 @@ class RegionMLP(nn.Module):
         bias_init = initializers.uniform(inputs**-0.5)
         hidden_bias = self.param("hidden_bias", bias_init, (hidden_dim,))
         if self.train:
-            # The normalization takes the bias out again: its gradient is zero but for
-            # rounding, which Adam would scale up to whole steps in random directions.
+            # The normalization removes the bias, so its gradient is rounding noise.
+            # Adam would scale this noise to full steps in random directions.
             hidden_bias = jax.lax.stop_gradient(hidden_bias)
         hidden = hidden.astype(jnp.float32) + hidden_bias
         hidden = MaskedBatchNorm(self.train, self.sum_over_devices, name="norm")(
@@ -67,18 +68,18 @@ class RegionMLP(nn.Module):
 
 
 class RegionEncoder(nn.Module):
-    """Regions to an embedding: projection, MLP, generalized pooling.
+    """Embeds regions: a projection, an MLP and a pooling.
 
-    VSE-infinity computes `W r + b + MLP(r)` for each region `r`, RVSE++ computes
+    VSE-infinity computes `W r + b + MLP(r)` for each region `r`. RVSE++ computes
     `f + MLP(f)` with `f = W r + b`.
 
     Attributes:
       embed_dim: dimensions of the embedding.
-      residual: whether the MLP takes the projected regions (RVSE++) or the raw ones
-        (VSE-infinity).
+      residual: whether the input of the MLP is the projected regions (RVSE++) or the
+        regions themselves (VSE-infinity).
       dtype: of the arithmetic; the pooling is in float32.
-      train: whether the batch's statistics are used and updated.
-      sum_over_devices: adds a pytree up over all devices.
+      train: whether to normalize by the batch's statistics and update the running ones.
+      sum_over_devices: sums a pytree over all devices.
       pooling: one of `pooling.POOLINGS`.
     """
 
@@ -91,7 +92,10 @@ class RegionEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: dict) -> jax.Array:
-        """Maps `regions [batch, regions, dim]`, `region_count [batch]` int32.
+        """Embeds the regions of each image.
+
+        Args:
+          inputs: `regions [batch, regions, dim]` and `region_count [batch]` int32.
 
         Returns:
           `[batch, embed]` float32.
@@ -99,8 +103,8 @@ class RegionEncoder(nn.Module):
         regions, region_count = inputs["regions"], inputs["region_count"]
         batch, count, dim = regions.shape
         exists = (jnp.arange(count) < region_count[:, None]).reshape(-1)
-        # One axis of all regions: the gradient of a dense layer over two axes would
-        # take a transposed copy of its inputs.
+        # With one axis of all regions, the gradient of a dense layer needs no
+        # transposed copy of its input.
         regions = regions.reshape(-1, dim)
         projected = initializers.xavier_dense(
             self.embed_dim, dtype=self.dtype, name="projection"
@@ -114,7 +118,7 @@ class RegionEncoder(nn.Module):
 
 
 class GlobalEncoder(nn.Module):
-    """One feature per image, projected (VSE++)."""
+    """Projects one feature per image (VSE++)."""
 
     embed_dim: int
     dtype: jnp.dtype
@@ -134,7 +138,7 @@ class ImageEncoderSpec(NamedTuple):
     Attributes:
       module: returns the Flax module, given `embed_dim`, `dtype`, `train`,
         `sum_over_devices`, `pooling` and `name`.
-      content: what it needs of a batch: `regions` or `feature`.
+      content: the content of a batch that it needs: `regions` or `feature`.
     """
 
     module: Callable[..., nn.Module]
@@ -142,7 +146,7 @@ class ImageEncoderSpec(NamedTuple):
 
 
 def _global(*, train, sum_over_devices, pooling, **kwargs):
-    del train, sum_over_devices, pooling  # it has no batch normalization, nor regions
+    del train, sum_over_devices, pooling  # it has no batch normalization or regions
     return GlobalEncoder(**kwargs)
 
 
@@ -158,17 +162,18 @@ ENCODERS = {
 
 
 class ImageEncoder(nn.Module):
-    """One of `ENCODERS`, behind a backbone if the batch has photos.
+    """One of `ENCODERS`, after a backbone if the batch contains photos.
 
-    Several crops of a photo, `[batch, crops, height, width, 3]`, are embedded one by
-    one and averaged.
+    Several crops of a photo, `[batch, crops, height, width, 3]`, are embedded
+    separately and their embeddings averaged.
 
     Attributes:
       encoder: one of `ENCODERS`.
       embed_dim: dimensions of the embedding.
       dtype: of the arithmetic.
-      train: whether batch normalization uses and updates the batch's statistics.
-      sum_over_devices: adds a pytree up over all devices.
+      train: whether batch normalization uses the batch's statistics and updates the
+        running ones.
+      sum_over_devices: sums a pytree over all devices.
       backbone: computes regions or a feature from photos.
       pooling: of regions, one of `pooling.POOLINGS`.
     """
@@ -196,10 +201,10 @@ class ImageEncoder(nn.Module):
             return encode(batch)
         *crops, height, width, channels = batch["image"].shape
         image = batch["image"].reshape(-1, height, width, channels)
-        embedded = encode(self._see(image))
+        embedded = encode(self._apply_backbone(image))
         return embedded.reshape(*crops, -1).mean(range(1, len(crops)))
 
-    def _see(self, image):
+    def _apply_backbone(self, image):
         """Maps `[batch, height, width, 3]` to the input of the encoder."""
         pooled = ENCODERS[self.encoder].content == "feature"
         backbone = create_backbone(
@@ -211,16 +216,17 @@ class ImageEncoder(nn.Module):
             name="backbone",
         )
         if self.is_initializing() or (self.train and self.backbone.trainable):
-            seen = backbone(image)
+            output = backbone(image)
         else:
-            seen = self._see_without_gradient(backbone, image)
+            output = self._apply_without_gradient(backbone, image)
         if pooled:
-            return {"feature": l2_normalize(seen)}  # as VSE++ does
-        region_count = jnp.full(seen.shape[0], seen.shape[1], jnp.int32)
-        return {"regions": seen, "region_count": region_count}
+            return {"feature": l2_normalize(output)}  # as VSE++ does
+        region_count = jnp.full(output.shape[0], output.shape[1], jnp.int32)
+        return {"regions": output, "region_count": region_count}
 
-    def _see_without_gradient(self, backbone, image):
+    def _apply_without_gradient(self, backbone, image):
         module, variables = backbone.unbind()
         apply = fast_apply(self.backbone.name, module)
-        # Stopped before the loop, or its gradient would keep what each layer gave.
+        # Stopped before the loop over pieces, or its gradient would store the output of
+        # each layer.
         return apply(jax.lax.stop_gradient(variables), image)

@@ -1,4 +1,4 @@
-"""Initial values as the published models draw them."""
+"""Initializers of the published models."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 def uniform(bound: float) -> nn.initializers.Initializer:
-    """Draws from `[-bound, bound)`."""
+    """Returns an initializer that draws uniformly from `[-bound, bound)`."""
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -17,7 +17,7 @@ def uniform(bound: float) -> nn.initializers.Initializer:
 def torch_dense(
     features: int, inputs: int, *, use_bias: bool = True, **kwargs
 ) -> nn.Dense:
-    """A dense layer from `inputs` to `features` with the defaults of PyTorch's."""
+    """Returns a dense layer with the initial values of `torch.nn.Linear`."""
     init = uniform(inputs**-0.5)
     return nn.Dense(
         features, use_bias=use_bias, kernel_init=init, bias_init=init, **kwargs
@@ -25,5 +25,5 @@ def torch_dense(
 
 
 def xavier_dense(features: int, **kwargs) -> nn.Dense:
-    """A dense layer with a Xavier-uniform kernel and no bias at the start (VSE++)."""
+    """Returns a dense layer with a Xavier-uniform kernel and a zero bias (VSE++)."""
     return nn.Dense(features, kernel_init=nn.initializers.xavier_uniform(), **kwargs)

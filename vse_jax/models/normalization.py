@@ -1,4 +1,4 @@
-"""Batch normalization over what exists, on all devices; L2 normalization."""
+"""Batch normalization over all devices, without padding, and L2 normalization."""
 
 from collections.abc import Callable
 
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 class BatchNorm(nn.Module):
     """Batch normalization over all devices.
 
-    The statistics are those of the global batch: sums are taken over all devices before
-    they are divided. As in PyTorch, the running variance is the unbiased one.
+    The statistics are those of the global batch: sums and counts are summed over all
+    devices before the division. As in PyTorch, the running variance is unbiased.
 
     Attributes:
-      train: normalize by the batch and update the running statistics.
-      sum_over_devices: adds a pytree up over all devices.
+      train: whether to normalize by the batch's statistics and update the running ones.
+      sum_over_devices: sums a pytree over all devices.
       momentum: share of the batch in the new running statistics.
       epsilon: added to the variance.
     """
@@ -26,7 +26,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
 
     def __call__(self, vectors: jax.Array) -> jax.Array:
-        """Normalizes `[..., dim]`; float32."""
+        """Normalizes `[..., dim]` in float32."""
         vectors = vectors.astype(jnp.float32)
         factor, offset = self.factor_and_offset(vectors.shape[-1], vectors)
         return vectors * factor + offset
@@ -38,12 +38,12 @@ class BatchNorm(nn.Module):
         vectors: jax.Array | None = None,
         exists: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """What the vectors are multiplied by, and what is then added.
+        """Returns the factor and the offset that normalize vectors.
 
         Args:
-          dim: of the vectors.
+          dim: dimensions of the vectors.
           vectors: float32 `[..., dim]`; needed only if `train`.
-          exists: bool `[...]`, which of them count; all of them if None.
+          exists: bool `[...]`, False for padding; None if there is none.
 
         Returns:
           Two arrays `[dim]`, float32.
@@ -76,14 +76,14 @@ class BatchNorm(nn.Module):
 
 
 class MaskedBatchNorm(BatchNorm):
-    """Batch normalization whose statistics leave padding out.
+    """Batch normalization with statistics that exclude padding.
 
-    The number of vectors that exist may differ between devices. (Flax's own averages
-    the devices' means, which is wrong for such batches.)
+    The number of vectors without padding may differ between devices. Flax's BatchNorm
+    averages the means of the devices, which is wrong for such batches.
     """
 
     def __call__(self, vectors: jax.Array, exists: jax.Array) -> jax.Array:
-        """Normalizes `[..., dim]`, where `exists` is bool `[...]`; float32."""
+        """Normalizes `[..., dim]` in float32; bool `exists [...]` excludes padding."""
         vectors = vectors.astype(jnp.float32)
         factor, offset = self.factor_and_offset(vectors.shape[-1], vectors, exists)
         return vectors * factor + offset
@@ -102,7 +102,7 @@ def _count(vectors, exists):
 
 
 def l2_normalize(vectors: jax.Array) -> jax.Array:
-    """Scales `[..., dim]` to unit length in float32; zero stays zero."""
+    """Scales `[..., dim]` to unit length in float32; zero vectors stay zero."""
     vectors = vectors.astype(jnp.float32)
     squared = jnp.square(vectors).sum(-1, keepdims=True)
     return vectors * jax.lax.rsqrt(jnp.maximum(squared, 1e-16))

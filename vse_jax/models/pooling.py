@@ -1,8 +1,9 @@
-"""Pooling of a set of vectors into one: the generalized pooling operator, mean, max.
+"""Pooling of a set of vectors: the generalized pooling operator (GPO), mean and max.
 
-Chen et al., "Learning the Best Pooling Strategy for Visual Semantic Embedding" (2021):
-every dimension's values are sorted in descending order and summed with weights that a
-small recurrent network gives to the ranks. Mean and max pooling are special cases.
+GPO is that of Chen et al., "Learning the Best Pooling Strategy for Visual Semantic
+Embedding" (2021). It sorts the values of each dimension in descending order and sums
+them with weights that a small recurrent network computes for the ranks. Mean and max
+pooling are special cases.
 """
 
 import math
@@ -25,8 +26,8 @@ class GeneralizedPooling(nn.Module):
     """The generalized pooling operator (GPO).
 
     Attributes:
-      position_dim: size of the sinusoidal encoding of a rank.
-      hidden_dim: size of the recurrent network's state.
+      position_dim: dimensions of the sinusoidal encoding of a rank.
+      hidden_dim: dimensions of the recurrent network's state.
     """
 
     position_dim: int = 32
@@ -34,7 +35,7 @@ class GeneralizedPooling(nn.Module):
 
     @nn.compact
     def __call__(self, vectors: jax.Array, count: jax.Array) -> jax.Array:
-        """Pools the first `count` of each row's vectors.
+        """Pools the first `count` vectors of each row.
 
         Args:
           vectors: `[batch, length, dim]` float32.
@@ -48,12 +49,12 @@ class GeneralizedPooling(nn.Module):
 
     @nn.compact
     def rank_weights(self, length: int) -> jax.Array:
-        """Returns `[length, length]`: row `i` has the weights of a set of `i + 1`.
+        """Returns `[length, length]`; row `i` has the weights of `i + 1` vectors.
 
-        The weights depend on the size of the set alone, so that they are computed once
-        for every possible size and not for every sample.
+        The weights depend only on the number of vectors, so they are computed once for
+        each possible number instead of once for each sample.
         """
-        counts = jnp.arange(length, 0, -1)  # descending, as the recurrence wants them
+        counts = jnp.arange(length, 0, -1)  # the recurrence needs descending lengths
         positions = jnp.asarray(sinusoidal_positions(length, self.position_dim))
         positions = jnp.broadcast_to(positions, (length, *positions.shape))
         states = BidirectionalGRU(self.hidden_dim, name="gru")(positions, counts)
@@ -67,19 +68,19 @@ class GeneralizedPooling(nn.Module):
 
 
 def mean_pooling(vectors: jax.Array, count: jax.Array) -> jax.Array:
-    """Averages the first `count` of `[batch, length, dim]` to `[batch, dim]`."""
+    """Returns the mean `[batch, dim]` of the first `count` vectors of each row."""
     exists = jnp.arange(vectors.shape[1]) < count[:, None]
     return jnp.where(exists[..., None], vectors, 0).sum(1) / count[:, None]
 
 
 def max_pooling(vectors: jax.Array, count: jax.Array) -> jax.Array:
-    """Takes each dimension's maximum of the first `count` of `[batch, length, dim]`."""
+    """Returns the maximum `[batch, dim]` of the first `count` vectors of each row."""
     exists = jnp.arange(vectors.shape[1]) < count[:, None]
     return jnp.where(exists[..., None], vectors, -jnp.inf).max(1)
 
 
-# How regions and words are pooled: modules or functions of `[batch, length, dim]` and
-# `[batch]` int32 that return `[batch, dim]`.
+# Poolings of regions and words: modules or functions of vectors `[batch, length, dim]`
+# and counts `[batch]` int32 that return `[batch, dim]`.
 POOLINGS = {
     "gpo": lambda: GeneralizedPooling(name="pooling"),
     "mean": lambda: mean_pooling,
@@ -88,14 +89,14 @@ POOLINGS = {
 
 
 def pool_grid(regions: jax.Array, size: int) -> jax.Array:
-    """Averages a square grid of regions to a smaller one.
+    """Averages a square grid of regions to a smaller grid.
 
-    Where `size` does not divide the rows, neighbouring cells share one, as in PyTorch's
-    adaptive average pooling.
+    If `size` does not divide the number of rows, neighboring cells may share a row,
+    as in PyTorch's adaptive average pooling.
 
     Args:
       regions: `[batch, rows * rows, dim]`, row by row.
-      size: rows and columns of the new grid.
+      size: number of rows and columns of the new grid.
 
     Returns:
       `[batch, size * size, dim]`.
@@ -109,7 +110,7 @@ def pool_grid(regions: jax.Array, size: int) -> jax.Array:
 
 
 def _cell_shares(rows: int, size: int) -> np.ndarray:
-    """`[size, rows]` float32: how much each row adds to each new one."""
+    """Returns `[size, rows]` float32: the weight of each row in each new row."""
     shares = np.zeros((size, rows), np.float32)
     for i in range(size):
         cell = slice(i * rows // size, -(-(i + 1) * rows // size))
@@ -118,7 +119,7 @@ def _cell_shares(rows: int, size: int) -> np.ndarray:
 
 
 def sinusoidal_positions(length: int, dim: int) -> np.ndarray:
-    """Returns the `[length, dim]` float32 encoding of positions of the Transformer."""
+    """Returns the Transformer's encoding of positions, `[length, dim]` float32."""
     position = np.arange(length)[:, None]
     frequency = np.exp(np.arange(0, dim, 2) * -(np.log(10_000.0) / dim))
     encoding = np.empty((length, dim), np.float32)

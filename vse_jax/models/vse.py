@@ -1,4 +1,4 @@
-"""Visual-semantic embedding: an image encoder and a text encoder, side by side."""
+"""Visual-semantic embeddings: an image encoder and a text encoder."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from vse_jax.models.normalization import l2_normalize
 
 
 class VSE(nn.Module):
-    """Embeds images and captions into one space, each on its own.
+    """Embeds images and captions independently into one space.
 
     Attributes:
       image_encoder: one of `image_encoders.ENCODERS`.
@@ -21,13 +21,14 @@ class VSE(nn.Module):
       vocabulary_size: number of different tokens.
       word_dim: dimensions of a word's embedding.
       embed_dim: dimensions of the space.
-      backbone: what turns photos into regions or a feature, if the batch has photos.
+      backbone: computes regions or a feature from photos, if the batch contains photos.
       pooling: of regions and words, one of `pooling.POOLINGS`.
-      normalize_image: whether images are scaled to unit length (not in VSE0).
-      absolute: take absolute values of both, as Order-embeddings do.
+      normalize_image: whether image embeddings are scaled to unit length (not in VSE0).
+      absolute: whether to take absolute values of embeddings, as Order-embeddings do.
       dtype: of the encoders' arithmetic; embeddings are float32.
-      train: whether batch normalization uses and updates the batch's statistics.
-      sum_over_devices: adds a pytree up over all devices.
+      train: whether batch normalization uses the batch's statistics and updates the
+        running ones.
+      sum_over_devices: sums a pytree over all devices.
     """
 
     image_encoder: str
@@ -91,10 +92,11 @@ def create_model(
     Args:
       config: see `configs/common.py`.
       vocabulary_size: number of different tokens.
-      train: whether batch normalization uses and updates the batch's statistics.
-      train_backbone: whether a parameter of the backbone is trained. If not, the
+      train: whether batch normalization uses the batch's statistics and updates the
+        running ones.
+      train_backbone: whether any parameter of the backbone is trained. If not, the
         backbone is computed without gradients and as in evaluation.
-      sum_over_devices: adds a pytree up over all devices.
+      sum_over_devices: sums a pytree over all devices.
     """
     options = dict(config.model)
     backbone = options.pop("backbone")
@@ -110,25 +112,25 @@ def create_model(
     )
 
 
-# Where parts of the model are in its variables; nothing else spells these paths out.
+# Only the functions below contain paths of the model's variables.
 
 
 def content_dim(variables: dict) -> int:
-    """Dimensions of a region, or of the one feature, that the image encoder takes."""
+    """Returns the dimensions of a region or feature that the image encoder expects."""
     return variables["params"]["image"]["encoder"]["projection"]["kernel"].shape[0]
 
 
 def backbone_of(params: dict) -> dict:
-    """Returns the backbone's part of a tree like `params`; empty without a backbone."""
+    """Returns the backbone's part of a tree like `params`; {} without a backbone."""
     return params["image"].get("backbone", {})
 
 
 def with_backbone(variables: dict, backbone: dict) -> dict:
-    """Returns the model's variables with those of its backbone replaced.
+    """Returns the model's variables with the backbone's variables replaced.
 
     Args:
-      variables: of the model: nested dicts under `params` and `batch_stats`.
-      backbone: variables of the backbone alone, in the same collections.
+      variables: of the model, nested dicts below `params` and `batch_stats`.
+      backbone: variables of the backbone in the same collections.
     """
     return variables | {
         collection: {
@@ -140,5 +142,5 @@ def with_backbone(variables: dict, backbone: dict) -> dict:
 
 
 def of_encoders(params: dict) -> dict[str, dict]:
-    """Splits a tree like `params` into those of the image and the text encoder."""
+    """Splits a tree like `params` into the parts of the image and text encoder."""
     return {name: params[name] for name in ("image", "text")}

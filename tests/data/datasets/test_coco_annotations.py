@@ -113,7 +113,10 @@ def test_refuses_other_files_of_captions_beside(root, data):
             ["no 'caption'", "instances_"],
         ),
         ({"annotations": [{"image_id": 1, "caption": " "}]}, ["empty caption"]),
-        ({"annotations": [{"image_id": 1, "caption": 5}]}, ["caption that is no text"]),
+        (
+            {"annotations": [{"image_id": 1, "caption": 5}]},
+            ["caption that is not a string"],
+        ),
         (
             {"annotations": [{"image_id": 1, "caption": "a"}]},
             ["images[1]", "empty cap"],
@@ -129,7 +132,9 @@ def test_refuses_invalid_records(root, data, changes, words):
 @pytest.mark.parametrize("text", ["", "{", "[1, 2", '{"images": "' + "x" * 200_000])
 def test_refuses_damaged_json_with_a_short_message(root, data, text):
     (root / "captions_train2017.json").write_text(text)
-    message = assert_refused(data, root / "captions_train2017.json", "is no JSON")
+    message = assert_refused(
+        data, root / "captions_train2017.json", "is not valid JSON"
+    )
     assert len(message) < 400
 
 

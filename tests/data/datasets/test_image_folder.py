@@ -146,9 +146,9 @@ def test_refuses_a_folder_without_captions(root, data):
             3,
             ["b.jpg", "'test'", "'dev'", "one split"],
         ),
-        ([("../b.jpg", "a", "dev")], 1, ["'../b.jpg'", "leads out"]),
-        ([("/b.jpg", "a", "dev")], 1, ["'/b.jpg'", "leads out"]),
-        ([("sub/../../b.jpg", "a", "dev")], 1, ["leads out"]),
+        ([("../b.jpg", "a", "dev")], 1, ["'../b.jpg'", "is outside"]),
+        ([("/b.jpg", "a", "dev")], 1, ["'/b.jpg'", "is outside"]),
+        ([("sub/../../b.jpg", "a", "dev")], 1, ["is outside"]),
     ],
 )
 def test_refuses_rows(root, data, write, rows, line, words):
@@ -162,7 +162,7 @@ def test_refuses_rows(root, data, write, rows, line, words):
 def test_refuses_a_missing_column(root, data, write, column):
     left = "caption" if column == "image" else "image"
     path = write(root, [("b.jpg",)], (left,))
-    assert_refused(data, f"{path}: line 1 has no {column} column, but {left}")
+    assert_refused(data, f"{path}: line 1 has no {column} column (found: {left})")
 
 
 @pytest.mark.parametrize("content", ["", "image,caption\n", "\n\n"])
@@ -183,7 +183,7 @@ def test_refuses_wrong_number_of_fields(root, data):
 def test_refuses_an_open_quote(root, data):
     path = root / "captions.csv"
     path.write_text('image,caption\nb.jpg,a\nb.jpg,"open\n')
-    assert_refused(data, f"{path}: line 3 is no CSV")
+    assert_refused(data, f"{path}: line 3 is not valid CSV")
 
 
 @pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl"])
@@ -195,10 +195,10 @@ def test_refuses_text_that_is_not_utf8(root, data, name):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", ["is no JSON"]),
-        ("[" * 100_000, ["is no JSON"]),
-        ("[1]", ["no JSON object"]),
-        ('{"image": "b.jpg", "caption": ["a", 1]}', ["caption that is no text"]),
+        ("{", ["is not valid JSON"]),
+        ("[" * 100_000, ["is not valid JSON"]),
+        ("[1]", ["a JSON object"]),
+        ('{"image": "b.jpg", "caption": ["a", 1]}', ["caption that is not a string"]),
         (r'{"image": "b.jpg", "caption": "a \ud83d"}', ["caption with half a char"]),
         (r'{"image": "\udc00.jpg", "caption": "a"}', ["image with half a character"]),
         ('{"image": "b.jpg", "caption": "a", "split": "dev"}', ["split", "in none"]),
@@ -214,7 +214,7 @@ def test_refuses_a_row_without_the_split_that_others_have(root, data):
     path = root / "captions.jsonl"
     first = {"image": "b.jpg", "caption": "a", "split": "dev"}
     path.write_text(f'{json.dumps(first)}\n{{"image": "b.jpg", "caption": "a"}}\n')
-    assert_refused(data, f"{path}: line 2 has no split, but rows above have one")
+    assert_refused(data, f"{path}: line 2 has no split, but the rows above have one")
 
 
 def test_refuses_captions_of_other_photos(root, data):

@@ -92,7 +92,7 @@ def test_sum_of_splits(root, data):
     numbers = [0, 1, 2, 3, 4, 5, 10, 11]
     assert index.image_ids == [f"photo{i}.jpg" for i in numbers]
     assert len(raw_images(builder, "train+restval")) == 8
-    for split, word in (("train+dev", "'dev'"), ("train+train", "twice")):
+    for split, word in (("train+dev", "'dev'"), ("train+train", "repeats")):
         with pytest.raises(InputError, match=word):
             split_index.split_index(builder, split)
 
@@ -123,9 +123,10 @@ def test_skipped_photos_are_named_and_counted(root, data, caplog):
     with caplog.at_level("INFO"):
         builder = datasets.prepare(data)
     assert (
-        f"skipping {root / 'images/photo1.jpg'} (train): it is no image" in caplog.text
+        f"skipping {root / 'images/photo1.jpg'} (train): it is not an image"
+        in caplog.text
     )
-    assert "photo2.jpg (train): it is absent, though dataset_tiny.json" in caplog.text
+    assert "photo2.jpg (train): it is absent, but dataset_tiny.json" in caplog.text
     assert "photos that are absent: train 1 of 6\n" in caplog.text
     assert "cannot be decoded: train 1 of 6, val 1 of 2\n" in caplog.text
     assert list(raw_images(builder, "train")) == [f"photo{i}.jpg" for i in (0, 3, 4, 5)]
@@ -259,9 +260,9 @@ def test_refuses_a_folder_without_json(root, data):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", ["is no JSON"]),
-        ('{"images": [', ["is no JSON"]),
-        ("[" * 100_000, ["is no JSON"]),
+        ("", ["is not valid JSON"]),
+        ('{"images": [', ["is not valid JSON"]),
+        ("[" * 100_000, ["is not valid JSON"]),
         ("[]", ["no list 'images'"]),
         ('{"annotations": []}', ["COCO's own", "builder=image_folder"]),
         ('{"images": []}', ["no list 'images'"]),

@@ -85,7 +85,7 @@ def test_strict_names_the_first(root, data):
 )
 def test_options_out_of_range(root, data, option, value):
     data[option] = value
-    assert_refused(data, f"config.data.{option} is {value}, expected")
+    assert_refused(data, f"config.data.{option} is {value}; expected")
 
 
 def test_larger_photos_need_another_maximum(root, data, caplog):

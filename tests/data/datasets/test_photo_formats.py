@@ -53,7 +53,7 @@ def test_postscript_starts_no_program(tmp_path, monkeypatch):
         (b"\0\0\0\x18ftypisom\0\0\0\0", "a video"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         (b"PK\3\4rest", "ZIP"),
-        (b"no photo", "no image of a known format"),
+        (b"no photo", "not an image of a known format"),
     ],
 )
 def test_names_other_formats_and_those_that_are_read(content, kind):

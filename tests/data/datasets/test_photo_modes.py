@@ -68,7 +68,7 @@ def test_floats_from_0_to_1_are_scaled(dtype):
 
 def test_floats_of_64_bits_are_refused_by_name():
     values = (RAMP / 255).astype("<f8")
-    with pytest.raises(photos.PhotoError, match="TIFF file, or one of an unsupported"):
+    with pytest.raises(photos.PhotoError, match="damaged or unsupported TIFF file"):
         photos.to_stored(tiff(pixels_of(values), 64, kind=3))
 
 

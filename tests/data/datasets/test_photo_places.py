@@ -158,7 +158,7 @@ def test_remote_root(root):
     ],
 )
 def test_refuses_paths_that_lead_out(find, root, name):
-    with pytest.raises(InputError, match="leads out of the folder"):
+    with pytest.raises(InputError, match="is outside of the folder"):
         find([], [name.format(root=root)])
 
 
@@ -176,7 +176,7 @@ def test_beside_the_file_in_a_folder_of_its_own(find):
     ],
 )
 def test_refuses_two_names_of_one_file(find, stored, listed):
-    with pytest.raises(InputError, match="expected one name for each photo"):
+    with pytest.raises(InputError, match="expected one name per photo"):
         find([stored], listed)
 
 

@@ -76,7 +76,9 @@ def test_touched_source_is_the_same_dataset(root, data):
 
 
 def test_missing_split_is_reported_before_anything_is_written(root, data, tmp_path):
-    with pytest.raises(InputError, match="there is no split 'dev', which the config"):
+    with pytest.raises(
+        InputError, match="there is no split 'dev'; the source has train"
+    ):
         datasets.prepare(data, required_splits=("train", "dev"))
     assert not (tmp_path / "prepared").exists()
     write_split(root, OLD, "dev")

@@ -238,7 +238,7 @@ def test_name_of_other_counts_is_refused(tmp_path):
     data.name = "mine"
     datasets.prepare(data)
     data.scene_counts = (7, 2, 2)
-    with pytest.raises(InputError, match=r"for config\.data\.scene_counts \(6, 2, 2\)"):
+    with pytest.raises(InputError, match=r"config\.data\.scene_counts=\(6, 2, 2\)"):
         datasets.prepare(data)
 
 

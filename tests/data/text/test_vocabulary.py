@@ -64,7 +64,7 @@ def test_equality():
     ],
 )
 def test_refuses_what_is_no_vocabulary(text):
-    with pytest.raises(InputError, match=r"^words\.json: .*anew") as error:
+    with pytest.raises(InputError, match=r"^words\.json: .*again") as error:
         Vocabulary.from_json(text, "words.json")
     assert "\n" not in str(error.value)
 

@@ -1,4 +1,4 @@
-"""The backbones, written plainly in PyTorch with torchvision's names."""
+"""Plain PyTorch versions of the backbones, with torchvision's parameter names."""
 
 import torch
 from torch import nn
@@ -98,13 +98,13 @@ class VGG19(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """The package's network with this file's interface."""
+    """Wraps the package's network in this file's interface."""
 
     def __init__(self, name, image_size):
         super().__init__()
         from efficientnet_lite_pytorch import EfficientNet
 
-        # The package pads for the size that it is told.
+        # The package computes its padding for this size.
         self.network = EfficientNet.from_name(name, image_size=image_size)
 
     def features(self, image):
@@ -128,7 +128,7 @@ def bgr(image):
 
 
 def create(name, image_size):
-    """The network of one of our backbones, with drawn parameters and statistics."""
+    """Returns the PyTorch version of a backbone with random parameters."""
     if name.startswith("efficientnet_lite"):
         network = EfficientNetLite(name.replace("_", "-"), image_size)
     else:
@@ -145,7 +145,7 @@ def create(name, image_size):
 
 
 def randomize(network, seed=0):
-    """Draws statistics, too, and keeps what residual blocks add up to small."""
+    """Draws parameters and statistics, small enough for sums over residual blocks."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -159,7 +159,7 @@ def randomize(network, seed=0):
 
 
 def run(network, image, *, pooled):
-    """Maps uint8 `[batch, height, width, 3]` to what our backbone gives."""
+    """Maps uint8 `[batch, height, width, 3]` to the expected output of our backbone."""
     with torch.inference_mode():
         if pooled:
             return network.pooled(_pixels(image)).numpy()
@@ -167,7 +167,7 @@ def run(network, image, *, pooled):
 
 
 def run_vgg_convolutions(network, image):
-    """The regions of VGG-19, from its convolutions alone."""
+    """Returns the regions of VGG-19, given only its convolutions."""
     with torch.inference_mode():
         return _regions(network(imagenet(_pixels(image))))
 

@@ -29,31 +29,31 @@ def weights_of(network):
 def relative_error(actual, expected):
     assert actual.shape == expected.shape
     assert np.isfinite(expected).all()
-    assert expected.std() > 1e-3  # there is something to be compared
+    assert expected.std() > 1e-3  # the outputs are not constant
     difference = np.abs(np.asarray(actual, np.float32) - expected)
     return difference.max() / np.abs(expected).max()
 
 
-# One of a family is enough for what they share.
+# One backbone of each family is enough for the pooled feature.
 CASES = [(name, False) for name in NAMES if name != "vgg19"]
 CASES += [(name, True) for name in ("resnet50", "vgg19", "efficientnet_lite0")]
 
 
 @pytest.mark.parametrize(("name", "pooled"), CASES)
-def test_features_are_those_of_pytorch(name, pooled):
+def test_features_equal_pytorch(name, pooled):
     size = 70
     network = pytorch_backbones.create(name, size)
     variables = backbone_weights.convert(name, weights_of(network), "drawn")
-    # Not square, where the network that is compared with admits it.
+    # Not square, unless the PyTorch network requires it.
     image = draw_images(size, size if name.startswith("efficientnet") else 109)
     expected = pytorch_backbones.run(network, image, pooled=pooled)
-    # Not compiled as a whole: layers that are alike are compiled once.
+    # Not compiled as a whole, so that layers of equal shapes are compiled once.
     features = create(name, pooled=pooled).apply(variables, image)
     assert relative_error(features, expected) < 1e-4
     assert features.shape[-1] == backbones.output_dim(name, pooled=pooled)
 
 
-def test_regions_of_vgg_are_those_of_pytorch():
+def test_regions_of_vgg_equal_pytorch():
     network = pytorch_backbones.vgg_convolutions()
     pytorch_backbones.randomize(network)
     arrays = {f"features.{name}": array for name, array in weights_of(network).items()}
@@ -80,7 +80,7 @@ def test_bfloat16_is_close_to_float32():
     assert 0 < error < 0.05 * np.asarray(exact).std()
 
 
-def test_the_stem_has_regions_only():
+def test_stem_has_no_pooled_feature():
     regions = create("stem").init_with_output(jax.random.key(0), draw_images(32, 32))[0]
     assert regions.shape == (2, 4, backbones.output_dim("stem", pooled=False))
     with pytest.raises(ValueError, match="no pooled feature"):

@@ -60,7 +60,7 @@ def in_pytorch(variables):
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_values_gradients_and_statistics_are_those_of_pytorch(variables, maps, train):
+def test_values_gradients_and_statistics_equal_pytorch(variables, maps, train):
     theirs = in_pytorch(variables).train(train)
     inputs = torch.tensor(maps.transpose(0, 3, 1, 2), requires_grad=True)
     outputs = theirs(inputs)
@@ -112,7 +112,7 @@ def test_eight_devices_normalize_like_one(variables, maps):
 
 
 @pytest.mark.parametrize("size", [7, 8])
-def test_same_padding_is_that_of_tensorflow(size):
+def test_same_padding_equals_tensorflow(size):
     maps = draw(1, size, size + 1, 3)
     layer = ConvolutionNorm(
         4, 5, jnp.float32, False, lambda tree: tree, stride=2, same_padding=True

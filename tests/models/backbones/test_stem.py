@@ -23,7 +23,7 @@ def stem():
     return lambda image: np.asarray(apply(variables, image))
 
 
-def test_patches_and_each_convolution_shrink_the_grid(stem):
+def test_patches_and_convolutions_reduce_the_grid(stem):
     regions = stem(np.zeros((2, 16, 12, 3), np.uint8))
     assert regions.shape == (2, 4 * 3, 6)
 
@@ -39,8 +39,8 @@ def test_regions_are_local_and_in_reading_order(stem):
     assert not changed[1, :2].any()
 
 
-def test_regions_know_where_they_are(stem):
-    """The picture is the same everywhere; those in the middle have no border."""
+def test_regions_encode_their_position(stem):
+    """The image is uniform, and the compared regions do not touch its border."""
     regions = stem(np.full((2, 32, 32, 3), 127, np.uint8))[0].reshape(8, 8, 6)
     assert np.abs(regions[2, 2] - regions[2, 5]).max() > 1e-3
     assert np.abs(regions[2, 2] - regions[5, 2]).max() > 1e-3

@@ -21,7 +21,7 @@ def prepare(batch):
 
 
 @pytest.mark.parametrize(("batch", "photos"), [(8, 4), (6, 4), (7, 4), (2, 4), (8, 0)])
-def test_pieces_give_what_the_batch_gives(batch, photos):
+def test_pieces_equal_the_whole_batch(batch, photos):
     layer, variables, image = prepare(batch)
     out = jax.jit(apply_in_pieces(layer, photos))(variables, image)
     assert out.shape == (batch, 6, 4, 5)
@@ -32,7 +32,7 @@ def test_pieces_give_what_the_batch_gives(batch, photos):
     ("platform", "photos", "at_once"),
     [("cpu", 4, "4x6x4x3"), ("cpu", 0, "8x6x4x3"), ("tpu", 4, "8x6x4x3")],
 )
-def test_only_cpus_take_pieces(platform, photos, at_once):
+def test_only_cpus_split_the_batch(platform, photos, at_once):
     layer, variables, image = prepare(8)
     traced = jax.jit(apply_in_pieces(layer, photos)).trace(variables, image)
     text = traced.lower(lowering_platforms=(platform,)).as_text()

@@ -24,7 +24,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients_are_those_of_pytorch(case):
+def test_values_and_gradients_equal_pytorch(case):
     size, stride, padding, channels, groups, features = CASES[case]
     x, kernel = draw(2, 9, 8, channels), draw(size, size, channels // groups, features)
     pads = ((padding, padding), (padding, padding))
@@ -51,7 +51,7 @@ def test_values_and_gradients_are_those_of_pytorch(case):
 
 
 @pytest.mark.parametrize(("platform", "grouped"), [("cpu", False), ("tpu", True)])
-def test_the_form_is_that_of_the_platform_compiled_for(platform, grouped):
+def test_form_depends_on_the_target_platform(platform, grouped):
     def depthwise(x, kernel):
         return convolve(x, kernel, 1, ((1, 1), (1, 1)), 6)
 

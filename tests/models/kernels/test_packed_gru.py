@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 DIM, HIDDEN = 3, 5
 
-# Fewer sequences than a row block, whole row blocks, and some more; all descending.
+# Fewer sequences than a row block, whole row blocks, and partial ones; descending.
 LENGTHS = {
     "ragged": [6, 6, 5, 3, 2, 1, 1],
     "single_steps": [1] * 7,
@@ -30,7 +30,7 @@ TIME = 6
 
 
 def naive_gru(params, inputs, lengths, reverse):
-    """One sequence and one step after the other, by PyTorch's equations."""
+    """Applies PyTorch's equations to one sequence and one step at a time."""
     states, lasts = [], []
     for sequence, length in zip(inputs, lengths, strict=True):
         state = jnp.zeros(HIDDEN)
@@ -50,7 +50,7 @@ def naive_gru(params, inputs, lengths, reverse):
 
 
 def batched_naive_gru(params, inputs, lengths, reverse):
-    """The same for all sequences at once, which compiles faster."""
+    """Like `naive_gru`, for all sequences at once, which compiles faster."""
     states = []
     state = jnp.zeros((len(inputs), HIDDEN))
     steps = range(inputs.shape[1])
@@ -84,7 +84,7 @@ def problem(kind):
 
 @functools.cache
 def compiled(reverse, dtype="float32"):
-    """Our states, last states and gradients."""
+    """Returns a compiled function of our states, last states and gradients."""
     gru = GRU(HIDDEN, reverse=reverse, dtype=jnp.dtype(dtype))
     return with_gradients(
         lambda params, inputs, lengths: gru.apply({"params": params}, inputs, lengths)
@@ -93,12 +93,12 @@ def compiled(reverse, dtype="float32"):
 
 @functools.cache
 def compiled_naive(reverse):
-    """The same of the reference."""
+    """Like `compiled`, for the reference."""
     return with_gradients(functools.partial(batched_naive_gru, reverse=reverse))
 
 
 def with_gradients(function):
-    """Adds gradients of a sum with fixed random weights of all that is returned."""
+    """Adds the gradients of a weighted sum of the outputs; weights are random."""
 
     def total(params, inputs, lengths):
         rng = np.random.default_rng(3)
@@ -124,7 +124,7 @@ def assert_close(actual, expected, atol=2e-5):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_batched_reference_is_that_of_single_sequences(reverse):
+def test_batched_reference_equals_single_sequences(reverse):
     params, inputs, lengths = problem("ragged")
     states, last = naive_gru(params, inputs, lengths, reverse)
     batched = compiled_naive(reverse)(params, inputs, lengths)
@@ -134,7 +134,7 @@ def test_batched_reference_is_that_of_single_sequences(reverse):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("kind", LENGTHS)
-def test_states_and_gradients_are_those_of_pytorchs_equations(kind, reverse):
+def test_states_and_gradients_follow_pytorchs_equations(kind, reverse):
     actual = compiled(reverse)(*problem(kind))
     expected = compiled_naive(reverse)(*problem(kind))
     assert_close(actual, expected)
@@ -143,7 +143,7 @@ def test_states_and_gradients_are_those_of_pytorchs_equations(kind, reverse):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_padding_does_not_matter(reverse):
+def test_padding_is_ignored(reverse):
     params, inputs, lengths = problem("ragged")
     exists = np.arange(TIME) < lengths[:, None]
     other = np.where(exists[..., None], inputs, 1e3).astype(np.float32)
@@ -160,7 +160,7 @@ def test_bfloat16_is_close(reverse):
     exact = compiled(reverse)(*problem("ragged"))
     rounded = compiled(reverse, "bfloat16")(*problem("ragged"))
     assert rounded["states"].dtype == rounded["last"].dtype == jnp.float32
-    assert np.abs(rounded["states"] - exact["states"]).max() > 0  # it did round
+    assert np.abs(rounded["states"] - exact["states"]).max() > 0  # bfloat16 was used
     for name, value in exact.items():
         scale = np.abs(value).max()
         np.testing.assert_allclose(
@@ -180,7 +180,7 @@ def test_both_directions_are_averaged():
     np.testing.assert_allclose(states, (ahead + back) / 2, atol=1e-6)
 
 
-def test_initial_values_are_pytorchs():
+def test_initial_values_match_pytorch():
     params = jax.jit(GRU(16).init)(
         jax.random.key(0), jnp.zeros((2, 3, 4)), jnp.array([3, 1], jnp.int32)
     )["params"]
@@ -189,8 +189,8 @@ def test_initial_values_are_pytorchs():
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_packed_states_are_those_of_the_plain_form(reverse):
-    """The plain form takes sequences in any order; gradients are compared too."""
+def test_packed_states_equal_the_plain_form(reverse):
+    """Compares states and gradients; the plain form accepts sequences in any order."""
     params, inputs, lengths = problem("ragged")
     weights = GRUWeights(
         params["input_kernel"],

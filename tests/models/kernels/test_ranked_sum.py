@@ -46,7 +46,7 @@ def gradient_of(function):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ranked_sum_is_that_of_a_sort(kind):
+def test_ranked_sum_equals_sorted_sum(kind):
     arguments = problem(kind)
     np.testing.assert_allclose(
         jitted(ranked_sum)(*arguments), jitted(sorted_sum)(*arguments), atol=1e-5
@@ -54,19 +54,19 @@ def test_ranked_sum_is_that_of_a_sort(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient_of_ranked_sum_is_that_of_a_sort(kind):
+def test_gradient_of_ranked_sum_equals_sorted_sum(kind):
     arguments = problem(kind)
     batch, _, dim = arguments[0].shape
     direction = np.random.default_rng(1).normal(size=(batch, dim))
     actual = gradient_of(ranked_sum)(*arguments, direction)
     expected = gradient_of(sorted_sum)(*arguments, direction)
-    # Of equals, both give the lower rank to the first.
+    # Both give the lower rank to the first of equal values.
     np.testing.assert_allclose(actual[0], expected[0], atol=1e-5)
-    # The weights of ranks beyond the count meet zeros.
+    # Weights of ranks beyond the count have zero gradients.
     np.testing.assert_allclose(actual[1], expected[1], atol=1e-5)
 
 
-def test_what_does_not_exist_does_not_matter():
+def test_padding_is_ignored():
     vectors, weights, count = problem("ragged")
     exists = np.arange(vectors.shape[1]) < np.asarray(count)[:, None]
     assert not exists.all()
@@ -78,7 +78,7 @@ def test_what_does_not_exist_does_not_matter():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sorted_sum_is_numpys(kind):
+def test_sorted_sum_equals_numpy(kind):
     vectors, weights, count = problem(kind)
     expected = np.zeros((len(vectors), vectors.shape[2]))
     for row, number in enumerate(np.asarray(count)):

@@ -26,7 +26,7 @@ def embed(kind, tokens=TOKENS, count=COUNT):
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_captions_do_not_depend_on_their_order(kind):
+def test_embeddings_do_not_depend_on_the_order_of_captions(kind):
     order = np.array([3, 0, 4, 2, 1])
     np.testing.assert_allclose(
         embed(kind, TOKENS[order], COUNT[order]), embed(kind)[order], atol=1e-6
@@ -34,14 +34,14 @@ def test_captions_do_not_depend_on_their_order(kind):
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_padding_does_not_matter(kind):
+def test_padding_is_ignored(kind):
     exists = np.arange(TOKENS.shape[1]) < COUNT[:, None]
     padded = np.where(exists, TOKENS, 0)
     np.testing.assert_array_equal(embed(kind, padded), embed(kind))
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_every_token_and_its_place_matter(kind):
+def test_embedding_depends_on_each_token_and_its_position(kind):
     embedded = embed(kind)
     for caption, count in enumerate(COUNT):
         for place in range(count):
@@ -55,7 +55,7 @@ def test_every_token_and_its_place_matter(kind):
 
 
 def test_gru_embeds_by_the_state_after_the_last_word():
-    """The recurrence is rerun for a caption alone, without any padding."""
+    """Runs the recurrence in NumPy for one caption, without padding."""
     variables, _ = encoder("gru")
     params = jax.tree.map(np.asarray, variables["params"])
     gru = params["gru"]

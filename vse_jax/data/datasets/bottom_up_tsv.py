@@ -17,13 +17,13 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import tqdm
 from etils import epath
 
 from vse_jax.data.datasets.layout_captions import quoted
 from vse_jax.data.datasets.padded_features import StoredImage
 from vse_jax.data.datasets.zero_regions import ZeroReport
 from vse_jax.errors import InputError, unreadable
+from vse_jax.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -185,10 +185,11 @@ def index_files(paths: Sequence[epath.Path]) -> TsvIndex:
 def _scan(path: epath.Path, number: int) -> Iterator[tuple[Row, _Line]]:
     """Yields the lines of a file in their order."""
     columns, offset = None, 0
-    with path.open("rb") as file, _progress(path) as progress:
+    what, size = f"indexing {path.name}", path.stat().length
+    with path.open("rb") as file, Progress(what, size, "bytes") as progress:
         for line_number, content in enumerate(_lines(path, file), 1):
             begin, offset = offset, offset + len(content)
-            progress.update(len(content))
+            progress.add(len(content))
             if not content.strip():
                 continue
             if columns is None:
@@ -197,18 +198,6 @@ def _scan(path: epath.Path, number: int) -> Iterator[tuple[Row, _Line]]:
                     continue
             line = _take_apart(path, line_number, content, columns)
             yield Row(number, line_number, begin, line.boxes, columns), line
-
-
-def _progress(path: epath.Path) -> tqdm.tqdm:
-    return tqdm.tqdm(
-        desc=f"indexing {path.name}",
-        total=path.stat().length,
-        unit="B",
-        unit_scale=True,
-        delay=1,
-        disable=None,  # where standard error is no terminal
-        leave=False,
-    )
 
 
 def _lines(path: epath.Path, file: BinaryIO) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
-"""Which columns of a file of captions hold the photo, its captions and its split.
+"""Finds the columns of a captions file with the photo, its captions and its split.
 
 The names are those of published files: Kaggle's, Hugging Face's, Karpathy's. Case and
-surrounding spaces do not matter; spaces and hyphens count as underscores.
+surrounding spaces are ignored; spaces and hyphens equal underscores.
 """
 
 import ast
@@ -42,11 +42,11 @@ CAPTION_NAMES = (
     "sentences",
 )
 SPLIT_NAME = "split"
-# `caption_0`, `caption1`, and `caption.1` as pandas renames a repeated column.
+# `caption_0` and `caption1`, and `caption.1`, pandas' name for a repeated column.
 _NUMBERED = re.compile(r"(.+?)[_.]?\d+")
 _LISTS = re.compile(r"\[\s*['\"].*\]", re.DOTALL)
 _PYTHON_STRING = r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
-# With its commas: without them Python would join neighbouring strings.
+# Commas are required: without them Python would join adjacent strings.
 _PYTHON_LIST = re.compile(
     rf"\[\s*{_PYTHON_STRING}(?:\s*,\s*{_PYTHON_STRING})*\s*,?\s*\]", re.DOTALL
 )
@@ -54,12 +54,12 @@ _PYTHON_LIST = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Positions of the columns that are read.
+    """Indices of the columns that are read.
 
     Attributes:
-      image: of the photo's path.
-      captions: of its captions, at least one.
-      split: of the split; None if there is no such column.
+      image: index of the column with the photo's path.
+      captions: indices of the caption columns, at least one.
+      split: index of the split column; None if there is none.
       unread: names of the other columns.
     """
 
@@ -70,20 +70,20 @@ class Columns:
 
 
 def recognized(header: Sequence[str]) -> tuple[bool, bool]:
-    """Returns whether a header names a photo, and whether it names a caption."""
+    """Returns whether a header has an image column, and whether a caption column."""
     kinds = [_kind(name) for name in header]
     return "image" in kinds, any(kind in CAPTION_NAMES for kind in kinds)
 
 
 def find_columns(where: str, header: Sequence[str]) -> Columns:
-    """Returns the columns that a header names.
+    """Returns the columns of a header.
 
     Args:
       where: file and line, for messages.
       header: names of the columns.
 
     Raises:
-      InputError: if no column holds photos or captions, or if it is not clear which.
+      InputError: if an image or caption column is missing or ambiguous.
     """
     kinds = [_kind(name) for name in header]
     images = [i for i, kind in enumerate(kinds) if kind == "image"]
@@ -95,8 +95,9 @@ def find_columns(where: str, header: Sequence[str]) -> Columns:
     ):
         if not found:
             raise InputError(
-                f"{where} has no {kind} column, but {names(list(header)) or 'nothing'}"
-                f"; expected one of {', '.join(expected)}"
+                f"{where} has no {kind} column (found: "
+                f"{names(list(header)) or 'nothing'}); expected one of "
+                f"{', '.join(expected)}"
             )
     _check_one(where, header, images, "photos")
     _check_one(where, header, splits, "splits")
@@ -109,7 +110,7 @@ def find_columns(where: str, header: Sequence[str]) -> Columns:
 
 
 def _kind(name: str) -> str:
-    """Returns `image`, `split`, a name of captions without number, or the name."""
+    """Returns `image`, `split`, a caption name without its number, or the name."""
     plain = re.sub(r"[\s-]+", "_", name.strip().casefold())
     if plain in IMAGE_NAMES:
         return "image"
@@ -123,21 +124,21 @@ def _check_one(where: str, header: Sequence[str], found: list[int], of: str) -> 
     if len(found) > 1:
         first, second = (excerpt(header[i].strip()) for i in found[:2])
         raise InputError(
-            f"{where} has the columns {first} and {second}, which could both hold the "
-            f"{of}; rename or remove one of them"
+            f"{where} has two columns that may hold the {of}, {first} and {second}; "
+            "rename or remove one of them"
         )
 
 
 def captions_of(where: str, value: Any) -> list[str]:
-    """Returns the captions of a cell or of a value of JSON, without empty ones.
+    """Returns the captions of a cell or a JSON value, without empty ones.
 
     Args:
       where: file and line, for messages.
-      value: text, which may be a list in the notation of JSON or Python; or a list of
-        texts; or None.
+      value: a string, which may be a list in JSON or Python notation; a list of
+        strings; or None.
 
     Raises:
-      InputError: if it is anything else.
+      InputError: if the value is anything else.
     """
     if value is None:
         return []
@@ -148,8 +149,8 @@ def captions_of(where: str, value: Any) -> list[str]:
         value = _parse_list(where, text)
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         raise InputError(
-            f"{where} has a caption that is no text: {excerpt(value)}; expected a text "
-            "or a list of texts"
+            f"{where} has a caption that is not a string: {excerpt(value)}; expected a "
+            "string or a list of strings"
         )
     return [text for text in (text.strip() for text in value) if text]
 
@@ -165,6 +166,6 @@ def _parse_list(where: str, text: str) -> Any:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             pass
     raise InputError(
-        f"{where} has a caption that begins as a list, but is none: {excerpt(text)}; "
-        'expected JSON, such as ["first", "second"]'
+        f"{where} has a caption that looks like a list but is invalid: "
+        f'{excerpt(text)}; expected JSON, such as ["first", "second"]'
     )

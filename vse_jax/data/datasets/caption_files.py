@@ -1,10 +1,11 @@
-"""Files of captions as people have them: tables, JSON lines and JSON.
+"""Reads captions files: tables, JSON lines and JSON.
 
-Every reader yields a `CaptionRow` for each row or record that names a photo:
+Every reader yields a `CaptionRow` for each row or record. The formats are:
 
 - tables (`.csv`, `.tsv`, `.txt`) with a header and the delimiter `,` `;` `|` or tab;
-- Flickr8k's and Flickr30K's own `NAME#NUMBER<tab>CAPTION`, which has no header;
-- JSON lines (`.jsonl`), and a JSON list (`.json`), of objects with a table's names;
+- Flickr8k's and Flickr30K's `NAME#NUMBER<tab>CAPTION`, without a header;
+- JSON lines (`.jsonl`) or a JSON list (`.json`) of objects, whose keys are named like a
+  table's columns;
 - COCO's annotations (`.json`), see `coco_annotations`.
 """
 
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _DELIMITERS = ",;\t|"
 _TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")
-_NAMED = 10  # skipped rows that are named, each in a line
+_NAMED = 10  # skipped rows that are logged, one line each
 _EXPECTED_JSON = (
     "COCO's annotations, or a list of objects with an image and its captions"
 )
@@ -37,11 +38,11 @@ _EXPECTED_JSON = (
 
 @dataclasses.dataclass(frozen=True)
 class Leniency:
-    """What the options `strict` and `allowed_missing` say about broken rows.
+    """The options `strict` and `allowed_missing` for invalid rows.
 
     Attributes:
-      strict: whether a row that could be skipped is refused.
-      allowed: share of the rows that may be skipped, from 0 to 1.
+      strict: whether an invalid row is an error instead of being skipped.
+      allowed: share of rows that may be skipped, from 0 to 1.
     """
 
     strict: bool = False
@@ -49,14 +50,14 @@ class Leniency:
 
 
 def read_rows(path: epath.Path, leniency: Leniency) -> Iterator[CaptionRow]:
-    """Yields the rows of a file of captions in their order.
+    """Yields the rows of a captions file in order.
 
     Args:
-      path: of the file; its ending tells JSON from tables.
-      leniency: what to do with broken rows of a table whose delimiter is `|`.
+      path: path of the file; its extension distinguishes JSON from tables.
+      leniency: how to treat invalid rows of a table with the delimiter `|`.
 
     Raises:
-      InputError: if a row is invalid; names its line.
+      InputError: if a row is invalid; the message names its line.
     """
     text = text_files.read_text(path)
     suffix = path.suffix.lower()
@@ -80,7 +81,7 @@ def _rows_of_tokens(path: epath.Path, text: str) -> Iterator[CaptionRow]:
         if parts is None:
             raise InputError(
                 f"{where} is {excerpt(line)}; expected NAME#NUMBER, a tab and the "
-                "caption, as in the lines above"
+                "caption, as in the first line"
             )
         captions = caption_columns.captions_of(where, parts[2])
         yield CaptionRow(where, parts[1], captions)
@@ -98,9 +99,9 @@ def _rows_of_table(
     columns = caption_columns.find_columns(f"{path}: line {line}", header)
     if columns.unread:
         unread = names([name.strip() for name in columns.unread])
-        logger.info("%s: columns that are not read: %s", path, unread)
+        logger.info("%s: ignored columns: %s", path, unread)
     broken = total = 0
-    file = str(path)  # a path takes long to become text
+    file = str(path)  # converting a path to text is slow
     for line, fields in records:
         where, total = f"{file}: line {line}", total + 1
         if len(fields) == len(header):
@@ -108,14 +109,14 @@ def _rows_of_table(
             continue
         if delimiter != "|":
             raise InputError(_wrong_field_count(where, fields, header, delimiter))
-        broken += 1  # Kaggle's results.csv has such a row
+        broken += 1  # Kaggle's results.csv has one such row
         _skip(where, fields, header, leniency, broken)
     if broken:
         _check_broken(path, broken, total, leniency)
 
 
 def _without_separator_line(text: str) -> tuple[str, int]:
-    """Removes Excel's `sep=;`; returns the rest, and how many lines were removed."""
+    """Removes Excel's `sep=;`; returns the rest and the number of removed lines."""
     first, _, rest = text.partition("\n")
     if re.fullmatch(r"\"?sep=.\"?", first.rstrip("\r")):
         return rest, 1
@@ -123,7 +124,7 @@ def _without_separator_line(text: str) -> tuple[str, int]:
 
 
 def _delimiter_of(path: epath.Path, text: str) -> str:
-    """Returns the delimiter with which the header names photos and captions."""
+    """Returns the delimiter that yields an image and a caption column."""
     headers = {delimiter: _header(text, delimiter) for delimiter in _DELIMITERS}
     complete = [
         delimiter
@@ -133,11 +134,11 @@ def _delimiter_of(path: epath.Path, text: str) -> str:
     if len(complete) > 1:
         found = " and by ".join(map(repr, complete))
         raise InputError(
-            f"{path}: its header can be divided by {found}; expected one delimiter"
+            f"{path}: the header can be split by {found}; expected one delimiter"
         )
     if complete:
         return complete[0]
-    # None is right: the likeliest one gives the clearest message.
+    # No delimiter is valid; the most likely one gives the clearest message.
     return max(
         _DELIMITERS,
         key=lambda d: (sum(caption_columns.recognized(headers[d])), len(headers[d])),
@@ -155,7 +156,7 @@ def _header(text: str, delimiter: str) -> list[str]:
 def _records(
     path: epath.Path, text: str, delimiter: str, line: int
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yields the line at which a record begins, and its fields; skips empty ones."""
+    """Yields the first line and the fields of each record; skips empty records."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     while True:
         start = line + reader.line_num + 1
@@ -163,8 +164,8 @@ def _records(
             fields = next(reader, None)
         except csv.Error as error:
             raise InputError(
-                f"{path}: line {start} is no CSV ({error}); put fields with quotes "
-                "into quotes, and double the quotes in them"
+                f"{path}: line {start} is not valid CSV ({error}); enclose fields that "
+                "contain quotes in quotes, and double the quotes in them"
             ) from None
         if fields is None:
             return
@@ -187,8 +188,8 @@ def _wrong_field_count(
 ) -> str:
     return (
         f"{where} has {len(fields)} fields; expected {len(header)} "
-        f"({names([name.strip() for name in header])}): put captions that hold "
-        f"{delimiter!r} into quotes"
+        f"({names([name.strip() for name in header])}); enclose captions that contain "
+        f"{delimiter!r} in quotes"
     )
 
 
@@ -202,7 +203,7 @@ def _skip(
     message = f"{where} has {len(fields)} fields; expected {len(header)}"
     if leniency.strict:
         raise InputError(
-            f"{message} ({names([name.strip() for name in header])}); mend the row, or "
+            f"{message} ({names([name.strip() for name in header])}); fix the row, or "
             "set config.data.strict=False to skip such rows"
         )
     if count <= _NAMED:
@@ -212,8 +213,8 @@ def _skip(
 def _check_broken(path: epath.Path, broken: int, total: int, leniency: Leniency):
     if broken > leniency.allowed * total:
         raise InputError(
-            f"{path}: {broken} of {total} rows have a wrong number of fields; expected "
-            f"at most {leniency.allowed:.3g} of them; mend the rows, or set "
+            f"{path}: {broken} of {total} rows have the wrong number of fields; "
+            f"expected at most a share of {leniency.allowed:.3g}; fix the rows, or set "
             "config.data.allowed_missing to a larger share"
         )
     logger.warning("%s: skipped %d of %d rows", path, broken, total)
@@ -240,12 +241,12 @@ def _rows_of_json(path: epath.Path, text: str) -> Iterator[CaptionRow]:
 
 def _rows_of_objects(records: Iterator[tuple[str, Any]]) -> Iterator[CaptionRow]:
     has_splits = None
-    known: dict[tuple[str, ...], Columns] = {}  # of the few sets of keys in a file
+    known: dict[tuple[str, ...], Columns] = {}  # a file has few distinct sets of keys
     for where, record in records:
         if not isinstance(record, dict):
             raise InputError(
-                f"{where} is no JSON object, but {excerpt(record)}; expected an object "
-                "with image and caption"
+                f"{where} is {excerpt(record)}; expected a JSON object with image and "
+                "caption"
             )
         keys = tuple(record)
         if keys not in known:
@@ -256,9 +257,9 @@ def _rows_of_objects(records: Iterator[tuple[str, Any]]) -> Iterator[CaptionRow]
             has_splits = has_split
         if has_split != has_splits:
             raise InputError(
-                f"{where} has {'a' if has_split else 'no'} split, but rows above have "
-                f"{'none' if has_split else 'one'}; expected one in every row, or in "
-                "none"
+                f"{where} has {'a' if has_split else 'no'} split, but the rows above "
+                f"have {'none' if has_split else 'one'}; expected a split in every row "
+                "or in none"
             )
         yield _row_of_object(where, list(record.values()), columns)
 
@@ -278,7 +279,7 @@ def _row_of_object(where: str, values: list, columns: Columns) -> CaptionRow:
 
 def _text(where: str, name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{where} has the {name} {excerpt(value)}; expected a text")
+        raise InputError(f"{where} has the {name} {excerpt(value)}; expected a string")
     return value
 
 
@@ -286,16 +287,18 @@ def _parse(where: str, content: str, expected: str) -> Any:
     try:
         return json.loads(content, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is no JSON ({error}); expected {expected}") from None
+        raise InputError(
+            f"{where} is not valid JSON ({error}); expected {expected}"
+        ) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuses a repeated key, of which Python keeps the last value alone."""
+    """Raises ValueError for a repeated key, where Python keeps only the last value."""
     entry = dict(pairs)
     if len(entry) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"an object has the key {excerpt(repeated)} twice")
     for key in coco_annotations.UNUSED:
-        entry.pop(key, None)  # most of the memory
+        entry.pop(key, None)  # these would take most of the memory
     return entry

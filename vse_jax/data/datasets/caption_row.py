@@ -1,18 +1,18 @@
-"""What every file of captions is read into."""
+"""The record that all readers of captions files yield."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionRow:
-    """A row or record of a file of captions.
+    """A row or record of a captions file.
 
     Attributes:
       where: file and line or record, for messages.
-      image: the photo's path as the file has it.
-      captions: without surrounding spaces, none of them empty; there may be none.
-      split: as the file has it; None if it has no splits.
-      folder: below the root, where the photo is most likely; "" if nothing tells.
+      image: path of the photo as written in the file.
+      captions: non-empty captions without surrounding spaces; the list may be empty.
+      split: split as written in the file; None if the file has no splits.
+      folder: likely folder of the photo below the root; "" if unknown.
     """
 
     where: str

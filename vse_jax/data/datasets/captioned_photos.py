@@ -1,6 +1,6 @@
-"""What datasets of photos in a folder share: files list them, with their captions.
+"""Common parts of datasets of photos that files list with their captions.
 
-Each dataset reads its own files; decoding and storing the photos is here.
+Each dataset reads its own captions files. This module decodes and stores the photos.
 """
 
 import collections
@@ -28,25 +28,25 @@ from vse_jax.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
-_NAMED = 1_000  # skipped photos of a split that are named, each in a line
-_THREADS = min(16, os.cpu_count() or 1)  # reading and decoding
-_UNKNOWN_BYTES = 2**18  # of a photo, where the listing does not tell
+_NAMED = 1_000  # skipped photos per split that are logged, one line each
+_THREADS = min(16, os.cpu_count() or 1)  # that read and decode
+_UNKNOWN_BYTES = 2**18  # assumed for a photo of unknown size
 
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class CaptionedPhotosConfig(tfds.core.BuilderConfig):
-    """Where the photos come from, and how many may be left out.
+    """Configures the source of the photos, and how many may be skipped.
 
     Attributes:
-      root: the folder.
+      root: folder of the photos.
       annotations: names of the files that list the photos.
-      splits: the photos of each split that has any.
+      splits: photos of each non-empty split.
       fingerprint: sizes and times of the files.
-      strict: whether any photo that is absent or invalid is refused.
+      strict: whether an absent or invalid photo is an error instead of being skipped.
       allowed_missing: share of a split that may be absent or invalid, from 0 to 1.
-      maximum_pixels: of a photo, width times height.
+      maximum_pixels: maximum of width times height of a photo.
     """
 
     root: epath.Path
@@ -59,10 +59,11 @@ class CaptionedPhotosConfig(tfds.core.BuilderConfig):
 
 
 class CaptionedPhotos(captioned_images.CaptionedImages, skip_registration=True):
-    """One example a photo: `image_id`, `captions` and `image`, encoded, of any size.
+    """Examples of one photo each: `image_id`, `captions` and encoded `image`.
 
-    Photos that are absent or cannot be decoded are skipped, counted and logged. They
-    are refused if `strict`, or if they are more than `allowed_missing` of a split.
+    Photos may differ in size. Photos that are absent or cannot be decoded are skipped,
+    counted and logged. They are an error if `strict` is set, or if their share of a
+    split exceeds `allowed_missing`.
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -133,7 +134,7 @@ class CaptionedPhotos(captioned_images.CaptionedImages, skip_registration=True):
             raise InputError(
                 f"{printable(self.builder_config.root)}: none of the {len(listed)} "
                 f"photos of the split {split!r} can be decoded, such as "
-                f"{printable(listed[0].path)}; expected one of the formats "
+                f"{printable(listed[0].path)}; expected photos in the formats "
                 f"{', '.join(photo_formats.FORMATS)}"
             )
 
@@ -141,7 +142,7 @@ class CaptionedPhotos(captioned_images.CaptionedImages, skip_registration=True):
         config = self.builder_config
         if photo.status is None:
             return photos.PhotoError(
-                f"{photo.reason}, though {config.annotations} lists it"
+                f"{photo.reason}, but {config.annotations} lists it"
             )
         try:
             content = source_folder.below(config.root, photo.path).read_bytes()
@@ -165,26 +166,28 @@ class CaptionedPhotos(captioned_images.CaptionedImages, skip_registration=True):
         if skipped <= _NAMED:
             logger.warning("skipping %s (%s): %s", path, split, error)
         elif skipped == _NAMED + 1:
-            logger.warning("skipping more photos of %s, which are only counted", split)
+            logger.warning(
+                "skipping more photos of %s; they are counted but not logged", split
+            )
         if too_many(skipped, listed, config.allowed_missing):
             raise InputError(
                 f"{printable(config.root)}: at least {skipped} of {listed} photos of "
                 f"the split {split!r} are absent ({self._absent[split]}) or cannot be "
                 f"decoded ({self._invalid[split]}), such as {path} ({error}); "
-                f"expected at most {config.allowed_missing:.3g} of them; replace them, "
-                "or set config.data.allowed_missing to a larger share"
+                f"expected at most a share of {config.allowed_missing:.3g}; replace "
+                "them, or set config.data.allowed_missing to a larger share"
             )
 
 
 def too_many(missing: int, listed: int, allowed: float) -> bool:
-    """Returns whether more photos are missing than the share `allowed` of a split."""
+    """Returns whether the missing photos exceed the share `allowed` of a split."""
     return missing > allowed * listed + 1e-6  # 0.07 * 100 is more than 7
 
 
 def strict_refusal(path: str, reason: str, annotations: str) -> str:
-    """Returns the message for a photo that `config.data.strict` does not skip."""
+    """Returns the message for an unusable photo if `config.data.strict` is set."""
     return (
-        f"{path}: {reason}; replace it or take it out of {annotations}, or set "
+        f"{path}: {reason}; replace it or remove it from {annotations}, or set "
         "config.data.strict=False to skip such photos"
     )
 
@@ -197,7 +200,7 @@ def _average_bytes(listed: list[Photo]) -> int:
 def _in_order(
     function: Callable[[_Item], _Result], items: Iterable[_Item]
 ) -> Iterator[_Result]:
-    """Yields the results in the order of the items, computed a little ahead."""
+    """Yields results in the order of the items; threads compute a few ahead."""
     waiting = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         for item in items:

@@ -1,8 +1,8 @@
-"""COCO's own annotations: `captions_train2017.json` and the like.
+"""Reads COCO's own annotations, such as `captions_train2017.json`.
 
-`{"images": [{"id", "file_name", ...}, ...], "annotations": [{"image_id", "caption",
-...}, ...], ...}`. The name of the file tells the split, and the folder in which the
-photos usually are.
+The format is `{"images": [{"id", "file_name", ...}, ...], "annotations": [{"image_id",
+"caption", ...}, ...], ...}`. The file name determines the split and the usual folder of
+the photos.
 """
 
 import re
@@ -16,14 +16,14 @@ from vse_jax.data.datasets.caption_row import CaptionRow
 from vse_jax.data.datasets.excerpts import excerpt
 from vse_jax.errors import InputError
 
-PATTERN = "captions_*.json"  # names of such files
+PATTERN = "captions_*.json"  # glob for these files
 UNUSED = ("license", "coco_url", "flickr_url", "date_captured", "tokens", "tokids")
 _EXPECTED = "expected COCO's annotations, such as captions_train2017.json"
 _NAME = re.compile(r"captions_((train|restval|val|dev|test)\d*)\.json")
 
 
 def split_of(path: epath.Path) -> str | None:
-    """Returns the split that the name of a file tells; None if it tells none."""
+    """Returns the split in the name of a file; None if the name has none."""
     name = _NAME.fullmatch(path.name)
     return name and name[2]
 
@@ -32,16 +32,17 @@ def rows(path: epath.Path, content: Any) -> Iterator[CaptionRow]:
     """Yields a row for each photo, with all its captions, in the order of `images`.
 
     Args:
-      path: of the file, for messages and the split.
-      content: the parsed JSON.
+      path: path of the file, for messages and the split.
+      content: parsed JSON of the file.
 
     Raises:
-      InputError: if it is not as COCO's, or if an annotation belongs to no photo.
+      InputError: if the content does not have COCO's format, or if an annotation
+        belongs to no photo.
     """
     images, annotations = _lists(path, content)
     captions = _captions(path, annotations, _positions(path, images))
     name = _NAME.fullmatch(path.name)
-    file = str(path)  # a path takes long to become text
+    file = str(path)  # converting a path to text is slow
     for position, image in enumerate(images):
         where = f"{file}: images[{position}]"
         file_name = image.get("file_name")
@@ -64,7 +65,7 @@ def _lists(path: epath.Path, content: Any) -> tuple[list, list]:
     images, annotations = content.get("images"), content.get("annotations")
     if isinstance(images, list) and images and _is_karpathys(images[0]):
         raise InputError(
-            f"{path}: is a JSON of Karpathy; read it with "
+            f"{path}: is Karpathy's JSON; read it with "
             "config.data.builder=karpathy_images"
         )
     for key, found in (("images", images), ("annotations", annotations)):
@@ -85,16 +86,16 @@ def _is_karpathys(image: Any) -> bool:
 
 
 def _positions(path: epath.Path, images: list[dict]) -> dict[int | str, int]:
-    """Returns the position of each photo by its id."""
+    """Returns the index of each photo by its id."""
     positions: dict[int | str, int] = {}
-    file = str(path)  # a path takes long to become text
+    file = str(path)  # converting a path to text is slow
     for position, image in enumerate(images):
         where = f"{file}: images[{position}]"
         number = _id(where, image, "id")
         first = positions.setdefault(number, position)
         if first != position:
             raise InputError(
-                f"{where} has the id {excerpt(number)}, as images[{first}] has; "
+                f"{where} repeats the id {excerpt(number)} of images[{first}]; "
                 "expected every photo once"
             )
     return positions
@@ -103,7 +104,7 @@ def _positions(path: epath.Path, images: list[dict]) -> dict[int | str, int]:
 def _captions(
     path: epath.Path, annotations: list[dict], positions: dict[int | str, int]
 ) -> list[list[str]]:
-    """Returns the captions of each photo by its position."""
+    """Returns the captions of each photo, in the order of `images`."""
     captions: list[list[str]] = [[] for _ in positions]
     file = str(path)
     for position, annotation in enumerate(annotations):
@@ -111,13 +112,13 @@ def _captions(
         number = _id(where, annotation, "image_id")
         if number not in positions:
             raise InputError(
-                f"{where} has the image_id {excerpt(number)}, which no entry of "
-                "'images' has; download the file again"
+                f"{where} has the image_id {excerpt(number)}, which is not in "
+                "'images'; download the file again"
             )
         if "caption" not in annotation:
             raise InputError(
                 f"{where} has no 'caption'; {_EXPECTED} (instances_*.json and "
-                "person_keypoints_*.json hold none)"
+                "person_keypoints_*.json have no captions)"
             )
         found = caption_columns.captions_of(where, annotation["caption"])
         if not found:

@@ -1,7 +1,7 @@
-"""The dataset `coco_captions`: TFDS's own, which it downloads and prepares itself.
+"""The dataset `coco_captions`, which TFDS downloads and prepares.
 
-COCO 2014 in Karpathy's splits (Karpathy and Fei-Fei, CVPR 2015): train, restval, val
-and test. Its examples keep TFDS's names of fields, which `vse_jax.data.records` knows.
+It is COCO 2014 with Karpathy's splits (Karpathy and Fei-Fei, CVPR 2015): train,
+restval, val and test. Examples keep TFDS's field names; see `vse_jax.data.records`.
 """
 
 import ml_collections
@@ -18,10 +18,10 @@ class CocoCaptionsSource:
     downloads = True
 
     def __init__(self, data: ml_collections.ConfigDict):
-        """Takes the `data` group of the config.
+        """Initializes the source from `config.data`.
 
         Raises:
-          InputError: if it names the prepared data, of which there is but one.
+          InputError: if `config.data.name` is set, as TFDS names the prepared data.
         """
         if data.name:
             raise InputError(
@@ -33,14 +33,14 @@ class CocoCaptionsSource:
         self.version = config.version
 
     def fingerprint(self) -> dict | None:
-        """Returns None: what TFDS downloads does not change."""
+        """Returns None, because TFDS's downloads do not change."""
         return None
 
     def check_source(self) -> None:
-        """Does nothing: only the download shows whether there is a source."""
+        """Does nothing, because only the download can fail."""
 
     def splits(self) -> None:
-        """Returns None: only TFDS knows them."""
+        """Returns None, because only TFDS knows the splits."""
 
     def builder(
         self, data_dir: epath.Path, version: tfds.core.Version
@@ -53,4 +53,4 @@ class CocoCaptionsSource:
         )
 
     def check_prepared(self, builder: tfds.core.DatasetBuilder) -> None:
-        """Does nothing: there are no options."""
+        """Does nothing, because the dataset has no options."""

@@ -1,4 +1,4 @@
-"""Short forms of what a file holds, for messages that stay short."""
+"""Shortens values of files for messages."""
 
 import json
 import os
@@ -12,29 +12,29 @@ def excerpt(value: Any, length: int = _LENGTH) -> str:
 
     Args:
       value: any value, of any size.
-      length: of the result, in characters.
+      length: maximum length of the result in characters.
     """
     if isinstance(value, str):
         shown = repr(value[: length + 1])
     elif isinstance(value, list | tuple | dict):
         shown = _of_container(value)
     elif value is None or isinstance(value, bool):
-        shown = json.dumps(value)  # only JSON has them
+        shown = json.dumps(value)  # these values come from JSON
     elif isinstance(value, int) and value.bit_length() > 3 * length:
-        shown = "a huge number"  # which Python may refuse to print
+        shown = "a huge number"  # Python may refuse to print it
     else:
         shown = repr(value)
     return shown if len(shown) <= length else f"{shown[: length - 3]}..."
 
 
 def _of_container(value: list | tuple | dict) -> str:
-    """Names what it is: its `repr` could take as long as the file."""
+    """Returns kind and size, as the `repr` may be as long as the file."""
     kind = "an object" if isinstance(value, dict) else "a list"
     return f"{kind} of {len(value)} entries"
 
 
 def names(values: list[str], length: int = 3 * _LENGTH) -> str:
-    """Returns values joined by commas, at most about `length` characters."""
+    """Returns values joined by commas, limited to about `length` characters."""
     shown, used = [], 0
     for value in values:
         part = printable(value)
@@ -46,11 +46,13 @@ def names(values: list[str], length: int = 3 * _LENGTH) -> str:
 
 
 def printable(path: str | os.PathLike, length: int = 200) -> str:
-    """Returns a path on one line, cut in its middle; unprintable characters escaped.
+    """Returns a path on one line, with unprintable characters escaped.
+
+    A path that is too long loses its middle.
 
     Args:
-      path: any path; it may hold bytes that are not UTF-8, as `os.fsdecode` gives them.
-      length: of the result, in characters.
+      path: any path; bytes that are not UTF-8 are escaped as by `os.fsdecode`.
+      length: maximum length of the result in characters.
     """
     text = os.fspath(path)
     if not text.isprintable():

@@ -1,7 +1,7 @@
-"""Features that `--mode=extract` writes, as a dataset `region_features` of its own.
+"""Opens features that `--mode=extract` wrote, as a dataset `region_features`.
 
-The folder is in TFDS's layout: its shards, then `features.json` and, at the very end,
-`dataset_info.json`. So it is opened by its path alone.
+The folder has TFDS's layout, so its path suffices to open it. Extraction writes the
+shards first, then `features.json`, and `dataset_info.json` last.
 """
 
 import io
@@ -23,7 +23,7 @@ _METADATA_FILE = "dataset_info.json"
 
 
 def is_extracted(data: ml_collections.ConfigDict) -> bool:
-    """Whether `data.root` is such a folder, or any dataset that TFDS has written."""
+    """Returns whether `config.data.root` is an extraction or a TFDS dataset."""
     root = source_folder.absolute(data.root)
     return (
         data.builder == RegionFeatures.name
@@ -33,7 +33,7 @@ def is_extracted(data: ml_collections.ConfigDict) -> bool:
 
 
 def description(builder: tfds.core.DatasetBuilder) -> dict | None:
-    """Returns how the features were extracted; None if they were not.
+    """Returns how the features were extracted; None if they were not extracted.
 
     Raises:
       InputError: if the description is damaged.
@@ -61,7 +61,7 @@ def read_description(path: epath.Path) -> dict:
 
 
 def pca_arrays(builder: tfds.core.DatasetBuilder) -> dict[str, np.ndarray]:
-    """Returns the arrays of the PCA that the features were projected with, if any."""
+    """Returns the arrays of the PCA that was applied to the features; may be empty."""
     path = epath.Path(builder.data_dir) / PCA_FILE
     return read_pca(path) if path.exists() else {}
 
@@ -84,27 +84,25 @@ def read_pca(path: epath.Path) -> dict[str, np.ndarray]:
 
 
 def incomplete(directory: epath.Path) -> InputError:
-    """Returns the error that says how an extraction is completed."""
+    """Returns the error for an extraction that is not complete."""
     return InputError(
-        f"{directory}: the features there are not complete; run --mode=extract again "
-        "with the same options to complete them"
+        f"{directory}: the features are incomplete; run --mode=extract again with the "
+        "same options to complete them"
     )
 
 
 def check_features(builder: tfds.core.DatasetBuilder) -> None:
-    """Refuses a dataset without features.
+    """Raises InputError if a dataset has no features.
 
-    Unlike of other people's files, any dim will do: a model takes it from the dataset.
+    `config.data.region_dim` does not apply: the model takes the dimensions from the
+    dataset.
 
     Args:
-      builder: of the dataset.
-
-    Raises:
-      InputError: naming the folder.
+      builder: builder of the dataset.
     """
     features = builder.info.features
     if not {"regions", "feature"} & set(features):
         raise InputError(
-            f"{builder.data_dir}: its examples hold {', '.join(features)}; expected "
-            "regions or feature: set config.data.root to a folder of features"
+            f"{builder.data_dir}: examples hold {', '.join(features)}; expected "
+            "regions or feature; set config.data.root to a folder of features"
         )

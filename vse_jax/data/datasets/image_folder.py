@@ -1,13 +1,13 @@
-"""The dataset `image_folder`: a folder of photos, and a file of captions.
+"""The dataset `image_folder`: a folder of photos and a captions file.
 
-`caption_files` says which files are read, and `_NAMES` below which are found without
-`config.data.annotations`. A photo has as many captions as the file lists for it. Its
-path is relative to the root, or absolute and below it.
+`caption_files` describes the supported files. `_NAMES` below lists the files that are
+found without `config.data.annotations`. A photo may have any number of captions. Its
+path is relative to the root, or absolute and below the root.
 
-A column `split` is optional. Its values `val` and `validation` mean `dev`. Without the
-column, a hash of the photo's path chooses the split: 80% train, 10% dev, 10% test, so
-that adding photos moves none of the others to another split. The name of a file of
-COCO's annotations tells the split: `captions_val2017.json` is `dev`.
+A column `split` is optional. Its values `val`, `valid` and `validation` mean `dev`.
+Without the column, a hash of the photo's path chooses the split: 80% train, 10% dev,
+10% test. Added photos therefore do not change the splits of other photos. For COCO's
+annotations the file name determines the split: `captions_val2017.json` is `dev`.
 """
 
 import dataclasses
@@ -50,24 +50,24 @@ _NAMES = (
     "Flickr8k.token.txt",
     "results_20130124.token",  # Flickr30K
 )
-_SEED = 0  # of the splits; another one would be another dataset
-_SHARES = (("train", 0.8), ("dev", 0.9), ("test", 1.0))  # cumulated
+_SEED = 0  # of the splits; another seed would give another dataset
+_SHARES = (("train", 0.8), ("dev", 0.9), ("test", 1.0))  # cumulative
 
 
 class ImageFolder(captioned_photos.CaptionedPhotos):
-    """One example a photo: `image_id` (its path), `captions` and `image`."""
+    """Examples of one photo each: `image_id` (its path), `captions` and `image`."""
 
     VERSION = tfds.core.Version("2.0.0")
 
 
 class ImageFolderSource(photo_source.CaptionedPhotosSource):
-    """The folder `config.data.root` with photos, and their captions."""
+    """A folder (`config.data.root`) with photos and a captions file."""
 
     builder_class = ImageFolder
     holds = "your photos and captions.csv or captions.jsonl"
 
     def find_annotations(self, root: epath.Path) -> Annotations:
-        """Returns the only file of captions with a known name, or all of COCO's."""
+        """Returns the only captions file with a known name, or all files of COCO."""
         found = [root / name for name in _NAMES if (root / name).exists()]
         of_coco = [
             path
@@ -80,9 +80,9 @@ class ImageFolderSource(photo_source.CaptionedPhotosSource):
         if len(found) != 1 or of_coco:
             shown = names([path.name for path in found + of_coco]) or "none"
             raise InputError(
-                f"{root}: expected one file of captions, such as captions.csv or "
+                f"{root}: expected one captions file, such as captions.csv or "
                 f"captions.jsonl, found {shown}{_hint(root)}; set "
-                "config.data.annotations to the file of captions"
+                "config.data.annotations to the captions file"
             )
         return tuple(found)
 
@@ -94,7 +94,7 @@ class ImageFolderSource(photo_source.CaptionedPhotosSource):
 
 
 def _check_splits(paths: list[epath.Path]) -> None:
-    """Refuses two files of COCO's of one split, such as of 2014 and of 2017."""
+    """Raises InputError for two COCO files of one split, such as 2014 and 2017."""
     by_split: dict[str | None, epath.Path] = {}
     for path in paths:
         split = coco_annotations.split_of(path)
@@ -102,7 +102,7 @@ def _check_splits(paths: list[epath.Path]) -> None:
         if len(paths) > 1 and (first != path or split is None):
             raise InputError(
                 f"{path.parent}: holds {names([p.name for p in paths])}; expected one "
-                "for each split, train, val and test, by their names; set "
+                "file for each split (train, val, test) in the file names; set "
                 "config.data.annotations to one of them"
             )
 
@@ -116,13 +116,13 @@ def _hint(root: epath.Path) -> str:
 
 @dataclasses.dataclass
 class _Entry:
-    """What the rows of one photo say.
+    """The collected rows of a photo.
 
     Attributes:
-      where: of its first row.
-      split: its name among `SPLITS`.
-      captions: of all rows so far.
-      places: where it may lie below the root.
+      where: file and line of the first row.
+      split: one of `SPLITS`.
+      captions: captions of all rows so far.
+      places: possible paths below the root.
     """
 
     where: str
@@ -137,12 +137,12 @@ def read_captions(
     """Returns the photos of each split, in the order of their first rows.
 
     Args:
-      paths: of the files of captions.
+      paths: paths of the captions files.
       root: the folder with the photos.
-      leniency: what to do with broken rows.
+      leniency: how to treat invalid rows.
 
     Raises:
-      InputError: if a row is invalid; names its line.
+      InputError: if a row is invalid; the message names its line.
     """
     reader = _Reader(root)
     for path in paths:
@@ -160,24 +160,24 @@ def read_captions(
 
 
 def hashed_split(image: str) -> str:
-    """Returns the split of a photo by its path: 80% train, 10% dev, 10% test."""
+    """Returns the split for a hash of the path: 80% train, 10% dev, 10% test."""
     digest = hashlib.sha256(f"split {_SEED} {image}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     return next(name for name, share in _SHARES if place < share)
 
 
 class _Reader:
-    """Collects the rows of all files by photo."""
+    """Groups the rows of all files by photo."""
 
     def __init__(self, root: epath.Path):
         self.entries: dict[str, _Entry] = {}
         self._root = os.fspath(root)
-        # By the photo's path as listed, its folder and the prefix: see `_image`.
+        # Results of `_image` by listed path, folder and prefix.
         self._images: dict[tuple[str, str, str], tuple[str, tuple[str, ...], str]] = {}
-        self._spelling: dict[str, tuple[str, str]] = {}  # and where, of each split
+        self._spelling: dict[str, tuple[str, str]] = {}  # and its row, for each split
 
     def add(self, row: CaptionRow, prefix: str) -> None:
-        """Adds a row of a file in the folder `prefix` below the root."""
+        """Adds a row of a captions file in the folder `prefix` below the root."""
         for caption in row.captions:
             photo_source.check_text(row.where, "caption", caption)
         if not row.captions:
@@ -192,25 +192,25 @@ class _Reader:
         entry = self.entries.setdefault(image, _Entry(row.where, split, [], places))
         if entry.split != split:
             raise InputError(
-                f"{row.where} puts {excerpt(image)} into {split!r}, but "
-                f"{entry.where} into {entry.split!r}; expected every image in one split"
+                f"{row.where} has {excerpt(image)} in {split!r}, but {entry.where} has "
+                f"it in {entry.split!r}; expected every image in one split"
             )
         entry.captions += row.captions
 
     def _image(self, row: CaptionRow, prefix: str) -> tuple[str, tuple[str, ...], str]:
-        """Returns a photo's path below the root, where it may lie, its hashed split."""
+        """Returns the image_id, the possible paths and the hashed split of a photo."""
         photo_source.check_text(row.where, "image", row.image)
         listed = row.image.strip()
         if not listed:
             raise InputError(
                 f"{row.where} has an empty image; fill it or remove the row"
             )
-        # A backslash may be Windows' slash, or stand in a name.
+        # A backslash may be a Windows separator or part of a name.
         forms = dict.fromkeys((with_slashes(listed), listed))
         paths = [path_below_root(form, self._root) for form in forms]
         if None in paths:
             raise InputError(
-                f"{row.where} has the image {excerpt(listed)}, which leads out of the "
+                f"{row.where} has the image {excerpt(listed)}, which is outside of the "
                 f"folder; expected a path below {self._root}"
             )
         folders = dict.fromkeys((row.folder, "", prefix))
@@ -232,6 +232,6 @@ class _Reader:
         if first != spelling:
             raise InputError(
                 f"{row.where} has the split {spelling!r}, but {where} has {first!r}; "
-                "both mean the validation split; expected one of the names"
+                "both mean the validation split; expected only one of these names"
             )
         return split

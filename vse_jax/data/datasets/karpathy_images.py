@@ -1,10 +1,10 @@
-"""The dataset `karpathy_images`: photos with the captions and splits of Karpathy.
+"""The dataset `karpathy_images`: photos with Karpathy's captions and splits.
 
-Its JSON (Karpathy and Fei-Fei, CVPR 2015) is that of Flickr8k, Flickr30K and COCO:
-`{"images": [{"filename", "split", "sentences": [{"raw", ...}, ...], ...}, ...]}`, for
-COCO with `filepath`, the photo's folder. The photos lie in `images/` beside it, or
-beside it. Its splits stay what they are; to train on COCO's `train` and `restval`, as
-VSE++ does, set `config.data.train_split` to `train+restval`.
+Karpathy's JSON (Karpathy and Fei-Fei, CVPR 2015) exists for Flickr8k, Flickr30K and
+COCO: `{"images": [{"filename", "split", "sentences": [{"raw", ...}, ...], ...}, ...]}`.
+COCO's also has `filepath`, the photo's folder. The photos are in the JSON's folder or
+in its subfolder `images/`. Splits are kept as they are. To train on COCO's `train` and
+`restval`, as VSE++ does, set `config.data.train_split` to `train+restval`.
 """
 
 import json
@@ -24,17 +24,17 @@ _EXPECTED = "expected Karpathy's JSON, such as dataset_flickr8k.json"
 
 
 class KarpathyImages(captioned_photos.CaptionedPhotos):
-    """One example a photo: `image_id` (its filename), `captions` and `image`.
+    """Examples of one photo each: `image_id` (its filename), `captions` and `image`.
 
-    The filename and not `imgid`, as it names the photo to whoever reads results, and
-    stays what it is in a part of the JSON.
+    The image_id is the filename and not `imgid`, because a filename is meaningful in
+    results and does not change in a subset of the JSON.
     """
 
     VERSION = tfds.core.Version("1.1.0")
 
 
 class KarpathyImagesSource(photo_source.CaptionedPhotosSource):
-    """The folder `config.data.root` with photos, and Karpathy's JSON."""
+    """A folder (`config.data.root`) with photos and Karpathy's JSON."""
 
     builder_class = KarpathyImages
     holds = "Karpathy's dataset_*.json, and the photos in images/ or beside it"
@@ -46,7 +46,7 @@ class KarpathyImagesSource(photo_source.CaptionedPhotosSource):
             shown = names([path.name for path in found]) or "none"
             raise InputError(
                 f"{root}: expected one dataset_*.json of Karpathy, found {shown}"
-                f"{_hint(root)}; set config.data.annotations to the file"
+                f"{_hint(root)}; set config.data.annotations to the JSON file"
             )
         return tuple(found)
 
@@ -66,10 +66,10 @@ def _hint(root: epath.Path) -> str:
 
 
 def read_json(path: epath.Path) -> dict[str, list[ListedPhoto]]:
-    """Returns the photos of each split in Karpathy's JSON, in its order.
+    """Returns the photos of each split of Karpathy's JSON, in the order of the file.
 
     Raises:
-      InputError: if the file is not Karpathy's, or lists a photo twice.
+      InputError: if the file is not Karpathy's JSON, or lists a photo twice.
     """
     splits: dict[str, list[ListedPhoto]] = {name: [] for name in SPLITS}
     numbers: dict[str, int] = {}
@@ -79,8 +79,8 @@ def read_json(path: epath.Path) -> dict[str, list[ListedPhoto]]:
         first = numbers.setdefault(photo.image_id, number)
         if first != number:
             raise InputError(
-                f"{where} has the filename {excerpt(photo.image_id)}, as "
-                f"images[{first}] has; expected every photo once"
+                f"{where} repeats the filename {excerpt(photo.image_id)} of "
+                f"images[{first}]; expected every photo once"
             )
         splits[_split(where, record)].append(photo)
     return {name: listed for name, listed in splits.items() if listed}
@@ -89,7 +89,7 @@ def read_json(path: epath.Path) -> dict[str, list[ListedPhoto]]:
 def _records(path: epath.Path) -> list:
     try:
         content = path.read_bytes()
-        # COCO's tokens, which we do not use, would take most of the memory.
+        # COCO's tokens are unused and would take most of the memory.
         parsed = json.loads(content, object_hook=_without_tokens)
     except OSError as error:
         raise unreadable(path, error) from None
@@ -98,15 +98,15 @@ def _records(path: epath.Path) -> list:
             f"{path}: is not UTF-8 (byte {error.start}); {_EXPECTED}"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no JSON ({error}); {_EXPECTED}") from None
+        raise InputError(f"{path}: is not valid JSON ({error}); {_EXPECTED}") from None
     if isinstance(parsed, dict) and "annotations" in parsed:
         raise InputError(
-            f"{path}: holds COCO's own annotations; read it with "
+            f"{path}: contains COCO's own annotations; read it with "
             f"config.data.builder=image_folder, or {_EXPECTED}"
         )
     records = parsed.get("images") if isinstance(parsed, dict) else None
     if not isinstance(records, list) or not records:
-        raise InputError(f"{path}: has no list 'images'; {_EXPECTED}")
+        raise InputError(f"{path}: has no list 'images', or an empty one; {_EXPECTED}")
     return records
 
 
@@ -120,12 +120,12 @@ def _photo(where: str, record: Any) -> ListedPhoto:
         raise InputError(f"{where} is {excerpt(record)}; {_EXPECTED}")
     name = _string(where, record, "filename")
     places = [name]
-    if "filepath" in record:  # of COCO
+    if "filepath" in record:  # COCO only
         places.insert(0, f"{_string(where, record, 'filepath')}/{name}")
     paths = [path_below_root(place) for place in places]
     if None in paths:
         raise InputError(
-            f"{where} has the filename {excerpt(places[0])}, which leads out of the "
+            f"{where} has the filename {excerpt(places[0])}, which is outside of the "
             f"folder; {_EXPECTED}"
         )
     return ListedPhoto(

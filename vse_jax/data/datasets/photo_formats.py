@@ -1,7 +1,8 @@
-"""The formats of photos that are decoded, and the names of others.
+"""Lists the photo formats that are decoded, and recognizes others by content.
 
-A decoder is chosen by the content of a file among `FORMATS` alone. PIL knows more, and
-some of them start programs: Ghostscript for PostScript, whatever the file is called.
+The content of a file selects a decoder, and only `FORMATS` are allowed. PIL supports
+more formats. Some of these start programs: PIL runs Ghostscript for PostScript,
+whatever the file name.
 """
 
 import functools
@@ -9,7 +10,7 @@ import struct
 
 from PIL import Image
 
-# JPEG includes MPO, of which the first picture is read.
+# JPEG includes MPO; its first picture is read.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _SIGNATURES = (
     (b"%!PS", "PostScript"),
@@ -34,23 +35,23 @@ _HEIF_BRANDS = (b"hei", b"hev", b"mif", b"msf")
 
 @functools.cache
 def available() -> tuple[str, ...]:
-    """Returns those of `FORMATS` that the installed PIL has."""
+    """Returns the formats of `FORMATS` that the installed PIL supports."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def describe(content: bytes) -> str:
-    """Returns what a file is that could not be opened, as the end of a sentence."""
+    """Returns a clause that describes a file that could not be opened."""
     if not content:
         return "it is empty"
     for name in available():
         accepts = Image.OPEN[name][1]
         if accepts is not None and accepts(content[:16]) is True:
-            return f"it is a damaged {name} file, or one of an unsupported kind"
+            return f"it is a damaged or unsupported {name} file"
     kind = _foreign_kind(content)
     expected = f"expected one of the formats {', '.join(available())}"
     if kind is None:
-        return f"it is no image of a known format; {expected}"
+        return f"it is not an image of a known format; {expected}"
     return f"it is {kind}; {expected}"
 
 
@@ -68,9 +69,9 @@ def _foreign_kind(content: bytes) -> str | None:
 
 
 def webp_size(content: bytes) -> tuple[int, int] | None:
-    """Returns width and height by the header of a WEBP; None if it is none.
+    """Returns width and height from the header of a WEBP; None for other files.
 
-    PIL takes memory for the whole picture as soon as it opens such a file.
+    PIL allocates memory for the whole picture as soon as it opens a WEBP.
     """
     header = content[:30]
     if len(header) < 30 or header[:4] != b"RIFF" or header[8:12] != b"WEBP":

@@ -1,4 +1,4 @@
-"""From every mode in which PIL decodes a photo to RGB of 8 bits."""
+"""Converts photos of every mode of PIL to RGB of 8 bits."""
 
 import functools
 
@@ -11,26 +11,27 @@ _SIXTEEN_BITS = ("PNG", "PPM")  # formats in which PIL's mode I has 16 bits
 
 
 class ModeError(Exception):
-    """A photo whose values have no obvious range; says which range they have."""
+    """Raised for a photo whose values have an unknown range; gives their range."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Returns a photo as RGB of 8 bits; what is transparent becomes white.
+    """Returns a photo as RGB of 8 bits; transparent pixels become white.
 
-    Grey of 16 bits is scaled by 255/65535, of 9 to 15 bits (TIFF) by its own range.
-    Values of 32 bits, floating-point or not, are scaled by 255 if all are from 0 to 1.
+    Grey values of 16 bits are scaled by 255/65535, and those of 9 to 15 bits (TIFF) by
+    255 over their maximum. Values of 32 bits, floating-point or integer, are scaled by
+    255 if all are in [0, 1].
 
     Args:
-      image: as PIL opened it, of any mode.
+      image: a photo of any mode, as opened by PIL.
 
     Raises:
-      ModeError: if values of 32 bits are outside of 0 to 1.
+      ModeError: if values of 32 bits are outside of [0, 1].
     """
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         return _deep_to_grey(image).convert("RGB")
     if image.mode == "LAB":
         return ImageCms.applyTransform(image, _lab_to_srgb())
-    if image.mode == "La":  # which PIL converts to nothing but LA
+    if image.mode == "La":  # PIL converts La only to LA
         image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -47,7 +48,7 @@ def _deep_to_grey(image: Image.Image) -> Image.Image:
     else:
         maximum = 2 ** _bits(image) - 1
         levels = np.rint(values.clip(0, maximum).astype(np.float32) * (255 / maximum))
-    if _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:  # which PIL leaves to us
+    if _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:  # PIL does not invert these modes
         levels = 255 - levels
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
@@ -74,7 +75,7 @@ def _bits(image: Image.Image) -> int:
 
 
 def _tag(image: Image.Image, number: int) -> int | None:
-    """Returns a tag of a TIFF; None for other formats."""
+    """Returns the value of a TIFF tag; None for other formats."""
     value = getattr(image, "tag_v2", {}).get(number)
     return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 

@@ -1,8 +1,8 @@
-"""Where the photos that a file lists lie below the root.
+"""Finds the photos that a file lists below the root.
 
-A name that is not found as it is listed is looked for in folders that usually hold
-photos (`images`, `train2017`, ...), then in another Unicode form (macOS decomposes
-accents), then in another case. Each of these counts only if a single file matches.
+If the listed path does not exist, the search continues in folders that usually hold
+photos (`images`, `train2017`, ...), then with another Unicode form (macOS decomposes
+accents), then with another case. A match must be unique.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ _PHOTO_FOLDER = re.compile(
     r"|(coco_?)?(train|val|dev|test)(20\d\d)?)",
     re.IGNORECASE,
 )
-_SHOWN = 3  # of several files that match
+_SHOWN = 3  # matching files that a message names
 
 
 @dataclasses.dataclass(frozen=True)
 class ListedPhoto:
-    """A photo as a dataset's file lists it.
+    """A photo as a captions file lists it.
 
     Attributes:
-      image_id: the name it has in results.
-      captions: at least one.
-      places: where it may lie below the root, the likeliest first.
+      image_id: name of the photo in results.
+      captions: at least one caption.
+      places: possible paths below the root, the most likely one first.
     """
 
     image_id: str
@@ -43,14 +43,14 @@ class ListedPhoto:
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """A photo where it lies, or would lie if it were not absent.
+    """A photo and its path, which may not exist.
 
     Attributes:
-      image_id: the name it has in results.
-      captions: at least one.
-      path: below the root.
-      status: size in bytes and time of change; None if it is absent.
-      reason: why it is absent; "" if it is there.
+      image_id: name of the photo in results.
+      captions: at least one caption.
+      path: path below the root; the most likely one if the photo is absent.
+      status: size in bytes and modification time; None if the photo is absent.
+      reason: why the photo is absent; "" if it exists.
     """
 
     image_id: str
@@ -61,11 +61,11 @@ class Photo:
 
 
 def path_below_root(name: str, root: str | None = None) -> str | None:
-    """Returns a path with slashes in its plain form; None if it leads out of the root.
+    """Returns a normalized path relative to the root; None if it is outside of it.
 
     Args:
-      name: the path; absolute ones must be below `root`.
-      root: the folder with the photos; None refuses every absolute path.
+      name: the path, with slashes; an absolute path must be below `root`.
+      root: the folder with the photos; None rejects every absolute path.
     """
     if "\0" in name:
         return None
@@ -84,7 +84,7 @@ def _relative(name: str, root: str) -> str | None:
     if not name.startswith("/"):
         return None
     parent, file = posixpath.split(posixpath.normpath(name))
-    # The path of either may lead through links.
+    # Both paths may contain symbolic links.
     for path, base in (
         (parent, folder),
         (parent, _real(folder)),
@@ -101,17 +101,17 @@ def _real(folder: str) -> str:
 
 
 def with_slashes(path: str) -> str:
-    """Returns a path with slashes instead of Windows' backslashes."""
+    """Returns a path with Windows' backslashes replaced by slashes."""
     return path.replace("\\", "/")
 
 
 def locate(
     splits: dict[str, list[ListedPhoto]], root: epath.Path
 ) -> dict[str, list[Photo]]:
-    """Returns where the photos of each split are.
+    """Returns the paths of the photos of each split.
 
     Raises:
-      InputError: if two photos of the list are the same file.
+      InputError: if two listed photos are the same file.
     """
     finder = _Finder(source_folder.Listing(root))
     located = {
@@ -132,13 +132,12 @@ def _check_distinct(splits: dict[str, list[Photo]], root: epath.Path) -> None:
             if first != photo.image_id:
                 raise InputError(
                     f"{printable(root / photo.path)}: is listed as {excerpt(first)} "
-                    f"and as {excerpt(photo.image_id)}; expected one name for each "
-                    "photo"
+                    f"and as {excerpt(photo.image_id)}; expected one name per photo"
                 )
 
 
 class _Finder:
-    """Finds photos below a root."""
+    """Finds the files of listed photos below a root."""
 
     def __init__(self, listing: source_folder.Listing):
         self._listing = listing
@@ -159,10 +158,10 @@ class _Finder:
         return Photo(photo.image_id, photo.captions, path, None, reason)
 
     def _attempts(self, photo: ListedPhoto):
-        """Yields the files that match, more and more loosely."""
+        """Yields the matching files of each search, the strictest search first."""
         places = photo.places
         exact = [path for path in places if self._listing.find(path) is not None]
-        # A file may have a backslash in its name, and then it is not clear which.
+        # A backslash may be part of a file name; then several matches are ambiguous.
         yield exact if any("\\" in path for path in exact) else exact[:1]
         elsewhere = [
             f"{folder}/{path}" for folder in self._folders() for path in places
@@ -176,7 +175,7 @@ class _Finder:
             )
 
     def _folders(self) -> list[str]:
-        """Returns the folders that usually hold photos, and those in them."""
+        """Returns the folders that usually hold photos, one or two levels deep."""
         if self._photo_folders is None:
             first = self._usual("")
             nested = [

@@ -1,4 +1,4 @@
-"""The folder `config.data.root` with photos, and files in it that list them."""
+"""The base class of sources with a folder of photos and files that list them."""
 
 import abc
 import dataclasses
@@ -26,17 +26,17 @@ Annotations = tuple[epath.Path, ...]
 
 
 class CaptionedPhotosSource(abc.ABC):
-    """The folder `config.data.root`, and the files in it that list its photos."""
+    """A folder (`config.data.root`) of photos and the files that list them."""
 
     builder_class: ClassVar[type[CaptionedPhotos]]
-    holds: ClassVar[str]  # what the folder holds, for messages
+    holds: ClassVar[str]  # expected content of the folder, for messages
     downloads = False
 
     def __init__(self, data: ml_collections.ConfigDict):
-        """Takes the `data` group of the config; looks at no file.
+        """Initializes the source from `config.data`, without reading files.
 
         Raises:
-          InputError: if an option is out of its range.
+          InputError: if an option is out of range.
         """
         _check_options(data)
         self._root = source_folder.absolute(data.root)
@@ -55,25 +55,25 @@ class CaptionedPhotosSource(abc.ABC):
 
     @property
     def version(self) -> tfds.core.Version:
-        """Version of the form in which it is stored."""
+        """Version of the storage format."""
         return self.builder_class.VERSION
 
     @abc.abstractmethod
     def find_annotations(self, root: epath.Path) -> Annotations:
-        """Returns the files that list the photos, where no option names one.
+        """Returns the files that list the photos if no option names one.
 
         Raises:
-          InputError: if there is none, or if it is not clear which.
+          InputError: if the files are missing or ambiguous.
         """
 
     @abc.abstractmethod
     def read_annotations(
         self, paths: Annotations, root: epath.Path
     ) -> dict[str, list[ListedPhoto]]:
-        """Returns the photos of each split that has any, in their order.
+        """Returns the photos of each non-empty split, in order.
 
         Args:
-          paths: of the files that list the photos.
+          paths: paths of the files that list the photos.
           root: the folder with the photos.
 
         Raises:
@@ -81,13 +81,13 @@ class CaptionedPhotosSource(abc.ABC):
         """
 
     def fingerprint(self) -> dict[str, list] | None:
-        """Returns sizes and times of file and photos; None if there is no folder."""
+        """Returns sizes and times of all files; None if the folder does not exist."""
         if self._root is None or not self._root.is_dir():
             return None
         return self._config.fingerprint
 
     def splits(self) -> tuple[str, ...]:
-        """Returns the splits that the file lists."""
+        """Returns the splits that the files list."""
         return tuple(self._config.splits)
 
     def builder(
@@ -103,13 +103,13 @@ class CaptionedPhotosSource(abc.ABC):
         return self.builder_class(data_dir=data_dir, config=config)
 
     def check_source(self) -> None:
-        """Raises InputError if the folder cannot be prepared; decodes no photo."""
+        """Raises InputError if the folder is invalid; does not decode photos."""
         config = self._config
         found = any(p.status for listed in config.splits.values() for p in listed)
         if not found:
             first = next(iter(config.splits.values()))[0]
             raise InputError(
-                f"{printable(config.root)}: holds none of the photos that "
+                f"{printable(config.root)}: has none of the photos that "
                 f"{config.annotations} lists, such as {printable(first.path)}; set "
                 f"config.data.root to the folder that holds {self.holds}"
             )
@@ -123,18 +123,18 @@ class CaptionedPhotosSource(abc.ABC):
             return
         path = printable(config.root / absent[0].path)
         if config.strict:
-            reason = f"{absent[0].reason}, though {config.annotations} lists it"
+            reason = f"{absent[0].reason}, but {config.annotations} lists it"
             raise InputError(strict_refusal(path, reason, config.annotations))
         if too_many(len(absent), len(listed), config.allowed_missing):
             raise InputError(
                 f"{printable(config.root)}: {len(absent)} of {len(listed)} photos of "
                 f"the split {split!r} are absent, such as {path} ({absent[0].reason}); "
-                f"expected at most {config.allowed_missing:.3g} of them; add them, or "
-                "set config.data.allowed_missing to a larger share"
+                f"expected at most a share of {config.allowed_missing:.3g}; add them, "
+                "or set config.data.allowed_missing to a larger share"
             )
 
     def check_prepared(self, builder: tfds.core.DatasetBuilder) -> None:
-        """Raises InputError if prepared data lacks photos that the config wants."""
+        """Raises InputError if prepared data lacks photos that the config requires."""
         metadata = dict(builder.info.metadata or {})
         listed = metadata.get("listed", {})
         skipped = {
@@ -148,16 +148,16 @@ class CaptionedPhotosSource(abc.ABC):
             raise InputError(
                 f"{builder.data_dir}: was prepared without the photos that are absent "
                 f"or cannot be decoded ({counts}); set config.data.strict=False, or "
-                "mend the photos and prepare the data again"
+                "fix the photos and prepare the data again"
             )
         for name, count in skipped.items():
             if too_many(count, listed.get(name, 0), self._allowed_missing):
                 raise InputError(
                     f"{builder.data_dir}: was prepared without {count} of "
                     f"{listed[name]} photos of the split {name!r}; expected at most "
-                    f"{self._allowed_missing:.3g} of them; set "
-                    "config.data.allowed_missing to a larger share, or mend the "
-                    "photos and prepare the data again"
+                    f"a share of {self._allowed_missing:.3g}; set "
+                    "config.data.allowed_missing to a larger share, or fix the photos "
+                    "and prepare the data again"
                 )
         limit = metadata.get("maximum_pixels", self._maximum_pixels)
         if limit != self._maximum_pixels:
@@ -171,7 +171,7 @@ class CaptionedPhotosSource(abc.ABC):
     def _config(self) -> CaptionedPhotosConfig:
         source_folder.check_is_folder(self._root, self.holds)
         paths = self._annotation_paths()
-        # Taken first: a file that changes while we read it will differ the next time.
+        # Taken first, so that a file that changes while it is read differs next time.
         statuses = {path.name: files.size_and_time(path) for path in paths}
         listed = self.read_annotations(paths, self._root)
         splits = photo_places.locate(listed, self._root)
@@ -200,19 +200,19 @@ class CaptionedPhotosSource(abc.ABC):
 
 
 def check_text(where: str, name: str, text: str) -> None:
-    """Raises InputError if JSON's text holds half of an escaped character."""
+    """Raises InputError if a text of JSON contains half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         half = text[error.start]
         raise InputError(
-            f"{where} has a {name} with half a character ({half!r}), as an emoji that "
-            "was cut leaves it; take it out"
+            f"{where} has a {name} with half a character ({half!r}), such as part of "
+            "an emoji; remove it"
         ) from None
 
 
 def check_split(where: str, split: str, splits: tuple[str, ...]) -> None:
-    """Raises InputError if the split that a record names is none of `splits`."""
+    """Raises InputError if the split of a record is not one of `splits`."""
     if split not in splits:
         raise InputError(
             f"{where} has the split {excerpt(split)}; expected one of "
@@ -223,18 +223,18 @@ def check_split(where: str, split: str, splits: tuple[str, ...]) -> None:
 def _check_options(data: ml_collections.ConfigDict) -> None:
     if not 0 <= data.allowed_missing <= 1:
         raise InputError(
-            f"config.data.allowed_missing is {data.allowed_missing!r}, expected a "
+            f"config.data.allowed_missing is {data.allowed_missing!r}; expected a "
             "share from 0 to 1"
         )
     if data.maximum_pixels < 1:
         raise InputError(
-            f"config.data.maximum_pixels is {data.maximum_pixels!r}, expected at "
+            f"config.data.maximum_pixels is {data.maximum_pixels!r}; expected at "
             "least 1"
         )
 
 
 def _fingerprint(splits: dict[str, list[Photo]]) -> list:
-    """Returns how many photos there are, and a hash of their names, sizes and times."""
+    """Returns the number of photos and a hash of their paths, sizes and times."""
     digest, count = hashlib.sha256(), 0
     for listed in splits.values():
         for photo in listed:

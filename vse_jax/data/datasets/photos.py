@@ -1,6 +1,6 @@
-"""Photos as people have them, and the form in which datasets store them.
+"""Converts photos of all kinds to the form in which datasets store them.
 
-A stored photo is upright, RGB, and a JPEG or PNG that TensorFlow decodes.
+A stored photo is upright, RGB, and a JPEG or PNG that TensorFlow can decode.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from PIL import Image
 from vse_jax.data.datasets import photo_formats, photo_modes
 from vse_jax.errors import one_line
 
-MAXIMUM_PIXELS = 100_000_000  # a small file may claim any size, to fill the memory
-_QUALITY = 95  # of the JPEGs that are made of photos that cannot be stored as they are
-_ORIENTATION = 0x0112  # EXIF's tag
-_PNG_BIT_DEPTH = 24  # its place in the file
-_LARGE = 25_000_000  # pixels of photos that are decoded one at a time
+MAXIMUM_PIXELS = 100_000_000  # limits decompression bombs
+_QUALITY = 95  # of the JPEGs that replace photos that cannot be stored unchanged
+_ORIENTATION = 0x0112  # EXIF tag
+_PNG_BIT_DEPTH = 24  # offset in the file
+_LARGE = 25_000_000  # pixels; larger photos are decoded one at a time
 _one_large_photo = threading.Lock()
-# Which side of what is stored is the top and which the left: EXIF 2.3, 4.6.4.
+# From the stored to the upright photo, by EXIF's orientation (EXIF 2.3, 4.6.4).
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -33,24 +33,26 @@ _TURNS = {
 
 
 class PhotoError(Exception):
-    """A photo that cannot be decoded; says why, but not which."""
+    """Raised for a photo that cannot be decoded; gives the reason but no path."""
 
 
 def to_stored(content: bytes, maximum_pixels: int = MAXIMUM_PIXELS) -> bytes:
-    """Returns a photo in the form in which it is stored, once wholly decoded.
+    """Decodes a photo completely and returns it in the form in which it is stored.
 
-    A plain photo (JPEG or PNG; RGB of 8 bits; upright) stays as it is. Others (grey,
-    CMYK, palette, alpha, 16 bits, to be rotated by EXIF, any other format, and those
-    that PIL can decode but TensorFlow cannot) become RGB as JPEG; see
-    `photo_modes.to_rgb`. Of several frames the first is decoded alone.
+    A plain photo (JPEG or PNG, RGB of 8 bits, upright) is returned unchanged. All
+    others are converted to RGB and encoded as JPEG; see `photo_modes.to_rgb`. These
+    are grey, CMYK, palette, alpha and 16-bit photos, photos that EXIF rotates, other
+    formats, and photos that PIL can decode but TensorFlow cannot. Of several frames
+    only the first is decoded.
 
     Args:
-      content: of the file, in one of `photo_formats.FORMATS`.
-      maximum_pixels: width times height; larger photos are refused by their header.
+      content: content of the file, in one of `photo_formats.FORMATS`.
+      maximum_pixels: maximum of width times height. Larger photos are rejected by
+        their header.
 
     Raises:
-      PhotoError: the photo is damaged or truncated, of another format, larger than
-        `maximum_pixels`, or of 32 bits with values outside of 0 to 1.
+      PhotoError: if the photo is damaged or truncated, has another format, is larger
+        than `maximum_pixels`, or has values of 32 bits outside of [0, 1].
     """
     try:
         _check_size(photo_formats.webp_size(content), maximum_pixels)
@@ -64,15 +66,15 @@ def to_stored(content: bytes, maximum_pixels: int = MAXIMUM_PIXELS) -> bytes:
         raise
     except Image.UnidentifiedImageError:
         raise PhotoError(photo_formats.describe(content)) from None
-    except Exception as error:  # damaged files make PIL raise any error
+    except Exception as error:  # PIL may raise any error for damaged files
         raise PhotoError(one_line(error)) from error
 
 
 @contextlib.contextmanager
 def own_limit() -> Iterator[None]:
-    """Turns off PIL's own limit of pixels, of which `maximum_pixels` takes the place.
+    """Disables PIL's limit of pixels, which `maximum_pixels` replaces.
 
-    The limit is one of the whole process, which is why `to_stored` leaves it alone.
+    PIL's limit applies to the whole process, so `to_stored` does not change it.
     """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
@@ -82,11 +84,11 @@ def own_limit() -> Iterator[None]:
 
 
 def _check_size(size: tuple[int, int] | None, maximum_pixels: int) -> None:
-    """Refuses by the header alone, before memory is taken for the pixels."""
+    """Raises PhotoError from the header, before memory for pixels is allocated."""
     if size is not None and size[0] * size[1] > maximum_pixels:
         raise PhotoError(
-            f"it has {size[0]}x{size[1]} pixels; expected at most {maximum_pixels}, as "
-            "config.data.maximum_pixels says"
+            f"it has {size[0]}x{size[1]} pixels; expected at most {maximum_pixels} "
+            "(config.data.maximum_pixels)"
         )
 
 
@@ -95,16 +97,16 @@ def _stored(image: Image.Image, content: bytes) -> bytes:
     if orientation is None and _is_plain(image, content) and _is_read_by_tf(content):
         return content
     image.load()
-    orientation = _orientation(image)  # again: PIL turns a TIFF as it loads it
+    orientation = _orientation(image)  # again: PIL rotates a TIFF when it loads it
     rgb = photo_modes.to_rgb(image)
     return _encode(rgb if orientation is None else rgb.transpose(_TURNS[orientation]))
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """Returns EXIF's orientation; None if the photo is upright."""
+    """Returns the EXIF orientation; None if the photo is upright."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # damaged EXIF does no harm to the pixels
+    except Exception:  # damaged EXIF does not affect the pixels
         return None
     return orientation if orientation in _TURNS else None
 
@@ -118,7 +120,7 @@ def _is_plain(image: Image.Image, content: bytes) -> bool:
 
 
 def _is_read_by_tf(content: bytes) -> bool:
-    """Decodes the photo as the input pipeline will, which is stricter than PIL."""
+    """Decodes the photo like the input pipeline, which is stricter than PIL."""
     try:
         tf.io.decode_image(content, channels=3, expand_animations=False)
     except tf.errors.InvalidArgumentError:

@@ -1,4 +1,4 @@
-"""Prepares datasets once, atomically, and opens prepared ones."""
+"""Prepares datasets atomically, once, and opens prepared datasets."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ _FILE_FORMAT = "array_record"
 
 
 class Source(Protocol):
-    """What a dataset is prepared from, as the `data` group of the config says it."""
+    """The source that `config.data` describes and a dataset is prepared from."""
 
     builder_name: str
     version: tfds.core.Version
@@ -48,21 +48,21 @@ class Source(Protocol):
     downloads: bool  # whether TFDS downloads the source
 
     def fingerprint(self) -> dict | None:
-        """Returns what tells a changed source; None if there is nothing to compare."""
+        """Returns a value that changes with the source; None if it cannot change."""
 
     def check_source(self) -> None:
-        """Raises InputError if nothing can be prepared from the source."""
+        """Raises InputError if the source cannot be prepared."""
 
     def splits(self) -> tuple[str, ...] | None:
-        """Returns the splits that would be prepared; None if only TFDS knows."""
+        """Returns the splits to prepare; None if only TFDS knows them."""
 
     def builder(
         self, data_dir: epath.Path, version: tfds.core.Version
     ) -> tfds.core.DatasetBuilder:
-        """Returns a builder of data that is not yet prepared."""
+        """Returns a builder that can prepare the data."""
 
     def check_prepared(self, builder: tfds.core.DatasetBuilder) -> None:
-        """Raises InputError if prepared data is not what the config expects."""
+        """Raises InputError if prepared data does not match the config."""
 
 
 _SOURCES = {
@@ -82,13 +82,13 @@ _DOWNLOAD_ERRORS = (
 def make_builder(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
     """Returns the builder of the dataset that `config.data` describes.
 
-    If its data is prepared, the builder can read it (`as_data_source`); if not, it can
-    prepare it, for which `prepare` is there.
+    If the data is prepared, the builder can read it (`as_data_source`). Otherwise call
+    `prepare`.
 
     Raises:
-      InputError: if the config names no known builder, if nothing is prepared and
-        nothing can be, if the prepared data is incomplete or its source files have
-        changed since, or if it is not what the config expects.
+      InputError: if the builder is unknown; if there is neither prepared data nor a
+        valid source; if the prepared data is incomplete or older than its source
+        files; or if it does not match the config.
     """
     if is_extracted(data):
         return _open_extracted(data)
@@ -100,8 +100,8 @@ def make_builder(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
     versions = _versions(source, data_dir)
     if versions:
         raise InputError(
-            f"{_directory(source, data_dir, versions[0])}: its source files have "
-            "changed since it was prepared, or it is incomplete; run with "
+            f"{_directory(source, data_dir, versions[0])}: the prepared data is "
+            "incomplete, or its source files have changed since; run with "
             "--mode=prepare"
         )
     return source.builder(data_dir, source.version)
@@ -110,25 +110,26 @@ def make_builder(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
 def prepare(
     data: ml_collections.ConfigDict, required_splits: Sequence[str] = ()
 ) -> tfds.core.DatasetBuilder:
-    """Opens the dataset, and prepares it in `data.data_dir` if that was not done.
+    """Opens a dataset, and prepares it in `config.data.data_dir` if necessary.
 
     If the source files have changed, a new version is prepared beside the old one,
-    which other programs may be reading. Data counts as prepared only when it is
-    complete. On a local disk, two processes that prepare at the same time wait for each
-    other; on a remote one, prepare before starting many.
+    which other programs may be reading. Incomplete data is not regarded as prepared. On
+    a local disk, only one process prepares and the others wait. On a remote disk,
+    prepare the data before you start several processes.
 
     Args:
       data: `config.data`.
-      required_splits: splits, or sums of them, without which nothing is prepared.
+      required_splits: splits, or sums of splits, that the source must have.
 
     Returns:
-      A builder whose `as_data_source(split)` holds the images in the order of the
-      source: a dict of `image_id` (bytes), `captions` (array of bytes) and `regions`
-      float16 [regions, dim], `feature` [dim] or `image` uint8 [height, width, 3].
-      What TFDS prepares itself has its own order and names of fields.
+      A builder whose `as_data_source(split)` yields the images in the order of the
+      source. Each is a dict of `image_id` (bytes), `captions` (array of bytes) and
+      one of `regions` (float16 `[regions, dim]`), `feature` (`[dim]`) and `image`
+      (uint8 `[height, width, 3]`). Datasets that TFDS prepares have their own order
+      and field names.
 
     Raises:
-      InputError: as `make_builder` does, or if a source file holds something wrong.
+      InputError: for the reasons of `make_builder`, or if a source file is invalid.
       ReportedError: if the data cannot be written.
     """
     if is_extracted(data):
@@ -137,16 +138,16 @@ def prepare(
     prepared = _open_if_fresh(source, data_dir)
     if prepared is not None:
         return prepared
-    source.check_source()  # before anything is deleted or written
+    source.check_source()  # before files are deleted or written
     _check_splits(data, source, required_splits)
     with _reporting(data_dir), files.sole_writer(data_dir):
-        # Another process may have prepared it while we waited.
+        # Another process may have prepared the data in the meantime.
         prepared = _open_if_fresh(source, data_dir)
         return _prepare(source, data_dir) if prepared is None else prepared
 
 
 def _open_extracted(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
-    """Opens a root that is a dataset already, with nothing to prepare."""
+    """Opens a root that is a prepared dataset itself."""
     root = source_folder.absolute(data.root)
     builder = _open_complete(root)
     if builder is None:
@@ -163,8 +164,8 @@ def _make_source(data: ml_collections.ConfigDict) -> Source:
         )
     if data.name and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", data.name):
         raise InputError(
-            f"config.data.name is {data.name!r}; expected letters, digits, '_', '-' "
-            "and '.', as it names a folder"
+            f"config.data.name is {data.name!r}; expected a folder name of letters, "
+            "digits, '_', '-' and '.'"
         )
     return _SOURCES[data.builder](data)
 
@@ -185,27 +186,27 @@ def _check_splits(data, source, required_splits):
         for part in split.split("+"):
             if part not in splits:
                 raise InputError(
-                    f"{data.root or data.builder}: there is no split {part!r}, which "
-                    f"the configuration needs, but {', '.join(splits)}; set "
-                    "config.data.train_split and config.data.validation_split to "
-                    "splits of it, or add the split to the source"
+                    f"{data.root or data.builder}: there is no split {part!r}; the "
+                    f"source has {', '.join(splits)}; set config.data.train_split and "
+                    "config.data.validation_split to some of these, or add the split "
+                    "to the source"
                 )
 
 
 def _config_directory(source: Source, data_dir: epath.Path) -> epath.Path:
-    """Returns the folder that holds all versions of the prepared data."""
+    """Returns the folder with all versions of the prepared data."""
     return data_dir / source.builder_name / source.config_name
 
 
 def _directory(
     source: Source, data_dir: epath.Path, version: tfds.core.Version
 ) -> epath.Path:
-    """Returns the folder in which TFDS puts a version of the prepared data."""
+    """Returns the folder of a version of the prepared data."""
     return _config_directory(source, data_dir) / str(version)
 
 
 def _versions(source: Source, data_dir: epath.Path) -> list[tfds.core.Version]:
-    """Returns the versions there are, the newest first; they differ in the patch."""
+    """Returns the existing versions, newest first; they differ in their patch."""
     if source.config_name is None:
         return []
     prefix = f"{source.version.major}.{source.version.minor}."
@@ -220,7 +221,7 @@ def _versions(source: Source, data_dir: epath.Path) -> list[tfds.core.Version]:
 
 
 def _open_complete(directory: epath.Path) -> tfds.core.DatasetBuilder | None:
-    """Returns a builder that reads a folder; None if it is not complete."""
+    """Returns a builder that reads a folder; None if the data is incomplete."""
     present = _names_in(directory)
     if not {"dataset_info.json", "features.json"} <= present:
         return None
@@ -233,7 +234,7 @@ def _open_complete(directory: epath.Path) -> tfds.core.DatasetBuilder | None:
         for split in builder.info.splits.values()
         for path in split.filepaths
     }
-    # The final renaming is not atomic on an object store.
+    # The final rename is not atomic on an object store.
     if not expected or not expected <= present:
         return None
     return builder
@@ -283,12 +284,12 @@ def _prepare(source: Source, data_dir: epath.Path) -> tfds.core.DatasetBuilder:
 
 
 def _next_version(source: Source, data_dir: epath.Path) -> tfds.core.Version:
-    """Returns the version to prepare; one that is complete is never replaced."""
+    """Returns the version to prepare; a complete version is never replaced."""
     latest = None
     for version in reversed(_versions(source, data_dir)):
         directory = _directory(source, data_dir, version)
         if _open_complete(directory) is None:
-            logger.info("removing %s, which is incomplete", directory)
+            logger.info("removing incomplete data: %s", directory)
             directory.rmtree()
         else:
             latest = version
@@ -296,7 +297,7 @@ def _next_version(source: Source, data_dir: epath.Path) -> tfds.core.Version:
         return source.version
     logger.info(
         "the source files of %s have changed: preparing a new version beside it; "
-        "delete the old one when no run reads it any more",
+        "delete the old version when no run reads it any more",
         _directory(source, data_dir, latest),
     )
     return tfds.core.Version(f"{latest.major}.{latest.minor}.{latest.patch + 1}")
@@ -307,7 +308,7 @@ def _write(source: Source, data_dir: epath.Path, version: tfds.core.Version) -> 
     if files.is_local(data_dir):
         _write_locally(source, data_dir, version, downloads)
         return
-    # ArrayRecord is written on local disks only.
+    # ArrayRecord files can only be written to local disks.
     with tempfile.TemporaryDirectory() as folder:
         local = epath.Path(folder)
         _write_locally(source, local, version, downloads)
@@ -328,7 +329,7 @@ def _write_locally(source, data_dir, version, downloads) -> None:
 def _download_and_prepare(
     builder: tfds.core.DatasetBuilder, download_dir: epath.Path
 ) -> None:
-    """Lets TFDS download; a file that is complete is not downloaded again."""
+    """Lets TFDS download and prepare; complete files are not downloaded again."""
     try:
         builder.download_and_prepare(
             download_dir=download_dir, file_format=_FILE_FORMAT
@@ -342,7 +343,7 @@ def _download_and_prepare(
 
 
 def _prepare_silently(builder: tfds.core.DatasetBuilder) -> None:
-    # TFDS prints about downloads and makes a folder for them, but there are none.
+    # TFDS prints messages about downloads and creates a folder for them.
     with (
         contextlib.redirect_stdout(io.StringIO()),
         tempfile.TemporaryDirectory() as download_dir,
@@ -353,15 +354,15 @@ def _prepare_silently(builder: tfds.core.DatasetBuilder) -> None:
 
 
 def _remove_debris(directory: epath.Path) -> None:
-    """Removes what processes left that were killed while they prepared."""
+    """Removes the files of preparations that were interrupted."""
     for name in _names_in(directory):
         if name.startswith("incomplete."):
-            logger.info("removing what an interrupted run left: %s", name)
+            logger.info("removing files of an interrupted run: %s", name)
             (directory / name).rmtree()
 
 
 def _remove_empty(directory: epath.Path, data_dir: epath.Path) -> None:
-    """Removes the folder and its parents below `data_dir`, as far as they are empty."""
+    """Removes a folder and its parents below `data_dir` while they are empty."""
     while directory != data_dir and not _names_in(directory):
         if directory.exists():
             directory.rmdir()
@@ -370,7 +371,7 @@ def _remove_empty(directory: epath.Path, data_dir: epath.Path) -> None:
 
 @contextlib.contextmanager
 def _reporting(data_dir: epath.Path) -> Iterator[None]:
-    """Tells a full or read-only disk in one line."""
+    """Reports a full or read-only disk in one line."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
 """The dataset `shapes`: drawn scenes of coloured shapes, with five captions each.
 
-A scene puts two or three objects on a grid of two rows and two columns. Every caption
-names each object by size, colour and shape, and the relations that place it, so that no
-two scenes can share a caption.
+A scene has two or three objects on a grid of two rows and two columns. Every caption
+names the size, colour and shape of each object, and relations that determine its
+position. So no two scenes share a caption.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from vse_jax.data.datasets import captioned_images
 from vse_jax.errors import InputError
 
 SPLITS = ("train", "dev", "test")
-_MAXIMUM_SCENES = 200_000  # of all splits: there are a million different ones
+_MAXIMUM_SCENES = 200_000  # in all splits; a million distinct scenes exist
 
 IMAGE_SIZE = 64  # pixels
 _OVERSAMPLING = 4
@@ -58,14 +58,14 @@ _SYNONYMS = {
     "left": ("left of", "to the left of"),
     "right": ("right of", "to the right of"),
 }
-_RELATED_TO_IT = {  # beside the other words with "it"
+_RELATED_TO_IT = {  # replace the synonyms before "it"
     "left": ("to its left", "on its left"),
     "right": ("to its right", "on its right"),
 }
 _INVERSE = {"above": "below", "below": "above", "left": "right", "right": "left"}
 
-# `pivot` is the object that the others are placed by; {to} relates an object to what
-# follows it, {to_it} to the pivot, {from} the pivot to the object.
+# Every other object is related to the pivot: `a_to` relates object a to the pivot that
+# follows, `a_to_it` to "it" (the pivot), and `a_from` relates the pivot to object a.
 _PAIR_TEMPLATES = (
     "{a} {a_to} {pivot}",
     "{pivot} with {a} {a_to_it}",
@@ -91,7 +91,7 @@ class Thing(NamedTuple):
 
 
 Cell = tuple[int, int]  # row and column
-# The cells in order, each with its object; no row or column is empty before a used one.
+# Cells in order, each with its object. The first row and column are never empty.
 Scene = tuple[tuple[Cell, Thing], ...]
 
 _PAIR_LAYOUTS: tuple[tuple[Cell, ...], ...] = (((0, 0), (1, 0)), ((0, 0), (0, 1)))
@@ -102,18 +102,18 @@ _TRIPLE_LAYOUTS = tuple(
 
 
 def sample_scenes(counts: tuple[int, int, int], seed: int) -> dict[str, list[Scene]]:
-    """Returns different scenes for each split; none occurs in two splits.
+    """Returns distinct scenes for each split; no scene occurs in two splits.
 
-    Every third scene of a split is a near miss of the one before it: one object's size,
-    color or shape, or the places of two objects, are changed.
+    Every third scene of a split is a near miss of the previous scene: the size, color
+    or shape of one object is drawn again, or two objects are swapped.
 
     Args:
       counts: number of scenes in train, dev and test.
-      seed: equal seeds give equal scenes.
+      seed: seed of the scenes; equal seeds give equal scenes.
     """
     seen: set[Scene] = set()
     scenes = {}
-    # Train last, so that its size does not change the others.
+    # Train is last, so that its size does not change the other splits.
     for split in reversed(SPLITS):
         number = SPLITS.index(split)
         generator = random.Random(f"scenes {seed} {split}")
@@ -159,12 +159,12 @@ def _near_miss(scene: Scene, generator: random.Random) -> Scene:
 
 
 def _things_differ(scene: Scene) -> bool:
-    """Tells whether a caption can tell the objects apart."""
+    """Returns whether all objects differ, so that captions can identify them."""
     return len({thing for _, thing in scene}) == len(scene)
 
 
 def describe(scene: Scene, generator: random.Random) -> list[str]:
-    """Returns five captions, all true of the scene and of no other one."""
+    """Returns five captions that are true of this scene only."""
     templates = _PAIR_TEMPLATES if len(scene) == 2 else _TRIPLE_TEMPLATES
     return [
         template.format(**_words(scene, generator))
@@ -173,7 +173,7 @@ def describe(scene: Scene, generator: random.Random) -> list[str]:
 
 
 def _words(scene: Scene, generator: random.Random) -> dict[str, str]:
-    """Returns one choice of words for every field that a template may have."""
+    """Returns random words for every field of the templates."""
     pivots = [entry for entry in scene if _is_pivot(entry[0], scene)]
     pivot_cell, pivot = generator.choice(pivots)
     others = [entry for entry in scene if entry[0] != pivot_cell]
@@ -189,7 +189,7 @@ def _words(scene: Scene, generator: random.Random) -> dict[str, str]:
 
 
 def _is_pivot(cell: Cell, scene: Scene) -> bool:
-    """Tells whether every other object is in the cell's row or column."""
+    """Returns whether every other object is in the cell's row or column."""
     return all(cell[0] == other[0] or cell[1] == other[1] for other, _ in scene)
 
 
@@ -214,7 +214,7 @@ def _choose(word: str, generator: random.Random) -> str:
 
 
 def draw(scene: Scene, generator: random.Random) -> bytes:
-    """Returns the scene as PNG, 64x64 pixels RGB; its objects do not touch."""
+    """Returns the scene as a PNG of 64x64 RGB pixels; objects do not touch."""
     size = IMAGE_SIZE * _OVERSAMPLING
     grey = _BACKGROUND + generator.randint(-_SHADE_JITTER, _SHADE_JITTER)
     image = Image.new("RGB", (size, size), (grey,) * 3)
@@ -235,9 +235,9 @@ def draw(scene: Scene, generator: random.Random) -> bytes:
 
 
 def _places(scene: Scene, generator: random.Random) -> list[tuple[float, ...]]:
-    """Returns x of each column, and y of each row, in pixels.
+    """Returns x of each column and y of each row, in pixels.
 
-    The whole scene is moved as far as there is room; a single row or column has more.
+    The whole scene is shifted at random. A single row or column has more room.
     """
     rows, columns = zip(*(cell for cell, _ in scene), strict=True)
     places = []
@@ -258,7 +258,7 @@ def _shade(color: str, generator: random.Random) -> tuple[int, ...]:
 
 @functools.cache
 def _outline(shape: str) -> list[tuple[float, float]]:
-    """Returns the corners of a shape of radius 1 as x and y (down)."""
+    """Returns the corners (x, y) of a shape of radius 1; y points down."""
     if shape == "square":
         return [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)]
     corners = {"circle": 64, "triangle": 3, "star": 10}[shape]
@@ -272,14 +272,14 @@ def _outline(shape: str) -> list[tuple[float, float]]:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ShapesConfig(tfds.core.BuilderConfig):
-    """How many scenes train, dev and test have, and the seed of all that is random."""
+    """Number of scenes in train, dev and test, and the seed of all random choices."""
 
     counts: tuple[int, int, int]
     seed: int = 0
 
 
 class Shapes(captioned_images.CaptionedImages):
-    """One example a scene: `image_id`, five `captions` and `image`, a PNG."""
+    """Examples of one scene each: `image_id`, five `captions` and `image` (PNG)."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -312,7 +312,7 @@ class Shapes(captioned_images.CaptionedImages):
         self, split: str, scenes: list[Scene], start: int, stop: int
     ) -> Iterator[dict[str, Any]]:
         for i in range(start, stop):
-            # A generator for each scene: any part of a split comes out the same.
+            # Each scene has its own generator, so a scene does not depend on `start`.
             generator = random.Random(f"scene {self.builder_config.seed} {split} {i}")
             yield {
                 "image_id": f"{split}_{i:06d}",
@@ -322,14 +322,14 @@ class Shapes(captioned_images.CaptionedImages):
 
 
 class ShapesSource:
-    """The numbers of scenes `data.scene_counts`, for which `shapes` is prepared."""
+    """The source of `shapes`: the numbers of scenes in `config.data.scene_counts`."""
 
     builder_name = Shapes.name
     version = Shapes.VERSION
     downloads = False
 
     def __init__(self, data: ml_collections.ConfigDict):
-        """Takes the `data` group of the config."""
+        """Initializes the source from `config.data`."""
         self._counts = tuple(data.scene_counts)
         self.config_name = data.name or "-".join(
             f"{split}{count}"
@@ -337,7 +337,7 @@ class ShapesSource:
         )
 
     def fingerprint(self) -> dict | None:
-        """Returns None: no file can change."""
+        """Returns None, because there are no source files."""
         return None
 
     def splits(self) -> tuple[str, ...]:
@@ -348,7 +348,7 @@ class ShapesSource:
         """Returns a builder that draws the scenes.
 
         Raises:
-          InputError: if that many cannot be drawn.
+          InputError: if the numbers of scenes are invalid.
         """
         self.check_source()
         config = ShapesConfig(
@@ -357,21 +357,21 @@ class ShapesSource:
         return Shapes(data_dir=data_dir, config=config)
 
     def check_source(self) -> None:
-        """Raises InputError if that many scenes cannot be drawn."""
+        """Raises InputError if the numbers of scenes are invalid."""
         are_counts = len(self._counts) == 3 and min(self._counts) > 0
         if not are_counts or sum(self._counts) > _MAXIMUM_SCENES:
             raise InputError(
-                f"config.data.scene_counts is {self._counts}; expected three numbers "
-                f"from 1, of train, dev and test scenes, of at most {_MAXIMUM_SCENES} "
-                "in all"
+                f"config.data.scene_counts is {self._counts}; expected three positive "
+                f"numbers (train, dev and test scenes), at most {_MAXIMUM_SCENES} in "
+                "total"
             )
 
     def check_prepared(self, builder: tfds.core.DatasetBuilder) -> None:
-        """Raises InputError if other numbers of scenes were prepared under the name."""
+        """Raises InputError if the prepared data has other numbers of scenes."""
         prepared = tuple(builder.info.splits[name].num_examples for name in SPLITS)
         if prepared != self._counts:
             raise InputError(
-                f"{builder.data_dir}: was prepared for config.data.scene_counts "
-                f"{prepared}, which is {self._counts} now; choose another "
+                f"{builder.data_dir}: was prepared with config.data.scene_counts="
+                f"{prepared}, but the option is {self._counts} now; choose another "
                 "config.data.name"
             )

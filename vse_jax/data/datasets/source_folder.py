@@ -1,4 +1,4 @@
-"""The folder `config.data.root`, and the names, sizes and times of its files."""
+"""Locates `config.data.root` and lists names, sizes and times of its files."""
 
 import dataclasses
 import errno
@@ -13,11 +13,11 @@ from etils import epath
 from vse_jax import files
 from vse_jax.errors import InputError, unreadable
 
-SizeAndTime = list[int]  # bytes; nanoseconds, or whole seconds where remote
+SizeAndTime = list[int]  # bytes; nanoseconds, or whole seconds for remote files
 
 
 def absolute(root: str) -> epath.Path | None:
-    """Returns the folder that an option names; None if it names none."""
+    """Returns the absolute path of an option's folder; None if it is empty."""
     if not root:
         return None
     if files.is_local(root):
@@ -26,21 +26,21 @@ def absolute(root: str) -> epath.Path | None:
 
 
 def name_of(root: epath.Path | None, annotations: str = "") -> str | None:
-    """Returns a name that tells folders of the same basename apart."""
+    """Returns a name for prepared data, unique even for equal basenames."""
     if root is None:
         return None
     origin = "\n".join(filter(None, (os.fspath(root), annotations)))
-    # A path may hold bytes that are not UTF-8.
+    # A path may contain bytes that are not UTF-8.
     digest = hashlib.sha256(origin.encode(errors="surrogateescape")).hexdigest()
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', root.name)}-{digest[:6]}"
 
 
 def check_is_folder(root: epath.Path | None, holds: str) -> None:
-    """Raises InputError if there is no such folder.
+    """Raises InputError if the root is not an existing folder.
 
     Args:
-      root: the folder, None if `config.data.root` is not set.
-      holds: what the folder should hold, for the message.
+      root: the folder; None if `config.data.root` is not set.
+      holds: expected content of the folder, for the message.
     """
     if root is None:
         raise InputError(
@@ -55,28 +55,32 @@ def check_is_folder(root: epath.Path | None, holds: str) -> None:
 
 
 def below(root: epath.Path, path: str) -> epath.Path:
-    """Returns a path below a root, whose names are UTF-8 in any locale.
+    """Returns a path below a root; its names are UTF-8 in any locale.
 
     Args:
       root: the folder.
-      path: with slashes; bytes that are not UTF-8 are escaped as by `os.fsdecode`.
+      path: relative path with slashes; bytes that are not UTF-8 are escaped as by
+        `os.fsdecode`.
     """
     if not files.is_local(root):
         return root / path
     return root / os.fsdecode(path.encode(errors="surrogateescape"))
 
 
-# Of a path that no file can have.
+# Errors for paths that no file can have.
 _NO_SUCH_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Folder:
-    """The entries of one folder by name; of remote ones it is not known which is which.
+    """The entries of a folder.
+
+    Remote listings do not distinguish files from folders, so they list each entry as
+    both.
 
     Attributes:
-      files: sizes and times.
-      folders: names.
+      files: sizes and times of files by name.
+      folders: names of folders.
     """
 
     files: dict[str, SizeAndTime]
@@ -86,38 +90,38 @@ class _Folder:
 class Listing:
     """Sizes and times of the files below a folder.
 
-    Each folder is listed once, which for many files is much faster than to ask for
-    each. Of remote files only the names are known; sizes and times are 0.
+    Each folder is listed once, which is much faster than a query for each of many
+    files. For remote files only names are known; sizes and times are 0.
     """
 
     def __init__(self, root: epath.Path):
-        """Lists nothing yet."""
+        """Initializes the listing; folders are listed when they are needed."""
         self._root = root
         self._folders: dict[str, _Folder] = {}
         self._by_key: dict[tuple[str, Callable], dict[str, list[str]]] = {}
 
     def find(self, path: str) -> SizeAndTime | None:
-        """Returns size and time of a file; None if it is absent.
+        """Returns the size and time of a file; None if it is absent.
 
         Args:
-          path: below the root, with slashes.
+          path: relative path with slashes.
 
         Raises:
-          InputError: if its folder exists, but cannot be read.
+          InputError: if the folder exists but cannot be read.
         """
         folder, _, name = path.rpartition("/")
         return self._list(folder).files.get(name)
 
     def folders(self, folder: str) -> list[str]:
-        """Returns the names of the folders in a folder, sorted."""
+        """Returns the sorted names of the folders in a folder."""
         return sorted(self._list(folder).folders)
 
     def matches(self, path: str, key: Callable[[str], str]) -> list[str]:
-        """Returns the files whose paths equal `path` by `key`, name for name.
+        """Returns the files whose paths equal `path` if `key` is applied to each name.
 
         Args:
-          path: below the root, with slashes.
-          key: of the name of a file or folder, such as its lower-case form.
+          path: relative path with slashes.
+          key: function of the name of a file or folder, such as its lower-case form.
         """
         *folders, name = path.split("/")
         found = [""]
@@ -168,9 +172,9 @@ def _split_entries(entries: Iterable[os.DirEntry]) -> _Folder:
     for entry in entries:
         try:
             status = entry.stat()
-        except OSError:  # a link to nothing
+        except OSError:  # a broken link
             continue
-        # As `below` takes it, whatever the locale makes of the bytes.
+        # The form that `below` expects, in any locale.
         name = os.fsencode(entry.name).decode(errors="surrogateescape")
         if stat.S_ISDIR(status.st_mode):
             folders.add(name)

@@ -1,4 +1,4 @@
-"""Text files in the encodings in which spreadsheets and scripts save them."""
+"""Reads text files in the encodings that spreadsheets and scripts use."""
 
 import codecs
 
@@ -6,7 +6,7 @@ from etils import epath
 
 from vse_jax.errors import InputError, unreadable
 
-# UTF-32's mark begins with that of UTF-16, so it comes first.
+# UTF-32's mark begins with UTF-16's, so it is tested first.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -21,17 +21,17 @@ _OTHER_FILES = {
     b"PAR1": "a Parquet file; convert it to CSV or JSON lines",
     b"SQLite format": "an SQLite database; export a CSV file",
 }
-_SAMPLE = 4096  # bytes in which zeros tell UTF-16 and UTF-32
+_SAMPLE = 4096  # bytes in which zeros are counted to detect UTF-16 and UTF-32
 
 
 def read_text(path: epath.Path) -> str:
-    """Returns the text of a file in UTF-8, or in UTF-16 or UTF-32 with a mark.
+    """Returns the text of a file, without a byte order mark.
 
-    The byte order mark is not part of the text.
+    The encoding is UTF-8, or UTF-16 or UTF-32 if the file has a byte order mark.
 
     Raises:
-      InputError: if the file cannot be read, or is not text in one of the encodings;
-        says how to convert it.
+      InputError: if the file cannot be read or has another encoding; the message says
+        how to convert it.
     """
     try:
         content = path.read_bytes()
@@ -55,13 +55,13 @@ def decode(path: epath.Path, content: bytes) -> str:
         if encoding.startswith("utf-8"):
             raise _not_utf8(path, content, error.start) from None
         raise InputError(
-            f"{path}: begins with the mark of {encoding.upper()}, but byte "
+            f"{path}: has the byte order mark of {encoding.upper()}, but byte "
             f"{error.start} is not {encoding.upper()}; save the file again as UTF-8"
         ) from None
 
 
 def _without_mark(path: epath.Path, content: bytes) -> InputError:
-    """Returns the error for zeros, which UTF-8 text has none of."""
+    """Returns the error for text with zero bytes, which UTF-8 text does not have."""
     sample = content[:_SAMPLE]
     zeros = [sample[start::4].count(0) for start in range(4)]
     if 2 * sum(zeros) > len(sample):
@@ -70,16 +70,16 @@ def _without_mark(path: epath.Path, content: bytes) -> InputError:
         encoding = "utf-16le" if zeros[0] + zeros[2] < zeros[1] + zeros[3] else None
         encoding = encoding or "utf-16be"
     return InputError(
-        f"{path}: holds zero bytes, as UTF-16 and UTF-32 do, and no byte order mark; "
-        f"convert it to UTF-8, such as by iconv -f {encoding} -t utf-8"
+        f"{path}: has zero bytes, like UTF-16 and UTF-32, but no byte order mark; "
+        f"convert it to UTF-8, for example with iconv -f {encoding} -t utf-8"
     )
 
 
 def _not_utf8(path: epath.Path, content: bytes, start: int) -> InputError:
     line, byte = content[:start].count(b"\n") + 1, content[start]
-    # Windows' letters stand where Latin-1 has control characters.
+    # cp1252 has letters where Latin-1 has control characters.
     encoding = "cp1252" if 0x80 <= byte <= 0x9F else "latin1"
     return InputError(
-        f"{path}: line {line} is not UTF-8 (byte {byte:#04x}); convert the file from "
-        f"its encoding, such as by iconv -f {encoding} -t utf-8"
+        f"{path}: line {line} is not UTF-8 (byte {byte:#04x}); convert the file, for "
+        f"example with iconv -f {encoding} -t utf-8"
     )

@@ -1,4 +1,4 @@
-"""All captions of a split as numbers, in memory: a batch of them is a look-up."""
+"""Keeps all captions of a split in memory as token numbers."""
 
 import dataclasses
 import logging
@@ -13,13 +13,13 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class EncodedCaptions:
-    """Token numbers of captions, one behind the other.
+    """Concatenated token numbers of captions.
 
     Attributes:
-      flat: int32 [tokens of all captions], `<start>` and `<end>` included.
-      offset: int64 [captions], where each caption begins.
-      token_count: int32 [captions], at most the longest length there is a batch for.
-      vocabulary: what the numbers mean.
+      flat: int32 `[tokens of all captions]`, including `<start>` and `<end>`.
+      offset: int64 `[captions]`, index in `flat` of the first token of each caption.
+      token_count: int32 `[captions]`, at most the longest batch length.
+      vocabulary: vocabulary of the token numbers.
     """
 
     flat: np.ndarray
@@ -28,18 +28,19 @@ class EncodedCaptions:
     vocabulary: Vocabulary
 
     def batch(self, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns some captions side by side.
+        """Returns a padded batch of captions.
 
         Args:
-          captions: int [batch], positions in the split.
+          captions: int `[batch]`, caption numbers in the split.
 
         Returns:
-          tokens int32 [batch, time], padded with `<pad>`, `time` being the longest;
-          token_count int32 [batch]. A caption that was cut ends with `<end>`.
+          tokens, int32 `[batch, time]`, padded with `<pad>` to the longest caption of
+          the batch; and token_count, int32 `[batch]`. A truncated caption ends with
+          `<end>`.
         """
         count = self.token_count[captions]
         column = np.arange(count.max())
-        # Beyond the end of a caption anything may be read: it becomes padding.
+        # Values read beyond the end of a caption are replaced by padding.
         place = np.minimum(self.offset[captions, None] + column, len(self.flat) - 1)
         tokens = np.where(
             column < count[:, None], self.flat[place], self.vocabulary.pad
@@ -54,16 +55,17 @@ def encode_captions(
     """Encodes all captions of a split.
 
     Args:
-      index: of the split.
-      vocabulary: words it does not know become `<unk>`.
-      longest: tokens, `<start>` and `<end>` included; longer captions are cut.
-      name: of the split, to log how many captions were cut.
+      index: index of the split.
+      vocabulary: vocabulary; words that it lacks become `<unk>`.
+      longest: maximum number of tokens, including `<start>` and `<end>`. Longer
+        captions are truncated.
+      name: name of the split, to log how many captions were truncated.
     """
     words = vocabulary.numbers(index.words)[index.word_ids]
     word_count = np.diff(index.word_offset)
     caption = np.repeat(np.arange(len(word_count)), word_count)
     flat = np.full(len(words) + 2 * len(word_count), vocabulary.start, np.int32)
-    # Before a word there are a start and an end for each caption before, and a start.
+    # Each word follows a start and an end per earlier caption, and its own start.
     flat[np.arange(len(words)) + 2 * caption + 1] = words
     behind = np.cumsum(word_count + 2)
     flat[behind - 1] = vocabulary.end
@@ -80,7 +82,8 @@ def _log_cut(token_count: np.ndarray, longest: int, name: str) -> None:
     cut = int((token_count > longest).sum())
     if cut:
         logger.warning(
-            "%s: %d of %d captions are cut to %d tokens (config.data.token_lengths)",
+            "%s: %d of %d captions are truncated to %d tokens "
+            "(config.data.token_lengths)",
             name,
             cut,
             len(token_count),
@@ -91,15 +94,15 @@ def _log_cut(token_count: np.ndarray, longest: int, name: str) -> None:
 def pad_to_length(
     tokens: np.ndarray, lengths: tuple[int, ...], time: int
 ) -> np.ndarray:
-    """Pads or trims tokens to the smallest of some lengths that holds `time` tokens.
+    """Pads or trims tokens to the smallest length that holds `time` tokens.
 
     Args:
-      tokens: int32 [batch, any].
-      lengths: ascending; the last is at least `time`.
-      time: tokens of the longest caption.
+      tokens: int32 `[batch, any]`.
+      lengths: allowed lengths, ascending; the last one is at least `time`.
+      time: number of tokens of the longest caption.
 
     Returns:
-      int32 [batch, length].
+      int32 `[batch, length]`.
     """
     length = next(length for length in lengths if length >= time)
     padded = np.zeros((len(tokens), length), np.int32)  # `<pad>` is 0

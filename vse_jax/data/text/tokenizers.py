@@ -1,7 +1,7 @@
-"""Splits captions into words, by NLTK's rules and by dictionary where none has spaces.
+"""Splits captions into words by NLTK's rules.
 
-A tokenizer is a name in `TOKENIZERS`. Add one there, with the packages that its result
-depends on.
+Scripts that do not put spaces between words are split by ICU's dictionaries first. To
+add a tokenizer, add it to `TOKENIZERS` with the packages that its result depends on.
 """
 
 import dataclasses
@@ -12,48 +12,45 @@ from collections.abc import Callable
 
 import icu4py
 from icu4py.breakers import WordBreaker
-from nltk.tokenize import NLTKWordTokenizer
-from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
-# Most captions are plain words with commas between and a full stop at the end. NLTK's
-# three dozen substitutions then only set the punctuation apart, and take 50 times as
-# long as doing just that.
+# Most captions are plain words with commas and a final full stop. For these, NLTK's
+# three dozen substitutions only separate the punctuation. Doing just that is 50 times
+# as fast.
 _WORD = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 _PLAIN = re.compile(rf"(?:{_WORD}(?: ?,)? )*{_WORD} ?\.?")
 _CONTRACTION = re.compile(r"\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b")
 
 _SPACELESS = (
     "\u0e00-\u0eff"  # Thai, Lao
-    "\u0f00-\u0fff"  # Tibetan, which ICU splits into syllables
+    "\u0f00-\u0fff"  # Tibetan; ICU splits it into syllables
     "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"  # Burmese
     "\u1780-\u17ff\u19e0-\u19ff"  # Khmer
     "\u2e80-\u2fff\u3001-\u303f"  # radicals and punctuation of Chinese and Japanese
     "\u3040-\u312f\u31a0-\u31ff"  # Hiragana, Katakana, Bopomofo
     "\u3220-\u4dbf\u4e00-\u9fff\uf900-\ufaff\ufe30-\ufe4f\U00020000-\U0003ffff"  # Han
-    "\uff01-\uff9f\uffe0-\uffe6"  # full-width and half-width forms, but Hangul's
+    "\uff01-\uff9f\uffe0-\uffe6"  # full-width and half-width forms, except Hangul's
 )
 _EMOJI = "\u231a\u231b\u23e9-\u23fa\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
-# Joiners, variation selectors, keycaps and tags only continue what they follow. A
-# zero-width space is how Thai, Khmer and Burmese mark the end of a word.
+# Joiners, variation selectors, keycaps and tags only continue the preceding character.
+# Thai, Khmer and Burmese may mark the end of a word by a zero-width space.
 _CONTINUED = "\u200b-\u200d\u20e3\ufe00-\ufe0f\U000e0020-\U000e01ef"
 _RUN = re.compile(f"[{_SPACELESS}{_EMOJI}][{_SPACELESS}{_EMOJI}{_CONTINUED}]*")
-# Tibetan's mark between syllables, and characters without width, are no words.
+# Tibetan's mark between syllables and zero-width characters are not words.
 _NO_WORD = re.compile("[\\s\u200b-\u200d\u0f0b\u0f0c]*")
-# Marks at the end of sentences and clauses that NLTK leaves at the word: of Greek,
-# Armenian, Hebrew, Arabic, Devanagari and the like, and Ethiopic.
+# Punctuation that NLTK does not separate from the preceding word: Greek, Armenian,
+# Hebrew, Arabic, Devanagari (and related scripts) and Ethiopic.
 _MARK = re.compile(
     "[\u037e\u0387\u0589\u055d\u05c3\u060c\u061b\u061f\u06d4\u0964\u0965\u1361-\u1368]"
 )
 
-_WORDS = NLTKWordTokenizer()
-
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """One way to split captions.
+    """A way to split captions into words.
 
     Attributes:
-      split: a caption's words and punctuation marks, in lower case.
+      split: function that returns a caption's words and punctuation marks in lower
+        case.
       packages: distributions whose versions may change the result.
     """
 
@@ -62,7 +59,7 @@ class Tokenizer:
 
     @property
     def library(self) -> str:
-        """The packages with their versions, and ICU's, which icu4py bundles."""
+        """The packages and their versions, and the version of ICU in icu4py."""
         versions = [
             f"{name} {importlib.metadata.version(name)}" for name in self.packages
         ]
@@ -70,26 +67,28 @@ class Tokenizer:
 
 
 def _nltk(caption: str) -> list[str]:
-    """NLTK's `word_tokenize(caption.strip().lower(), preserve_line=True)`.
+    """Equals NLTK's `word_tokenize(caption.strip().lower(), preserve_line=True)`.
 
-    VSE-infinity and RVSE++ do so. Scripts without spaces are split by dictionary.
+    VSE-infinity and RVSE++ use this rule. Scripts without spaces are split by
+    dictionary.
     """
     text = caption.strip().lower()
     plain = _plain(text)
-    return _WORDS.tokenize(_with_spaces(text)) if plain is None else plain
+    return _words().tokenize(_with_spaces(text)) if plain is None else plain
 
 
 def _nltk_sentences(caption: str) -> list[str]:
-    """NLTK's `word_tokenize(caption.strip().lower())`, as VSE++ does.
+    """Equals NLTK's `word_tokenize(caption.strip().lower())`, as VSE++ uses it.
 
-    It splits the caption into sentences first, so that each loses its full stop.
+    It splits the caption into sentences first, so the full stop of every sentence
+    becomes a token of its own.
     """
     text = caption.strip().lower()
     plain = _plain(text)
     if plain is not None:
         return plain
     sentences = _punkt().tokenize(_with_spaces(text))
-    return [word for sentence in sentences for word in _WORDS.tokenize(sentence)]
+    return [word for sentence in sentences for word in _words().tokenize(sentence)]
 
 
 TOKENIZERS = {
@@ -100,17 +99,17 @@ DEFAULT = "nltk"
 
 
 def tokenize(caption: str, tokenizer: str = DEFAULT) -> list[str]:
-    """Returns the caption's words and punctuation marks, in lower case.
+    """Returns the caption's words and punctuation marks in lower case.
 
     Args:
-      caption: in any language.
+      caption: text in any language.
       tokenizer: a name in `TOKENIZERS`.
     """
     return TOKENIZERS[tokenizer].split(caption)
 
 
 def describe(tokenizer: str) -> dict[str, str]:
-    """Returns what decides a tokenizer's result: its name and its libraries.
+    """Returns the name of a tokenizer and the libraries that decide its result.
 
     For example `{"name": "nltk", "library": "nltk 3.9.2, icu 78.3"}`.
     """
@@ -118,9 +117,9 @@ def describe(tokenizer: str) -> dict[str, str]:
 
 
 def _plain(text: str) -> list[str] | None:
-    """Splits what needs no more than spaces; None for anything else.
+    """Splits a text of plain words at spaces; returns None for any other text.
 
-    Such a text is one sentence: its only full stop is the last character.
+    A plain text is one sentence: its only full stop is the last character.
     """
     if not _PLAIN.fullmatch(text) or _CONTRACTION.search(text):
         return None
@@ -128,7 +127,7 @@ def _plain(text: str) -> list[str] | None:
 
 
 def _with_spaces(text: str) -> str:
-    """Puts spaces between words where the script has none, and around its marks."""
+    """Inserts spaces between words of scripts without spaces, and around `_MARK`."""
     if text.isascii():
         return text
     return _MARK.sub(r" \g<0> ", _RUN.sub(_segment, text))
@@ -137,19 +136,28 @@ def _with_spaces(text: str) -> str:
 def _segment(run: re.Match) -> str:
     words = WordBreaker(run.group(), "root")
     spaced = " ".join(word for word in words if not _NO_WORD.fullmatch(word))
-    # NLTK tells an opening quotation mark from a closing one by the space beside it.
+    # NLTK uses adjacent spaces to distinguish opening from closing quotation marks.
     before = "" if run.string[: run.start()].endswith('"') else " "
     after = "" if run.string.startswith('"', run.end()) else " "
     return before + spaced + after
 
 
 @functools.cache
-def _punkt() -> PunktSentenceTokenizer:
-    """NLTK's sentence splitter with its English parameters, from a package.
+def _words():
+    """NLTK's tokenizer; the import takes a second, and few starts need it."""
+    from nltk.tokenize import NLTKWordTokenizer
 
-    NLTK itself would have to download them.
+    return NLTKWordTokenizer()
+
+
+@functools.cache
+def _punkt():
+    """Returns NLTK's sentence splitter with English parameters from a package.
+
+    NLTK would download these parameters at run time.
     """
     import punkt
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
     learned = punkt.load_model("english")
     parameters = PunktParameters()

@@ -1,4 +1,4 @@
-"""Logs what a vocabulary does not know of a split, and warns if that is much."""
+"""Logs the share of words that are not in the vocabulary; warns if it is high."""
 
 import logging
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from vse_jax.data.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-WARN_ABOVE = 0.1  # of the words of a split
+WARN_ABOVE = 0.1  # share of the words of a split
 _EXAMPLES = 5
 _LONGEST_EXAMPLE = 40  # characters
-# Drawn scenes have 20 words. Fewer than these, for so many captions, are a mistake.
+# Drawn scenes have 20 words. So few words for so many captions indicate a mistake.
 _FEW_WORDS, _MANY_CAPTIONS = 10, 100
 
 
@@ -25,19 +25,19 @@ def log_unknown_words(
     splits: Sequence[str],
     tokenizer: str = tokenizers.DEFAULT,
 ) -> None:
-    """Logs the share of `<unk>` of some splits in one line, and warns if it is high.
+    """Logs the share of `<unk>` per split in one line; warns if it is high.
 
-    It also warns if captions are hardly split into words, which happens to a language
-    without spaces that no dictionary covers.
+    It also warns if most captions have at most one word, as in a language without
+    spaces that no dictionary covers.
 
     Args:
       builder: a prepared dataset.
-      vocabulary: of the model.
-      splits: their names.
-      tokenizer: splits the captions into words.
+      vocabulary: vocabulary of the model.
+      splits: names of the splits.
+      tokenizer: tokenizer that splits the captions into words.
 
     Raises:
-      InputError: there is no such split, or it cannot be read.
+      InputError: if a split does not exist or cannot be read.
     """
     indexes = {split: split_index(builder, split, tokenizer) for split in splits}
     unknown = {split: count_unknown(indexes[split], vocabulary) for split in splits}
@@ -64,11 +64,14 @@ def log_unknown_words(
 
 
 def count_unknown(index: SplitIndex, vocabulary: Vocabulary) -> np.ndarray:
-    """Returns how often each of the index's words occurs and is `<unk>`: int64 [words].
+    """Returns how often each unknown word occurs, and 0 for known words.
 
     Args:
-      index: of a split.
-      vocabulary: of a model.
+      index: index of a split.
+      vocabulary: vocabulary of a model.
+
+    Returns:
+      int64 `[words]`, in the order of `SplitIndex.words`.
     """
     counts = np.bincount(index.word_ids, minlength=len(index.words))
     is_unknown = vocabulary.numbers(index.words) == vocabulary.unknown

@@ -1,4 +1,4 @@
-"""The words that a model knows, and their numbers."""
+"""Maps the words that a model knows to token numbers."""
 
 import collections
 import hashlib
@@ -17,19 +17,23 @@ _FIRST = (PAD, START, END, UNKNOWN)
 
 
 class Vocabulary:
-    """`<pad>` = 0, `<start>`, `<end>`, `<unk>`, the words, and `<mask>` last.
+    """Words and their token numbers.
+
+    `<pad>` is 0. `<start>`, `<end>`, `<unk>` and the ordinary words follow; `<mask>` is
+    last.
 
     Attributes:
-      words: every entry, in the order of its number.
+      words: all entries in the order of their numbers.
       pad, start, end, unknown, mask: numbers of the special entries.
       first_word: number of the first ordinary word; `mask` follows the last one.
     """
 
     def __init__(self, words: Sequence[str]):
-        """Takes the ordinary words, without the special entries.
+        """Initializes a vocabulary of ordinary words, without the special entries.
 
         Raises:
-          InputError: there is no word, a word stands twice or is a special entry.
+          InputError: if there is no word, or if a word is repeated or is a special
+            entry.
         """
         self.words = (*_FIRST, *words, MASK)
         self._numbers = {word: number for number, word in enumerate(self.words)}
@@ -37,84 +41,87 @@ class Vocabulary:
             counts = collections.Counter(self.words)
             word = next(word for word in self.words if counts[word] > 1)
             raise InputError(
-                f"vocabulary: it holds the word {word!r} twice; expected once"
+                f"vocabulary: the word {word!r} occurs twice; expected once"
             )
         if not words:
-            raise InputError("vocabulary: it holds no word; expected at least one")
+            raise InputError("vocabulary: it has no words; expected at least one")
         self.pad, self.start, self.end, self.unknown = range(len(_FIRST))
         self.first_word = len(_FIRST)
         self.mask = len(self.words) - 1
 
     def __len__(self) -> int:
-        """Returns the number of entries, the special ones included."""
+        """Returns the number of entries, including the special ones."""
         return len(self.words)
 
     def __eq__(self, other: object) -> bool:
-        """Returns whether both give every word the same number."""
+        """Returns whether both map every word to the same number."""
         return isinstance(other, Vocabulary) and self.words == other.words
 
     def __hash__(self) -> int:
-        """Returns a hash that fits `__eq__`."""
+        """Returns a hash that is consistent with `__eq__`."""
         return hash(self.words)
 
     def __repr__(self) -> str:
-        """Returns the size, for messages."""
+        """Returns the size and the start of the fingerprint, for messages."""
         return f"Vocabulary({len(self)} entries, {self.fingerprint[:8]})"
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the content that is the same in every process."""
+        """Hash of the content; equal in every process."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def numbers(self, words: Iterable[str]) -> np.ndarray:
-        """Returns the number of each word, `<unk>`'s for those unknown: int32."""
-        # No caption can hold a special entry: the tokenizer sets brackets apart.
+        """Returns the number of each word, or that of `<unk>`, int32 `[words]`."""
+        # Captions cannot contain special entries: the tokenizer separates brackets.
         return np.array([self._numbers.get(w, self.unknown) for w in words], np.int32)
 
     def encode(self, caption: str, tokenizer: str = tokenizers.DEFAULT) -> np.ndarray:
-        """Returns the caption's numbers between `<start>` and `<end>`: int32 [time]."""
+        """Returns the caption's tokens from `<start>` to `<end>`, int32 `[time]`."""
         words = self.numbers(tokenizers.tokenize(caption, tokenizer))
         return np.concatenate([[self.start], words, [self.end]]).astype(np.int32)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the words of token numbers, without padding, start and end."""
+        """Returns the words of tokens, without `<pad>`, `<start>` and `<end>`."""
         silent = (self.pad, self.start, self.end)
         return " ".join(self.words[token] for token in tokens if token not in silent)
 
     def to_json(self) -> str:
-        """Returns the vocabulary as JSON; `from_json` is the exact inverse."""
+        """Returns the vocabulary as JSON, the inverse of `from_json`."""
         return json.dumps({"words": self.words}, ensure_ascii=False, indent=0)
 
     @classmethod
     def from_json(cls, text: str, name: str = "vocabulary") -> "Vocabulary":
-        """Reads what `to_json` wrote.
+        """Returns the vocabulary that `to_json` wrote.
 
         Args:
           text: the JSON.
-          name: of the file, for the message.
+          name: name of the file, for the message.
 
         Raises:
-          InputError: the text is no vocabulary.
+          InputError: if the text is not a vocabulary.
         """
         try:
             words = json.loads(text)["words"]
         except (ValueError, KeyError, TypeError):
             raise InputError(
-                f"{name}: not a vocabulary in JSON; write it anew"
+                f"{name}: not a vocabulary in JSON; write it again"
             ) from None
         well_formed = isinstance(words, list) and all(isinstance(w, str) for w in words)
         if not well_formed or tuple(words[:4]) != _FIRST or words[-1] != MASK:
             raise InputError(
                 f"{name}: expected a list of words that begins with {' '.join(_FIRST)} "
-                f"and ends with {MASK}; write the vocabulary anew"
+                f"and ends with {MASK}; write the vocabulary again"
             )
         return cls(words[4:-1])
 
     @classmethod
     def from_captions(cls, captions: Iterable[str], minimum_count: int) -> "Vocabulary":
-        """Takes the words that stand at least `minimum_count` times in the captions.
+        """Returns the words that occur at least `minimum_count` times in captions.
 
-        Words keep the order of their first appearance.
+        Words are in the order of their first occurrence.
+
+        Raises:
+          InputError: if no word is frequent enough.
         """
         counts = collections.Counter()
         for caption in captions:
@@ -127,7 +134,7 @@ class Vocabulary:
         if not words:
             raise InputError(
                 f"config.data.minimum_word_count is {minimum_count}, but no word "
-                "occurs so often in the training captions; set it to a smaller number"
+                "occurs that often in the training captions; set it to a smaller number"
             )
         return cls(words)
 
@@ -138,19 +145,19 @@ def training_vocabulary(
     split: str = "train",
     tokenizer: str = tokenizers.DEFAULT,
 ) -> Vocabulary:
-    """Returns the vocabulary of the split of a prepared dataset that trains a model.
+    """Returns the vocabulary of the training split of a prepared dataset.
 
     The words and their counts are part of the split's index, which is cached beside the
-    prepared data, so that only the first call reads the captions.
+    prepared data. Only the first call reads the captions.
 
     Args:
       builder: a prepared dataset.
-      minimum_count: how often a word must occur in the split.
-      split: its name.
-      tokenizer: splits the captions into words.
+      minimum_count: minimum number of occurrences of a word in the split.
+      split: name of the split.
+      tokenizer: tokenizer that splits the captions into words.
 
     Raises:
-      InputError: there is no such split, or no word is frequent enough.
+      InputError: if the split does not exist, or no word is frequent enough.
     """
     index = split_index.split_index(builder, split, tokenizer)
     counts = np.bincount(index.word_ids, minlength=len(index.words)).tolist()

@@ -1,4 +1,4 @@
-"""Convolutional networks that turn pixels into a grid of regions or one feature."""
+"""Backbones: convolutional networks from pixels to a grid of regions or one feature."""
 
 import functools
 from collections.abc import Callable
@@ -16,16 +16,19 @@ from vse_jax.models.kernels.batch_pieces import apply_in_pieces
 
 
 class Spec(NamedTuple):
-    """What is to be known of a backbone.
+    """Properties of a backbone.
 
     Attributes:
-      module: makes it, given `pooled`, `dtype`, `train` and `sum_over_devices`.
-      dim: of a region.
-      pooled_dim: of the one feature; 0 if it has none.
-      image_size: height and width that it was published for.
-      region_size: least height and width, of which an image has one region.
-      multiple: what height and width must be a multiple of.
-      photos_at_once: how many a CPU is fastest with; 0 for a whole batch.
+      module: returns the Flax module, given `pooled`, `dtype`, `train` and
+        `sum_over_devices`.
+      dim: dimensions of a region.
+      pooled_dim: dimensions of the pooled feature; 0 if the backbone has none.
+      image_size: height and width in pixels for which it was published.
+      region_size: minimum height and width in pixels. An image of this size has one
+        region.
+      multiple: height and width must be multiples of this number.
+      photos_at_once: number of photos that a CPU processes fastest; 0 for the whole
+        batch.
     """
 
     module: Callable[..., nn.Module]
@@ -83,21 +86,21 @@ def create_backbone(
     sum_over_devices: Callable = lambda tree: tree,
     **kwargs,
 ) -> nn.Module:
-    """Makes one of `BACKBONES`.
+    """Returns one of `BACKBONES`.
 
-    It maps uint8 `[batch, height, width, 3]`, RGB, to `[batch, regions, dim]`, row by
-    row, or to `[batch, pooled_dim]`, and brings the pixels to its own scale itself. Its
+    It maps RGB images, uint8 `[batch, height, width, 3]`, to `[batch, regions, dim]`,
+    row by row, or to `[batch, pooled_dim]`. It normalizes the pixels itself. Its
     variables are in the collections `params` and `batch_stats`.
 
     Args:
       architecture: one of `BACKBONES`.
-      pooled: one feature instead of regions: their average, or, of VGG-19, its last
-        hidden layer.
+      pooled: whether to return one feature instead of regions: the last hidden layer of
+        VGG-19, or the average of the regions of any other backbone.
       dtype: of the arithmetic, float32 or bfloat16; parameters are float32.
-      train: normalize by the batch's statistics, over all devices, and update the
-        running ones; else use those as they are.
-      sum_over_devices: adds a pytree up over all devices.
-      **kwargs: of every Flax module, such as `name`.
+      train: whether to normalize by the batch's statistics over all devices and to
+        update the running statistics. If False, the running statistics are used.
+      sum_over_devices: sums a pytree over all devices.
+      **kwargs: arguments of any Flax module, such as `name`.
 
     Raises:
       ValueError: if the backbone has no pooled feature.
@@ -114,15 +117,16 @@ def create_backbone(
 def fast_apply(
     architecture: str, backbone: nn.Module
 ) -> Callable[[dict, jax.Array], jax.Array]:
-    """Returns `backbone.apply` in the form that the platform computes fastest.
+    """Returns the fastest form of `backbone.apply` for the platform.
 
     Args:
       architecture: one of `BACKBONES`.
-      backbone: of `create_backbone`, with `train` unset; it gets no gradient.
+      backbone: made by `create_backbone` with `train=False`. No gradient may be taken
+        through it.
     """
     return apply_in_pieces(backbone, SPECS[architecture].photos_at_once)
 
 
 def output_dim(name: str, *, pooled: bool) -> int:
-    """Dimensions of what the backbone gives."""
+    """Returns the dimensions of a region, or of the pooled feature."""
     return SPECS[name].pooled_dim if pooled else SPECS[name].dim

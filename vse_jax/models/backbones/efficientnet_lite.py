@@ -1,8 +1,8 @@
 """EfficientNet-Lite: EfficientNets without squeeze-and-excitation, with ReLU6.
 
 EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks
-(https://arxiv.org/abs/1905.11946); the Lite variants were published with TensorFlow's
-code for TPUs and leave the size of the stem and of the head as it is.
+(https://arxiv.org/abs/1905.11946). The Lite variants were published with TensorFlow's
+code for TPUs. They do not scale the stem and the head.
 """
 
 import functools
@@ -22,14 +22,14 @@ _MEAN, _DEVIATION = (127.0,) * 3, (128.0,) * 3
 
 
 class StageSpec(NamedTuple):
-    """Blocks of one resolution, of which the first has the stride.
+    """Consecutive blocks that return maps of one resolution.
 
     Attributes:
-      blocks: how many.
+      blocks: number of blocks.
       size: rows and columns of the depthwise kernels.
-      stride: of the first.
-      expansion: how many times the channels a block works on.
-      features: channels that come out.
+      stride: of the first block; the others have stride 1.
+      expansion: factor by which a block expands its channels.
+      features: output channels.
     """
 
     blocks: int
@@ -51,11 +51,12 @@ _LITE0 = (
 
 
 def stages(width: float, depth: float) -> tuple[StageSpec, ...]:
-    """The stages of Lite0, scaled.
+    """Returns the stages of Lite0, scaled.
 
     Args:
-      width: times as many channels, rounded to a multiple of 8.
-      depth: times as many blocks, rounded up; the first and the last stage keep theirs.
+      width: factor of the channels, which are rounded to a multiple of 8.
+      depth: factor of the blocks, which are rounded up. The first and the last stage
+        are not scaled.
     """
     last = len(_LITE0) - 1
     return tuple(
@@ -73,9 +74,9 @@ def _round_channels(channels, divisor=8):
 
 
 class Block(nn.Module):
-    """Expands the channels, convolves each, and projects back; all but linear there.
+    """An inverted residual block of MobileNetV2 (https://arxiv.org/abs/1801.04381).
 
-    An inverted residual of MobileNetV2 (https://arxiv.org/abs/1801.04381).
+    It expands the channels, convolves each of them, and projects them linearly.
     """
 
     stage: StageSpec
@@ -84,7 +85,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[batch, height, width, channels]` to a map of the stage's features."""
+        """Maps `[batch, height, width, channels]` to the features of the stage."""
         channels = x.shape[-1]
         expanded = channels * self.stage.expansion
         hidden = x
@@ -108,10 +109,10 @@ class EfficientNetLite(nn.Module):
 
     Attributes:
       stages: see `stages`.
-      pooled: average the regions.
+      pooled: whether to average the regions.
       dtype: of the arithmetic.
-      train: whether the batch's statistics are used and updated.
-      sum_over_devices: adds a pytree up over all devices.
+      train: whether to normalize by the batch's statistics and update the running ones.
+      sum_over_devices: sums a pytree over all devices.
     """
 
     stages: tuple[StageSpec, ...]
@@ -124,7 +125,7 @@ class EfficientNetLite(nn.Module):
     def __call__(self, image: jax.Array) -> jax.Array:
         """Maps uint8 `[batch, height, width, 3]` to `[batch, regions, 1280]`.
 
-        A region is 32 pixels high and wide. If `pooled`, to `[batch, 1280]`.
+        A region is 32 pixels high and wide. If `pooled`, the result is `[batch, 1280]`.
         """
         convolution = functools.partial(
             layers.ConvolutionNorm,

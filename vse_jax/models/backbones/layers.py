@@ -1,4 +1,4 @@
-"""What the convolutional networks share."""
+"""Layers and functions that the convolutional networks share."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,19 +14,19 @@ _IMAGENET_DEVIATION = (58.395, 57.12, 57.375)
 
 
 class ConvolutionNorm(nn.Module):
-    """A convolution without bias and its batch normalization.
+    """A convolution without bias, followed by batch normalization.
 
     Attributes:
-      features: channels that come out.
+      features: output channels.
       size: rows and columns of the kernel.
       dtype: of the arithmetic.
-      train: whether the batch's statistics are used and updated.
-      sum_over_devices: adds a pytree up over all devices.
-      stride: of the rows and the columns.
-      groups: of channels that are convolved among themselves.
-      same_padding: pad as TensorFlow's "same" does, by what the stride leaves to be
-        covered and rather below than above; else by half the kernel on every side, as
-        PyTorch's networks do.
+      train: whether to normalize by the batch's statistics and update the running ones.
+      sum_over_devices: sums a pytree over all devices.
+      stride: of rows and columns.
+      groups: number of groups of channels, which are convolved separately.
+      same_padding: whether to pad like TensorFlow's "SAME": as little as the stride
+        needs, with an odd row below and an odd column at the right. If False, half the
+        kernel is padded on each side, as in PyTorch's networks.
       epsilon: of the normalization.
     """
 
@@ -42,10 +42,11 @@ class ConvolutionNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[batch, height, width, channels]` to as many rows as stride leaves."""
+        """Maps `[batch, height, width, channels]` to a map of `features` channels."""
         channels = x.shape[-1]
         shape = (self.size, self.size, channels // self.groups, self.features)
-        # The fan-out of a depthwise convolution is that of one channel.
+        # `variance_scaling` ignores groups. The true fan-out of a depthwise kernel is
+        # what it calls the fan-in.
         fan = "fan_in" if self.groups == channels else "fan_out"
         init = nn.initializers.variance_scaling(2.0, fan, "normal")
         kernel = self.param("kernel", init, shape)
@@ -54,7 +55,7 @@ class ConvolutionNorm(nn.Module):
         )
         if self.train:
             return norm(self._convolve(x, kernel)).astype(self.dtype)
-        # The multiplication moves into the kernel: one pass less over the pixels.
+        # Scaling the kernel instead of the result saves a pass over the pixels.
         factor, offset = norm.factor_and_offset(self.features)
         x = self._convolve(x, kernel * factor)
         return (x + offset).astype(self.dtype)
@@ -83,21 +84,21 @@ def normalize_pixels(
     deviation: Sequence[float],
     dtype: jnp.dtype,
 ) -> jax.Array:
-    """Maps uint8 `[..., 3]` to `(image - mean) / deviation`, in `dtype`."""
+    """Returns `(image - mean) / deviation` of uint8 `[..., 3]` in `dtype`."""
     image = image.astype(jnp.float32) - jnp.array(mean, jnp.float32)
     return (image / jnp.array(deviation, jnp.float32)).astype(dtype)
 
 
 def normalize_imagenet(image: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Brings uint8 `[..., 3]` to the scale of torchvision's networks."""
+    """Normalizes uint8 `[..., 3]` as torchvision's networks expect."""
     return normalize_pixels(image, _IMAGENET_MEAN, _IMAGENET_DEVIATION, dtype)
 
 
 def regions(x: jax.Array) -> jax.Array:
-    """`[batch, height, width, dim]` to `[batch, height * width, dim]`, row by row."""
+    """Reshapes `[batch, height, width, dim]` to `[batch, height * width, dim]`."""
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 def regions_or_average(x: jax.Array, *, pooled: bool) -> jax.Array:
-    """The regions of `[batch, height, width, dim]`, or their average in float32."""
+    """Returns the regions of `[batch, height, width, dim]`, or their float32 mean."""
     return regions(x).mean(1, dtype=jnp.float32) if pooled else regions(x)

@@ -1,10 +1,10 @@
 """ResNet and ResNeXt with bottleneck blocks, and the bottom-up-attention ResNet.
 
-Deep Residual Learning for Image Recognition (https://arxiv.org/abs/1512.03385);
+Deep Residual Learning for Image Recognition (https://arxiv.org/abs/1512.03385).
 Aggregated Residual Transformations for Deep Neural Networks
-(https://arxiv.org/abs/1611.05431); Bottom-Up and Top-Down Attention for Image
+(https://arxiv.org/abs/1611.05431). Bottom-Up and Top-Down Attention for Image
 Captioning and Visual Question Answering (https://arxiv.org/abs/1707.07998), whose
-network was trained with Caffe.
+network was trained in Caffe.
 """
 
 import functools
@@ -19,20 +19,22 @@ from vse_jax.models.backbones import layers
 FEATURES = 2048
 _STEM_FEATURES = 64
 _EXPANSION = 4
-_CAFFE_MEAN = (122.7717, 115.9465, 102.9801)  # in the order of RGB
+_CAFFE_MEAN = (122.7717, 115.9465, 102.9801)  # RGB
 _CAFFE_DEVIATION = (1.0, 1.0, 1.0)
 
 
 class Bottleneck(nn.Module):
-    """Projects the channels down, convolves 3x3, projects up, and adds the input.
+    """A residual block: a 1x1, a 3x3 and a 1x1 convolution, added to the input.
 
     Attributes:
-      features: of the 3x3 convolution of a plain ResNet; four times as many come out.
-      stride: of the first convolution, or of the second.
-      caffe: whether the stride is in the first, which is 1x1, as in Caffe's.
-      groups: of the 3x3 convolution.
-      group_width: its channels in each group, for every 64 of `features`.
-      convolution: makes a `ConvolutionNorm`.
+      features: channels of the 3x3 convolution of a plain ResNet. The block has four
+        times as many output channels.
+      stride: of the block.
+      caffe: whether the first convolution has the stride, as in Caffe, rather than the
+        3x3 convolution.
+      groups: number of groups of the 3x3 convolution.
+      group_width: channels in each group per 64 `features`.
+      convolution: returns a `ConvolutionNorm`.
     """
 
     features: int
@@ -44,7 +46,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[batch, height, width, channels]` to four times the features."""
+        """Maps `[batch, height, width, channels]` to `4 * features` channels."""
         width = self.features * self.group_width // 64 * self.groups
         out_features = self.features * _EXPANSION
         strides = (self.stride, 1) if self.caffe else (1, self.stride)
@@ -64,19 +66,19 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """ResNet in torchvision's layout, ResNeXt, or the bottom-up-attention ResNet.
 
-    torchvision's has the stride of a block in the 3x3 convolution, which is known as
-    version 1.5.
+    In torchvision's layout the 3x3 convolution of a block has the stride (version 1.5).
 
     Attributes:
-      blocks: of each of the four stages.
-      pooled: average the regions.
+      blocks: number of blocks of each of the four stages.
+      pooled: whether to average the regions.
       dtype: of the arithmetic.
-      train: whether the batch's statistics are used and updated.
-      sum_over_devices: adds a pytree up over all devices.
-      caffe: as Caffe computes it: strides in 1x1 convolutions, windows of the pooling
-        from the first pixel on and over the last, pixels less their mean only.
-      groups: of the 3x3 convolutions.
-      group_width: channels in each group, in the first stage.
+      train: whether to normalize by the batch's statistics and update the running ones.
+      sum_over_devices: sums a pytree over all devices.
+      caffe: whether to compute as Caffe does: 1x1 convolutions have the strides, the
+        max pooling is padded at the end only, and pixels are BGR with only their mean
+        subtracted.
+      groups: number of groups of the 3x3 convolutions.
+      group_width: channels in each group of the first stage.
     """
 
     blocks: Sequence[int]
@@ -92,7 +94,7 @@ class ResNet(nn.Module):
     def __call__(self, image: jax.Array) -> jax.Array:
         """Maps uint8 `[batch, height, width, 3]` to `[batch, regions, 2048]`.
 
-        A region is 32 pixels high and wide. If `pooled`, to `[batch, 2048]`.
+        A region is 32 pixels high and wide. If `pooled`, the result is `[batch, 2048]`.
         """
         convolution = functools.partial(
             layers.ConvolutionNorm,
@@ -118,7 +120,7 @@ class ResNet(nn.Module):
 
     def _normalize(self, image):
         if self.caffe:
-            # Blue comes first, as OpenCV reads it.
+            # BGR, as OpenCV reads images.
             x = layers.normalize_pixels(
                 image, _CAFFE_MEAN, _CAFFE_DEVIATION, self.dtype
             )
@@ -128,6 +130,6 @@ class ResNet(nn.Module):
     def _pool(self, x):
         if not self.caffe:
             return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        # The last window reaches beyond the map where its length is even.
+        # Where a length is even, the last window extends beyond the map.
         padding = [(0, (length + 1) % 2) for length in x.shape[1:3]]
         return nn.max_pool(x, (3, 3), (2, 2), padding)

@@ -1,4 +1,4 @@
-"""A small convolutional stem for small pictures: pixels to a grid of regions."""
+"""A small convolutional stem for small images: pixels to a grid of regions."""
 
 from collections.abc import Callable
 
@@ -10,17 +10,17 @@ from vse_jax.models.normalization import MaskedBatchNorm
 
 
 class ConvolutionalStem(nn.Module):
-    """Patches, then 3x3 convolutions of which each halves height and width.
+    """Embeds patches, then halves the grid with each of its 3x3 convolutions.
 
-    Two channels with each pixel's coordinates are added to the input, since pooling
-    forgets where a region was, and captions speak of it.
+    The input has two additional channels with the coordinates of each pixel. Captions
+    mention positions, and the pooling of regions would lose them.
 
     Attributes:
       dtype: of the arithmetic.
-      train: whether the batch's statistics are used and updated.
-      sum_over_devices: adds a pytree up over all devices.
-      patch: height and width of a patch, in pixels.
-      features: channels of the patches and after each convolution.
+      train: whether to normalize by the batch's statistics and update the running ones.
+      sum_over_devices: sums a pytree over all devices.
+      patch: height and width of a patch in pixels.
+      features: channels of the embedded patches and of each convolution.
     """
 
     dtype: jnp.dtype
@@ -33,7 +33,7 @@ class ConvolutionalStem(nn.Module):
     def __call__(self, image: jax.Array) -> jax.Array:
         """Maps `[batch, height, width, 3]` uint8 to `[batch, regions, features]`.
 
-        Height and width are multiples of the patch's.
+        Height and width must be multiples of `patch`.
         """
         x = image.astype(jnp.float32) / 127.5 - 1
         x = jnp.concatenate([x, _coordinates(x.shape)], axis=-1)
@@ -60,7 +60,7 @@ class ConvolutionalStem(nn.Module):
 
 
 def _patches(x, size):
-    """`[batch, height, width, channels]` to a grid of flattened patches."""
+    """Reshapes `[batch, height, width, channels]` to a grid of flattened patches."""
     batch, height, width, channels = x.shape
     rows, columns = height // size, width // size
     x = x.reshape(batch, rows, size, columns, size, channels)

@@ -16,14 +16,14 @@ FEATURES, POOLED_FEATURES = 512, 4096
 CONVOLUTIONS = (2, 2, 4, 4, 4)  # of each stage
 HIDDEN_LAYERS = 2
 _WIDTHS = (64, 128, 256, 512, 512)
-_HIDDEN_GRID = 7  # what the hidden layers see, in rows and columns
+_HIDDEN_GRID = 7  # rows and columns of the hidden layers' input
 
 
 class VGG19(nn.Module):
     """VGG-19 without batch normalization.
 
     Attributes:
-      pooled: apply the hidden layers.
+      pooled: whether to apply the hidden layers.
       dtype: of the arithmetic.
     """
 
@@ -34,8 +34,8 @@ class VGG19(nn.Module):
     def __call__(self, image: jax.Array) -> jax.Array:
         """Maps uint8 `[batch, height, width, 3]` to `[batch, regions, 512]`.
 
-        A region is 32 pixels high and wide. If `pooled`, to `[batch, 4096]` float32,
-        what its last hidden layer gives.
+        A region is 32 pixels high and wide. If `pooled`, the result is the output of
+        the last hidden layer, `[batch, 4096]` float32.
         """
         x = layers.normalize_imagenet(image, self.dtype)
         for i, (count, features) in enumerate(zip(CONVOLUTIONS, _WIDTHS, strict=True)):
@@ -49,7 +49,7 @@ class VGG19(nn.Module):
 
     def _hidden(self, x):
         x = _adaptive_average(x, _HIDDEN_GRID)
-        # The order in which PyTorch lays the map out.
+        # PyTorch flattens the map in this order.
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         for i in range(HIDDEN_LAYERS):
             layer = nn.Dense(POOLED_FEATURES, dtype=self.dtype, name=f"hidden_{i}")
@@ -73,13 +73,13 @@ class _Convolution(nn.Module):
 
 
 def _adaptive_average(x, size):
-    """Averages a map to `size` rows and columns, whatever it has, as PyTorch does."""
+    """Averages a map to `size` rows and columns, as PyTorch's adaptive pooling does."""
     rows, columns = (_averages(length, size, x.dtype) for length in x.shape[1:3])
     return jnp.einsum("rh,bhwd,cw->brcd", rows, x, columns)
 
 
 def _averages(length, size, dtype):
-    """`[size, length]`: which of `length` go into each average."""
+    """Returns `[size, length]`: the weight of each input in each average."""
     weights = np.zeros((size, length))
     for i in range(size):
         start, end = i * length // size, -(-(i + 1) * length // size)

@@ -1,1 +1,1 @@
-"""What computes a definition faster on one platform, beside the plain definition."""
+"""Fast forms of functions, each beside the plain form that it must equal."""

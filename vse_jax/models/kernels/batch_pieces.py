@@ -1,7 +1,7 @@
-"""Applying a backbone to a few photos at a time, where that is faster.
+"""Applies a backbone to a few photos at a time, where that is faster.
 
-On CPUs the maps of a few photos stay in the caches, those of a whole batch do not.
-Measured on two cores, images per second of EfficientNet-Lite0:
+On CPUs the feature maps of a few photos stay in the caches; those of a whole batch do
+not. Images per second of EfficientNet-Lite0, measured on two cores:
 
 | photos at a time | batch of 16 | batch of 128 |
 | ---------------- | ----------: | -----------: |
@@ -10,7 +10,7 @@ Measured on two cores, images per second of EfficientNet-Lite0:
 | 4                |          54 |           68 |
 | 1                |          53 |           54 |
 
-The products of ResNets and VGG are large enough to be as fast or faster at once.
+ResNets and VGG have larger products. They are as fast or faster with the whole batch.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,13 @@ from vse_jax.models.kernels.platforms import per_platform
 def apply_in_pieces(
     backbone: nn.Module, photos: int
 ) -> Callable[[dict, jax.Array], jax.Array]:
-    """Returns what computes `backbone.apply`, on CPUs a few photos at a time.
+    """Returns a function equal to `backbone.apply`, in pieces of the batch on CPUs.
 
     Args:
-      backbone: maps `[batch, height, width, 3]` to `[batch, ...]`, each photo on its
-        own, and updates no statistics.
-      photos: at a time; as many as divide the batch, if that does not. 0 takes all.
+      backbone: maps `[batch, height, width, 3]` to `[batch, ...]`, each photo
+        independently, and updates no statistics.
+      photos: maximum number of photos in a piece; 0 for the whole batch. A piece has
+        the largest number that divides the batch.
 
     Returns:
       A function of the backbone's variables and the photos.

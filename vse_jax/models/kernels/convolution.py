@@ -1,7 +1,7 @@
-"""Convolutions, each in the form that the platform computes fastest.
+"""Convolutions, each in the form that is fastest on the platform.
 
-XLA's own is good on TPUs and GPUs. On CPUs it is slow where the channels are in groups.
-Measured on two cores, in milliseconds, beside PyTorch's:
+XLA's convolution is fast on TPUs and GPUs. On CPUs it is slow for grouped channels.
+Milliseconds, measured on two cores:
 
 | input, kernel                                 | XLA | here | PyTorch |
 | --------------------------------------------- | --: | ---: | ------: |
@@ -21,14 +21,14 @@ import jax.numpy as jnp
 
 from vse_jax.models.kernels.platforms import per_platform
 
-# Zeros above and below, left and right.
+# Zeros (above, below), (left, right).
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-# Convolutions of fewer channels than this do not fill the processor's vectors.
+# Convolutions with fewer input channels do not fill the processor's vectors.
 _JOINED_CHANNELS = 32
 
 
-# Compiled by itself, it is traced once for all layers that are alike.
+# Because of its own `jit`, it is traced once for all layers of the same shapes.
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def convolve(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int = 1
@@ -38,12 +38,12 @@ def convolve(
     Args:
       x: `[batch, height, width, channels]`.
       kernel: `[rows, columns, channels / groups, features]`.
-      stride: of the rows and the columns.
-      padding: how many zeros go around the map.
-      groups: of channels that are convolved among themselves.
+      stride: of rows and columns.
+      padding: number of zeros on each side of the map.
+      groups: number of groups of channels, which are convolved separately.
 
     Returns:
-      `[batch, new height, new width, features]`, of the type of `x`.
+      `[batch, new height, new width, features]`, with the dtype of `x`.
     """
     if kernel.shape[:2] == (1, 1) and groups == 1:
         return _product(x, kernel, stride)
@@ -52,8 +52,8 @@ def convolve(
     return _grouped(x, kernel, stride, padding, groups)
 
 
-# Its gradient is written out, or else both forms would keep what their gradients need:
-# of the sum of shifted products, a copy of the map for every pixel of the kernel.
+# With automatic differentiation, the residuals of both forms would be stored. Those of
+# the sum of shifted products are a copy of the map for each pixel of the kernel.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _grouped(x, kernel, stride, padding, groups):
     on_cpu = _shifted_products if _is_depthwise(kernel, groups) else _few_groups
@@ -99,7 +99,7 @@ def _cotangents(function, x, kernel, cotangent):
 def plain_convolution(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int = 1
 ) -> jax.Array:
-    """XLA's own convolution, which the other forms must equal; see `convolve`."""
+    """XLA's convolution, which the other forms must equal; see `convolve`."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -111,17 +111,17 @@ def plain_convolution(
 
 
 def _product(x, kernel, stride):
-    """A convolution of single pixels, as a product of matrices."""
+    """Computes a 1x1 convolution as a matrix product."""
     x = x[:, ::stride, ::stride]
     product = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
     return product.reshape(*x.shape[:-1], -1)
 
 
 def _shifted_products(x, kernel, stride, padding):
-    """A depthwise convolution as a sum over the pixels of its kernel."""
+    """Computes a depthwise convolution as a sum over the pixels of its kernel."""
     rows, columns = kernel.shape[:2]
-    # Without the barrier the padding, and what comes before it, would be computed for
-    # every pixel of the kernel anew.
+    # Without the barrier, XLA would compute the padding and the operations before it
+    # again for each pixel of the kernel.
     x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
     return sum(
         _shifted(x, i, j, (rows, columns), stride) * kernel[i, j, 0]
@@ -131,7 +131,7 @@ def _shifted_products(x, kernel, stride, padding):
 
 
 def _shifted_products_cotangents(x, kernel, cotangent, stride, padding):
-    """The gradients of `_shifted_products` with respect to the map and the kernel."""
+    """Returns the cotangents of the map and the kernel of `_shifted_products`."""
     rows, columns = kernel.shape[:2]
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     padded, cotangent = jax.lax.optimization_barrier((padded, cotangent))
@@ -142,10 +142,10 @@ def _shifted_products_cotangents(x, kernel, cotangent, stride, padding):
         )
         return jnp.sum(shifted * cotangent, axis=(0, 1, 2), dtype=jnp.float32)
 
-    # A loop, for XLA takes seconds to compile so many sums at once.
+    # A loop, because XLA takes seconds to compile so many unrolled sums.
     kernel_cotangent = jax.lax.map(kernel_cotangent_at, jnp.arange(rows * columns))
-    # The gradient of the map is the cotangent convolved with the kernel turned round,
-    # with zeros where the stride left pixels out.
+    # The cotangent of the map is the output's cotangent, with zeros between its pixels
+    # for the stride, convolved with the reversed kernel.
     spread = [
         _spreading(*lengths, kernel_length, before, stride)
         for *lengths, kernel_length, (before, _) in zip(
@@ -160,14 +160,14 @@ def _shifted_products_cotangents(x, kernel, cotangent, stride, padding):
 
 
 def _spreading(length, out_length, kernel_length, before, stride):
-    """Zeros before, after and between the cotangent's rows, or columns."""
+    """Returns the number of zeros before, after and between rows (or columns)."""
     low = kernel_length - 1 - before
     spread_length = (out_length - 1) * stride + 1
     return low, length + kernel_length - 1 - low - spread_length, stride - 1
 
 
 def _shifted(x, i, j, size, stride):
-    """What the pixel at row `i`, column `j` of the kernel meets."""
+    """Returns the pixels of the map that pixel `(i, j)` of the kernel multiplies."""
     bottom, right = (
         start + length - kernel_length + 1
         for start, length, kernel_length in zip((i, j), x.shape[1:3], size, strict=True)
@@ -176,16 +176,16 @@ def _shifted(x, i, j, size, stride):
 
 
 def _shifted_dynamically(x, i, j, shape, stride):
-    """The same where `i` and `j` are computed; `shape` is of what comes out."""
+    """Like `_shifted`, with traced `i` and `j`; `shape` is that of the result."""
     batch, height, width, channels = shape
     size = (batch, (height - 1) * stride + 1, (width - 1) * stride + 1, channels)
     return jax.lax.dynamic_slice(x, (0, i, j, 0), size)[:, ::stride, ::stride]
 
 
 def _few_groups(x, kernel, stride, padding):
-    """A grouped convolution as several, each of a few groups joined.
+    """Computes a grouped convolution as several plain ones of a few groups each.
 
-    Between the groups that are joined the kernel is zero.
+    The kernel of a plain convolution is zero between different groups.
     """
     rows, columns, inputs, features = kernel.shape
     channels = x.shape[-1]

@@ -1,21 +1,21 @@
 """The recurrence of a GRU over sequences of different lengths, without padding.
 
-`scanned_states` is the plain form: one step of all sequences after the other, masked.
-`packed_states` equals it, with its gradients, and computes no padding. Of 128 captions
-of COCO that are padded to 24 tokens, about half of the tokens are padding. With the
-packed form, the whole training step is 1.3 times as fast as PyTorch's on two CPU cores
+`scanned_states` is the plain form: a scan over time steps, masked. `packed_states` has
+equal values and gradients but does not compute padding. When 128 captions of COCO are
+padded to 24 tokens, about half of the tokens are padding. With the packed form, the
+whole training step is 1.3 times as fast as PyTorch's on two CPU cores
 (`python -m benchmarks.train_step`).
 
-What depends on the inputs alone is one product over all time steps, made before the
-recurrence; only the product with the state is inside of it. The derivative is written
-by hand so that the kernels' gradients are large products after the backward recurrence
-rather than sums that are carried through it.
+The packed form differs from the scan in three ways:
 
-Padding is not computed. Sequences come sorted by length, so that those which still run
-at a time step are the first ones. The steps of all sequences are packed, one time step
-behind the other, `offset[t]` being where step `t` begins: both recurrences stop at the
-longest sequence, and every product takes only the rows that exist, rounded up to one of
-a few sizes since shapes are static.
+- Sequences are sorted by length, so the sequences that still run at a time step are the
+  first rows. Both recurrences stop at the end of the longest sequence.
+- Time steps are packed one after the other without padding; step `t` begins at row
+  `offset[t]`. The product with the inputs is one product over all packed rows, before
+  the recurrence. Shapes are static, so each product takes its rows rounded up to one of
+  a few sizes.
+- The derivative is written by hand. The gradients of the kernels are large products
+  after the backward recurrence instead of sums that it carries.
 """
 
 import functools
@@ -24,16 +24,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Sizes that a product's rows are rounded up to: multiples of so many sequences inside
-# the recurrence, and so many parts of all packed rows outside of it.
+# Inside the recurrence, a product's rows are rounded up to a multiple of `ROW_BLOCK`;
+# outside, to a multiple of one `PACKED_PARTS`th of all packed rows.
 ROW_BLOCK = 8
 PACKED_PARTS = 8
-# Smaller states than that are not worth the time to compile a product of each size.
+# With smaller states, compiling a product of each size takes longer than it saves.
 SMALLEST_HIDDEN = 256
 
 
 class GRUWeights(NamedTuple):
-    """Parameters of one direction: gates `r`, `z`, `n`, one behind the other."""
+    """Parameters of one direction; the gates `r`, `z`, `n` are concatenated."""
 
     input_kernel: jax.Array  # [dim, 3 hidden]
     input_bias: jax.Array  # [3 hidden]
@@ -48,9 +48,9 @@ def scanned_states(
 
     Args:
       inputs: `[batch, time, dim]` float32.
-      weights: of the direction.
+      weights: parameters.
       lengths: `[batch]` int32, in any order.
-      reverse: run from each sequence's last step to its first.
+      reverse: whether to run from each sequence's last step to its first.
 
     Returns:
       States `[batch, time, hidden]` float32, zero beyond each sequence's end.
@@ -75,12 +75,12 @@ def scanned_states(
 
 
 class _Packing(NamedTuple):
-    """Where the steps of `[batch, time]` are in `[time * batch]` packed rows."""
+    """Positions of the steps of `[batch, time]` in `[time * batch]` packed rows."""
 
     lengths: jax.Array  # [batch], descending
-    active: jax.Array  # [time + 1], sequences that run at each step
+    active: jax.Array  # [time + 1], number of sequences that run at each step
     offset: jax.Array  # [time], packed row of each step's first sequence
-    total: jax.Array  # [], packed rows that exist
+    total: jax.Array  # [], number of packed rows that are used
 
     @classmethod
     def create(cls, lengths, time):
@@ -89,7 +89,7 @@ class _Packing(NamedTuple):
         return cls(lengths, active, offset, active.sum())
 
     def pack(self, array):
-        """`[batch, time, dim]` to `[time * batch, dim]`, zeros beyond `total`."""
+        """Maps `[batch, time, dim]` to `[time * batch, dim]`, zero beyond `total`."""
         batch, time, dim = array.shape
         row = jnp.arange(time * batch)
         step = jnp.searchsorted(self.offset, row, side="right") - 1
@@ -98,7 +98,7 @@ class _Packing(NamedTuple):
         return jnp.where((row < self.total)[:, None], packed, 0)
 
     def unpack(self, packed):
-        """The inverse of `pack`, with zeros beyond each sequence's end."""
+        """Inverts `pack`, with zeros beyond the end of each sequence."""
         batch, time = len(self.lengths), len(self.offset)
         row = self.offset + jnp.arange(batch)[:, None]
         exists = jnp.arange(time) < self.lengths[:, None]
@@ -117,9 +117,9 @@ def packed_states(
 
     Args:
       inputs: `[batch, time, dim]`.
-      weights: of the direction, float32.
+      weights: parameters, float32.
       lengths: `[batch]` int32, in descending order.
-      reverse: run from each sequence's last step to its first.
+      reverse: whether to run from each sequence's last step to its first.
       dtype: of the products; the state itself is float32.
 
     Returns:
@@ -199,7 +199,7 @@ def _recurrence_backward(reverse, dtype, residuals, states_cotangent):
     to_inputs = _packed_product(
         to_projected, weights.input_kernel.T, packing, dtype, hidden
     )
-    # Inputs and state have the same cotangents at r and z; they differ at n.
+    # The products with inputs and state have equal cotangents at r and z, but not at n.
     to_rz = to_projected[:, : 2 * hidden]
     to_input_bias = to_projected.sum(0)
     to_kernel = (
@@ -231,14 +231,14 @@ def _is_active(packing, t):
 
 
 def _continued(packing, t, reverse):
-    """How many sequences have a state already when step `t` is run."""
+    """Returns the number of sequences of step `t` that have a previous state."""
     if reverse:
         return packing.active[t + 1]
     return jnp.where(t == 0, 0, packing.active[t])
 
 
 def _empty(widths, batch, time):
-    """Packed buffers of zeros, with room for a last step of all sequences."""
+    """Returns packed buffers of zeros, with room for one more step of the batch."""
     return tuple(jnp.zeros((time * batch + batch, width)) for width in widths)
 
 
@@ -247,7 +247,7 @@ def _with_room(packed, batch):
 
 
 def _read(packed, packing, t):
-    """Step `t` of all sequences; the rows of those that do not run are of others."""
+    """Returns step `t`; rows of sequences that do not run contain other steps."""
     batch = len(packing.lengths)
     return jax.lax.dynamic_slice_in_dim(packed, packing.offset[t], batch)
 
@@ -271,7 +271,7 @@ def _product(a, b, dtype):
 
 
 def _row_product(a, kernel, rows, dtype):
-    """`a @ kernel` for the first `rows` rows, rounded up; the rest is zero."""
+    """Returns `a @ kernel` of the first `rows` rows, rounded up; the rest is zero."""
 
     def product(a):
         return _product(a, kernel, dtype)
@@ -281,7 +281,7 @@ def _row_product(a, kernel, rows, dtype):
 
 
 def _packed_product(packed, kernel, packing, dtype, hidden, room=0):
-    """`packed @ kernel` with `room` more rows; zero where there are no packed rows."""
+    """Returns `packed @ kernel`, followed by `room` rows; zero in unused rows."""
 
     def product(packed):
         return _product(packed, kernel, dtype)
@@ -292,7 +292,7 @@ def _packed_product(packed, kernel, packing, dtype, hidden, room=0):
 
 
 def _packed_inner(a, b, packing, dtype, hidden):
-    """`a.T @ b` over the packed rows that exist."""
+    """Returns `a.T @ b` over the packed rows that are used."""
 
     def product(a, b):
         return _product(a.T, b, dtype)
@@ -307,9 +307,9 @@ def _packed_block(packed, hidden):
 
 
 def _on_first_rows(function, arrays, rows, block, padded_size=None):
-    """Calls `function` with the first rows of `arrays`: a multiple of `block`.
+    """Calls `function` with the first `rows` of `arrays`, rounded up to `block` rows.
 
-    What it returns is padded with zeros to `padded_size` rows, if that is given.
+    The result is padded with zeros to `padded_size` rows, if that is given.
     """
     size = len(arrays[0])
 

@@ -1,9 +1,9 @@
-"""The sum of values weighted by their ranks, which generalized pooling needs.
+"""The sum of values weighted by their ranks, for generalized pooling.
 
-`sorted_sum` is the plain definition. `ranked_sum` equals it and is faster on every
-platform: a rank is a count of pairwise comparisons, and the gradient is a look-up. The
-compiler's estimate for 36 regions on a TPU v5e is 0.74 ms against 0.70 ms for a sort,
-with less than half the bytes moved.
+`sorted_sum` is the plain form. `ranked_sum` equals it. Its ranks are counts of pairwise
+comparisons, and its gradient is a lookup. This is many times faster than a sort on CPUs
+and about as fast on TPUs: for 36 regions on a TPU v5e, the compiler estimates 0.74 ms,
+and 0.70 ms for a sort, which moves more than twice as many bytes.
 """
 
 import functools
@@ -16,12 +16,12 @@ _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def sorted_sum(vectors: jax.Array, weights: jax.Array, count: jax.Array) -> jax.Array:
-    """Sorts each dimension in descending order and sums with weights.
+    """Sorts each dimension in descending order and returns the weighted sum.
 
     This is the plain form that `ranked_sum` must equal.
 
     Args:
-      vectors: `[batch, length, dim]`; only the first `count` of each row take part.
+      vectors: `[batch, length, dim]`; only the first `count` of each row are used.
       weights: `[batch, length]`, the weight of each rank.
       count: `[batch]` int32.
 
@@ -35,12 +35,12 @@ def sorted_sum(vectors: jax.Array, weights: jax.Array, count: jax.Array) -> jax.
 
 @jax.custom_vjp
 def ranked_sum(vectors: jax.Array, weights: jax.Array, count: jax.Array) -> jax.Array:
-    """Sums each dimension's values, each weighted by its rank among them.
+    """Returns the sum of each dimension's values, weighted by their ranks.
 
-    Equal to `sorted_sum`. Of equal values, the first has the lower rank.
+    Equal to `sorted_sum`. If values are equal, the first has the lower rank.
 
     Args:
-      vectors: `[batch, length, dim]`; only the first `count` of each row take part.
+      vectors: `[batch, length, dim]`; only the first `count` of each row are used.
       weights: `[batch, length]`, the weight of each rank.
       count: `[batch]` int32.
 
@@ -69,24 +69,24 @@ def _ranked_sum_backward(residuals, cotangent):
     def zeros():
         return jnp.zeros(rank.shape, cotangent.dtype)
 
-    # Several products want this gradient. What is behind a condition, if one that
-    # always holds, XLA does not fuse into each of them to be computed anew.
+    # Several products use this gradient. XLA would fuse it into each of them and
+    # compute it again. It does not fuse across a condition, even one that always holds.
     return jax.lax.cond(exists.any(), to_vectors, zeros), to_weights, None
 
 
 ranked_sum.defvjp(_ranked_sum_forward, _ranked_sum_backward)
 
 
-# Below, sums over the vectors are unrolled: XLA makes one loop of each, whose body is
-# comparisons and selections in registers. Gathers, scatters and sorts are many times
-# slower, on accelerators too.
+# The loops over vectors below are unrolled, so XLA compiles each to one loop of
+# comparisons and selections in registers. Gathers and scatters are many times slower,
+# also on accelerators.
 
 
 def _descending_rank(values):
-    """Rank of each of `[batch, length, dim]` along `length`, 0 for the largest."""
+    """Returns ranks of `[batch, length, dim]` along `length`, 0 for the largest."""
     length = values.shape[1]
     index = jnp.arange(length)[:, None]
-    # Small integers keep the count in few registers: half the time of int32.
+    # Small integers keep the counts in few registers and take half the time of int32.
     dtype = jnp.int8 if length <= 127 else jnp.int32
     rank = jnp.zeros(values.shape, dtype)
     for i in range(length):
@@ -97,7 +97,7 @@ def _descending_rank(values):
 
 
 def _put_by_rank(values, rank):
-    """Moves each of `[batch, length, dim]` to where its rank says."""
+    """Moves each value of `[batch, length, dim]` to the position of its rank."""
     place = jnp.arange(values.shape[1], dtype=rank.dtype)[:, None]
     result = jnp.zeros_like(values)
     for i in range(values.shape[1]):
@@ -107,7 +107,7 @@ def _put_by_rank(values, rank):
 
 
 def _look_up(weights, rank):
-    """`weights[b, rank[b, i, d]]` of `[batch, length]`, `[batch, length, dim]`."""
+    """Returns `weights[b, rank[b, i, d]]`, `[batch, length, dim]`."""
     candidates = [weights[:, i, None, None] for i in range(weights.shape[1])]
     bits = rank
     while len(candidates) > 1:  # each bit of the rank halves them

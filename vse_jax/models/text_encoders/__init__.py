@@ -1,8 +1,9 @@
 """Text encoders: from the tokens of captions to embeddings.
 
-An encoder is a Flax module that takes `vocabulary_size`, `word_dim`, `embed_dim` and
-`dtype` and maps a batch with `tokens [batch, time]` int32 and `token_count [batch]` to
-`[batch, embed]` float32, not normalized.
+An encoder is a Flax module with the attributes `vocabulary_size`, `word_dim`,
+`embed_dim`, `dtype` and `pooling`, in this order. It maps a batch, with int32
+`tokens [batch, time]` and `token_count [batch]`, to `[batch, embed]` float32, not
+normalized.
 """
 
 from vse_jax.models.text_encoders.recurrent import (

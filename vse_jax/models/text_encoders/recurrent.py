@@ -1,4 +1,4 @@
-"""Recurrent text encoders: word embeddings, a GRU, and one vector of its states."""
+"""Recurrent text encoders: word embeddings and a GRU with pooled states."""
 
 import flax.linen as nn
 import jax
@@ -10,14 +10,14 @@ from vse_jax.models.pooling import POOLINGS
 
 
 class RecurrentEncoder(nn.Module):
-    """Embeds words and lets `pool_states` make one vector of each caption.
+    """Base class that embeds words; `pool_states` maps them to one vector per caption.
 
     Attributes:
       vocabulary_size: number of different tokens.
       word_dim: dimensions of a word's embedding.
       embed_dim: dimensions of the caption's embedding.
       dtype: of the arithmetic; the pooling is in float32.
-      pooling: of the states, one of `pooling.POOLINGS`, where there is a choice.
+      pooling: of the states, one of `pooling.POOLINGS`; `GRUEncoder` ignores it.
     """
 
     vocabulary_size: int
@@ -32,8 +32,8 @@ class RecurrentEncoder(nn.Module):
 
         The result is float32 and not normalized.
         """
-        # The recurrence takes the longest caption first. Reordering token ids and
-        # embeddings of captions is cheap, unlike anything in between.
+        # The recurrence needs captions sorted by length, the longest first. Reordering
+        # token ids and final embeddings is cheaper than reordering words or states.
         longest_first = jnp.argsort(-batch["token_count"])
         tokens = jnp.take(batch["tokens"], longest_first, axis=0)
         token_count = jnp.take(batch["token_count"], longest_first)
@@ -51,7 +51,7 @@ class RecurrentEncoder(nn.Module):
 
 
 class GRUEncoder(RecurrentEncoder):
-    """The last state of a GRU in one direction (VSE++)."""
+    """Embeds a caption by the last state of a GRU (VSE++)."""
 
     @nn.compact
     def pool_states(self, words: jax.Array, token_count: jax.Array) -> jax.Array:
@@ -61,7 +61,7 @@ class GRUEncoder(RecurrentEncoder):
 
 
 class BidirectionalGRUEncoder(RecurrentEncoder):
-    """A GRU in both directions and a pooling of its states (VSE-infinity, RVSE++)."""
+    """Pools the states of a bidirectional GRU (VSE-infinity, RVSE++)."""
 
     @nn.compact
     def pool_states(self, words: jax.Array, token_count: jax.Array) -> jax.Array:
