@@ -230,7 +230,7 @@ def _sharding(devices: Sequence[jax.Device]) -> NamedSharding:
 
 
 def _compiler_options():
-    """What XLA is told beyond its defaults."""
+    """Returns options of the XLA compiler that differ from its defaults."""
     if jax.default_backend() != "cpu":
         return None
     # Not YNNPACK for products of matrices: Eigen is about a fifth faster, and up to
