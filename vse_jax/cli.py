@@ -260,9 +260,12 @@ def _given_config(argv):
 
 def _mistake(error, argv):
     """One line; the message may hold a stack trace, or not name the file."""
+    path = _given_config(argv) or "without --config"
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]  # of an unknown option: its KeyError
-    text = str(error.args[0] if isinstance(error, KeyError) else error)
+    text = str(error)
+    if isinstance(error, KeyError):
+        text = f"there is no option {text}; configs/common.py documents all options"
     if isinstance(error, flags.Error) and "Traceback" not in text:
         return " ".join(text.split())
     if isinstance(error, OSError) or "Traceback" in text:
@@ -270,7 +273,7 @@ def _mistake(error, argv):
     indexed = [a.partition("=")[0] for a in argv if re.match(r"--config\.[^=]*\[", a)]
     if isinstance(error, IndexError) and indexed:
         text = f"{' or '.join(indexed)} does not exist; the tuple has fewer items"
-    return f"{_given_config(argv)}: {' '.join(text.split())}"
+    return f"{path}: {' '.join(text.split())}"
 
 
 def _run(argv):
@@ -299,5 +302,7 @@ def _interrupted():
 
 
 def _fail(message):
+    # A value of an option may be of any length.
+    message = re.sub(r"(\S{200})\S{200,}(\S{100})", r"\1...\2", message)
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -3,6 +3,8 @@
 import json
 import logging
 
+import numpy as np
+
 from vse_jax import files, parallel, run_config
 from vse_jax.checkpoint import Checkpoints, Restored
 from vse_jax.data.datasets import extracted_features
@@ -47,7 +49,7 @@ def evaluate(
     experiment = create_experiment(config, vocabulary)
     _check_dimensions(experiment, restored)
     split = split or default_split(experiment)
-    _check_dataset(experiment, restored.run, workdir, split)
+    _check_dataset(experiment, restored, workdir, split)
     experiment.log_unknown_words(split)
 
     evaluation = Evaluator(experiment).evaluate(
@@ -72,12 +74,14 @@ def default_split(experiment: Experiment) -> str:
     return data.validation_split
 
 
-def _check_dataset(experiment, run, workdir, split):
+def _check_dataset(experiment, restored, workdir, split):
     """Refuses a split that changed since the training, and features of another kind.
 
     Data that the user names explicitly may differ, which is logged.
     """
+    run = restored.run
     _check_extraction(experiment, run)
+    _check_pca(experiment, restored)
     remembered = (run.get("dataset") or {}).get("splits", {}).get(split)
     found = experiment.identity.summary()["splits"].get(split)
     if experiment.config.data.vocabulary == "checkpoint" or not remembered:
@@ -124,6 +128,25 @@ def _check_extraction(experiment, run):
         )
 
 
+def _check_pca(experiment, restored):
+    """Refuses features of another PCA: equal options fit another on other photos."""
+    trained_on, found = restored.pca, experiment.pca_arrays()
+    if not trained_on or not found or not restored.run.get("extraction"):
+        return
+    same = trained_on.keys() == found.keys() and all(
+        array.shape == found[name].shape
+        and np.allclose(array, found[name], rtol=1e-2, atol=1e-3)
+        for name, array in trained_on.items()
+    )
+    if not same:
+        raise InputError(
+            f"{experiment.builder.data_dir}: its features were projected with another "
+            "PCA than those of the training, as it was fitted on other photos; copy "
+            "pca.npz of the training's features to the new folder of features before "
+            "you extract, or extract and train without config.extract.pca_dim"
+        )
+
+
 def _restore(checkpoints: Checkpoints, workdir: str, checkpoint: str) -> Restored:
     steps = checkpoints.steps()
     if not steps:
@@ -132,7 +155,7 @@ def _restore(checkpoints: Checkpoints, workdir: str, checkpoint: str) -> Restore
             "--workdir"
         )
     if checkpoint.isdecimal():
-        if int(checkpoint) not in steps:
+        if checkpoint not in map(str, steps):
             raise InputError(
                 f"{workdir} has no checkpoint of step {checkpoint}; "
                 f"--checkpoint may be {', '.join(map(str, steps))}, best or latest"
