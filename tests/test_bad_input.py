@@ -47,7 +47,14 @@ def refused(action, *arguments):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([f"--config={programs.CONFIG}", "--config.batchsize=3"], ["batchsize"]),
+        (
+            [f"--config={programs.CONFIG}", "--config.batchsize=3"],
+            ["no option", "batchsize", "f8k_rvse.py"],
+        ),
+        (
+            ["--mode=eval", "--workdir=x", "--config.batchsize=3"],
+            ["no option", "batchsize", "without --config"],
+        ),
         (
             [f"--config={programs.CONFIG}", "--config.batch_size=abc"],
             ["batch_size", "abc"],
@@ -96,6 +103,18 @@ def test_config_file(content, word, tmp_path):
 
 
 # Invalid options.
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--config", programs.CONFIG, f"--config.data.builder={'x' * 100_000}"],
+        ["--config", programs.CONFIG, f"--mode={'x' * 100_000}"],
+        ["--mode=eval", f"--workdir=/{'x' * 100_000}"],
+    ],
+)
+def test_long_values_are_shortened(options, tmp_path):
+    assert len(programs.refusal(programs.run(*options, cwd=tmp_path))) < 1000
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,26 @@ def test_default_split_is_the_test_split_if_there_is_one(config, splits, expecte
     info = types.SimpleNamespace(splits=splits)
     made = Experiment(config, types.SimpleNamespace(info=info), None)
     assert evaluate.default_split(made) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "same"),
+    [
+        ({}, True),  # features as they are are compared by their description
+        ({"mean": np.ones(4), "components": np.eye(4, 2)}, True),
+        ({"mean": np.ones(4) + 1e-6, "components": np.eye(4, 2)}, True),
+        ({"mean": np.ones(4), "components": np.eye(4, 2)[::-1]}, False),
+        ({"mean": np.ones(5), "components": np.eye(5, 2)}, False),
+    ],
+)
+def test_features_of_another_pca_are_refused(found, same):
+    trained_on = {"mean": np.ones(4), "components": np.eye(4, 2)}
+    restored = types.SimpleNamespace(pca=trained_on, run={"extraction": {"pool": 0}})
+    experiment = types.SimpleNamespace(
+        builder=types.SimpleNamespace(data_dir="features"), pca_arrays=lambda: found
+    )
+    if same:
+        evaluate._check_pca(experiment, restored)
+        return
+    with pytest.raises(InputError, match=r"^features: .*another PCA.*pca\.npz"):
+        evaluate._check_pca(experiment, restored)

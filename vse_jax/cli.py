@@ -10,6 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN logs a notice
 
 import argparse
+import contextlib
 import logging
 import pathlib
 import re
@@ -88,9 +89,8 @@ def _evaluate(config, workdir):
     overrides = {}
     if FLAGS.config is not None:
         overrides = config_flags.get_override_values(FLAGS["config"])
-    if config is None:  # use that of the checkpoint
-        saved = read_description(workdir, FLAGS.checkpoint)
-        config = run_config.merge(saved["config"], overrides)
+    saved = read_description(workdir, FLAGS.checkpoint)
+    config = run_config.merge(saved["config"], overrides)
     with _hosts(config, workdir):
         from vse_jax import evaluate
 
@@ -140,12 +140,14 @@ MODES = {
 }
 
 
+@contextlib.contextmanager
 def _hosts(config, workdir, *, preemptible=False):
-    """Sets up JAX and returns a context in which all hosts fail together."""
+    """Sets up JAX; within the context, all hosts fail together."""
     from vse_jax import host_connection, parallel
 
-    parallel.set_up(config, workdir, preemptible=preemptible)
-    return host_connection.failing_together()
+    with host_connection.failing_together():
+        parallel.set_up(config, workdir, preemptible=preemptible)
+        yield
 
 
 def _has_config_file():
@@ -273,11 +275,12 @@ def _mistake(error, argv):
 
     The error's own message may contain a stack trace and may not name the file.
     """
+    path = _given_config(argv) or "without --config"
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]  # an unknown option's KeyError is wrapped
     text = str(error)
     if isinstance(error, KeyError):
-        text = f"there is no option {error.args[0]}; configs/common.py lists all"
+        text = f"there is no option {text}; configs/common.py documents all options"
     if isinstance(error, flags.Error) and "Traceback" not in text:
         return " ".join(text.split())
     if isinstance(error, OSError) or "Traceback" in text:
@@ -285,7 +288,7 @@ def _mistake(error, argv):
     indexed = [a.partition("=")[0] for a in argv if re.match(r"--config\.[^=]*\[", a)]
     if isinstance(error, IndexError) and indexed:
         text = f"{' or '.join(indexed)} does not exist; the tuple has fewer items"
-    return f"{_given_config(argv)}: {' '.join(text.split())}"
+    return f"{path}: {' '.join(text.split())}"
 
 
 def _run(argv):
@@ -314,5 +317,7 @@ def _interrupted():
 
 
 def _fail(message):
+    # A value of an option may be of any length.
+    message = re.sub(r"(\S{200})\S{200,}(\S{100})", r"\1...\2", message)
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)

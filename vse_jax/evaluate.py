@@ -3,6 +3,8 @@
 import json
 import logging
 
+import numpy as np
+
 from vse_jax import files, parallel, run_config
 from vse_jax.checkpoint import Checkpoints, Restored
 from vse_jax.data.datasets import extracted_features
@@ -15,6 +17,13 @@ from vse_jax.experiment import Experiment, create_experiment
 from vse_jax.models.vse import content_dim
 
 logger = logging.getLogger(__name__)
+
+# Photos of other datasets may be extracted in the same way.
+_FREE_IN_EXTRACTION = (
+    "photos",
+    "config.data.builder",
+    "config.extract.shard_megabytes",
+)
 
 
 def evaluate(
@@ -48,7 +57,7 @@ def evaluate(
     experiment = create_experiment(config, vocabulary)
     _check_dimensions(experiment, restored)
     split = split or default_split(experiment)
-    _check_dataset(experiment, restored.run, workdir, split)
+    _check_dataset(experiment, restored, workdir, split)
     experiment.log_unknown_words(split)
 
     evaluation = Evaluator(experiment).evaluate(
@@ -73,17 +82,20 @@ def default_split(experiment: Experiment) -> str:
     return data.validation_split
 
 
-def _check_dataset(experiment, run, workdir, split):
+def _check_dataset(experiment, restored, workdir, split):
     """Checks that the split did not change since training, nor the kind of features.
 
     If the user names other data explicitly, a difference of the split is only logged.
     """
+    run = restored.run
     _check_extraction(experiment, run)
-    remembered = (run.get("dataset") or {}).get("splits", {}).get(split)
-    found = experiment.identity.summary()["splits"].get(split)
-    if experiment.config.data.vocabulary == "checkpoint" or not remembered:
+    _check_pca(experiment, restored)
+    remembered = (run.get("dataset") or {}).get("splits", {})
+    found = experiment.identity.summary()["splits"]
+    parts = [part for part in split.split("+") if part in remembered]
+    if experiment.config.data.vocabulary == "checkpoint":
         return
-    if not found or found == remembered:
+    if all(found.get(part) == remembered[part] for part in parts):
         return
     changed = experiment.difference(run, workdir)
     message = (
@@ -114,7 +126,7 @@ def _check_extraction(experiment, run):
     differing = [
         f"{option} was {trained_on.get(option)!r} and is {found.get(option)!r}"
         for option in sorted(trained_on.keys() | found.keys())
-        if option not in ("photos", "config.extract.shard_megabytes")
+        if option not in _FREE_IN_EXTRACTION
         and trained_on.get(option) != found.get(option)
     ]
     if differing:
@@ -122,6 +134,25 @@ def _check_extraction(experiment, run):
             f"{experiment.builder.data_dir}: its features were extracted with other "
             f"options than those of the training: {', '.join(differing)}; extract them "
             "with the same options"
+        )
+
+
+def _check_pca(experiment, restored):
+    """Refuses features of another PCA: equal options fit another on other photos."""
+    trained_on, found = restored.pca, experiment.pca_arrays
+    if not trained_on or not found or not restored.run.get("extraction"):
+        return
+    same = trained_on.keys() == found.keys() and all(
+        array.shape == found[name].shape
+        and np.allclose(array, found[name], rtol=1e-2, atol=1e-3)
+        for name, array in trained_on.items()
+    )
+    if not same:
+        raise InputError(
+            f"{experiment.builder.data_dir}: its features were projected with another "
+            "PCA than those of the training, as it was fitted on other photos; copy "
+            "pca.npz of the training's features to the new folder of features before "
+            "you extract, or extract and train without config.extract.pca_dim"
         )
 
 
@@ -133,7 +164,7 @@ def _restore(checkpoints: Checkpoints, workdir: str, checkpoint: str) -> Restore
             "--workdir"
         )
     if checkpoint.isdecimal():
-        if int(checkpoint) not in steps:
+        if checkpoint not in map(str, steps):
             raise InputError(
                 f"{workdir} has no checkpoint of step {checkpoint}; "
                 f"--checkpoint may be {', '.join(map(str, steps))}, best or latest"

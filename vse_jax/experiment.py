@@ -18,7 +18,7 @@ from vse_jax.data.identity import DatasetIdentity, identity_of
 from vse_jax.data.records import content_of, has_split
 from vse_jax.data.text import unknown_words
 from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, TrainingError
 from vse_jax.models.backbones import BACKBONES
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.vse import VSE, create_model
@@ -55,12 +55,34 @@ class Experiment:
             self.config,
             self.vocabulary,
             dataset=self.identity.summary(),
-            extraction=extracted_features.description(self.builder),
+            extraction=self._extraction,
         )
 
+    @functools.cached_property
+    def _extraction(self):
+        return extracted_features.description(self.builder)
+
+    @functools.cached_property
     def pca_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the arrays of the PCA that projected the features, if any."""
+        """The arrays of the PCA that projected the features; empty if there is none."""
         return extracted_features.pca_arrays(self.builder)
+
+    @functools.cached_property
+    def _files(self):
+        return identity.status_of(self.builder)
+
+    def check_not_replaced(self) -> None:
+        """Checks that the files of the dataset are those of the first call.
+
+        Raises:
+          TrainingError: if another program has replaced them.
+        """
+        if self._files != identity.status_of(self.builder):
+            raise TrainingError(
+                f"{self.builder.data_dir}: another program replaced the dataset while "
+                "it was in use; restore it and start again, or choose another "
+                "--workdir to train on the new data"
+            )
 
     def check_same_dataset(self, saved: dict | None, workdir: str) -> None:
         """Checks that a run is resumed on the dataset that it was trained on.

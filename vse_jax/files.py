@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Iterator
 
 from etils import epath
@@ -16,11 +17,24 @@ UNFINISHED = "incomplete."  # prefix of the name of a file that is being written
 
 
 @contextlib.contextmanager
-def unfinished(path: epath.Path) -> Iterator[epath.Path]:
-    """Yields a path to write to, which is renamed to `path` if the body succeeds."""
-    other = path.parent / f"{UNFINISHED}{path.name}"
-    yield other
-    other.replace(path)
+def unfinished(path: epath.Path, *, shared: bool = False) -> Iterator[epath.Path]:
+    """Yields a path to write to, which is renamed to `path` if the body succeeds.
+
+    Args:
+      path: of the file.
+      shared: whether several processes may write the file at the same time. Each then
+        writes a file of its own. Otherwise a file that a killed process left is
+        overwritten.
+    """
+    own = f".{uuid.uuid4().hex[:8]}" if shared else ""
+    other = path.parent / f"{UNFINISHED}{path.name}{own}"
+    try:
+        yield other
+        other.replace(path)
+    except BaseException:
+        if shared:
+            other.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

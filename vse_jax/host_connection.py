@@ -36,6 +36,10 @@ CONNECTION_DEFAULTS = {
 CONNECTION_OPTIONS = tuple(CONNECTION_DEFAULTS)
 CONNECTION_TIMEOUT = 300  # seconds within which all hosts must have started
 EXIT_CODE = 2
+# What JAX says of a host that does not answer.
+_LOST = re.compile(
+    "UNAVAILABLE|DEADLINE|ABORTED|CANCELLED|[Gg]loo|heartbeat|[Cc]onnection"
+)
 _FAILURE = "vse_jax/failure"
 _SEEN = "vse_jax/failure_seen"  # a folder: which hosts have read the failure
 _POLL_SECONDS = 1.0
@@ -166,8 +170,8 @@ def failing_together() -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
-        if _number_of_hosts() == 1:
+    except (Exception, KeyboardInterrupt) as error:
+        if _number_of_hosts() in (None, 1):
             raise
         _fail(_message(error))
 
@@ -175,7 +179,9 @@ def failing_together() -> Iterator[None]:
 def _message(error):
     if isinstance(error, ReportedError):
         return str(error)
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    if isinstance(error, KeyboardInterrupt):
+        return f"Ctrl-C on host {_number()}: completed work is kept"
+    if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)):
         return (
             f"the connection to another host was lost ({one_line(error)}); start the "
             "same command again on every host"

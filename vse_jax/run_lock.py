@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -140,7 +141,8 @@ def _in_use(path: epath.Path, owner: dict) -> InputError:
 def _lease(path: epath.Path) -> Iterator[None]:
     """Holds a lease; first waits to see whether an existing one is abandoned."""
     token = uuid.uuid4().hex
-    _acquire(path, token)
+    with _reporting(path.parent):
+        _acquire(path, token)
     stop = threading.Event()
     renewal = threading.Thread(
         target=_renew, args=(path, token, stop), name="lease", daemon=True
@@ -152,7 +154,8 @@ def _lease(path: epath.Path) -> Iterator[None]:
         stop.set()
         renewal.join()
         with contextlib.suppress(OSError):
-            path.unlink()
+            if (_read(path) or {}).get("token") == token:
+                path.unlink()
 
 
 def _acquire(path: epath.Path, token: str) -> None:
@@ -206,9 +209,18 @@ def _renew(path: epath.Path, token: str, stop: threading.Event) -> None:
     while not stop.wait(_RENEW_SECONDS):
         renewals += 1
         try:
+            owner = _read(path) or {}
+            if owner.get("token", token) != token:
+                _end_this_run(path, owner)
             _write(path, token, renewals)
         except Exception as error:  # the next renewal may succeed
             logger.warning("%s cannot be renewed (%s)", path, one_line(error))
+
+
+def _end_this_run(path: epath.Path, owner: dict) -> None:
+    """Ends a run that stalled until another one took over its workdir."""
+    print(f"error: {_in_use(path, owner)}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def _read(path: epath.Path) -> dict | None:

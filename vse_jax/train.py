@@ -83,6 +83,7 @@ def _sole_run(workdir):
 def _train(experiment, checkpoints, workdir) -> bool:
     training = Training(experiment, checkpoints, workdir)
     with reporting_writes(workdir):
+        experiment.check_not_replaced()
         experiment.write_identity(workdir)
         is_primary = parallel.is_primary_host()
         writer = create_writer(workdir, training.step, primary=is_primary)
@@ -275,7 +276,7 @@ class Training:
         writer.flush()
         state = parallel.unreplicate(self._state)
         self._check_finite(state)
-        run, pca = self._experiment.describe(), self._experiment.pca_arrays()
+        run, pca = self._experiment.describe(), self._experiment.pca_arrays
         self._checkpoints.save(state, run, metrics, pca)
 
     def _check_finite(self, state: TrainState) -> None:
@@ -290,6 +291,7 @@ class Training:
 
     def _evaluate(self, writer) -> dict[str, float]:
         split = self._config.data.validation_split
+        self._experiment.check_not_replaced()
         evaluation = self._evaluator.evaluate(self._state.variables, split)
         metrics = evaluation.metrics
         writer.write_scalars(
@@ -330,6 +332,7 @@ class Training:
         """Evaluates the best checkpoint on the test split and prints the report."""
         restored = self._checkpoints.restore(self._checkpoints.best_first())
         variables = parallel.replicate(restored.variables)
+        self._experiment.check_not_replaced()
         split = default_split(self._experiment)
         self._experiment.log_unknown_words(split)
         evaluation = self._evaluator.evaluate(variables, split)

@@ -87,7 +87,7 @@ def test_training_on_the_features_remembers_how_they_were_extracted(extracted):
     image_size = photos_config.data.image_size
     assert run["extraction"]["config.data.image_size"] == image_size
     stored = np.load(workdir / "features" / "pca.npz")
-    pca = experiment.pca_arrays()
+    pca = experiment.pca_arrays
     assert pca.keys() == set(stored.files)
     for name, array in pca.items():
         np.testing.assert_array_equal(array, stored[name])

@@ -147,7 +147,7 @@ def identity_of(builder: tfds.core.DatasetBuilder) -> DatasetIdentity:
       InputError: if the dataset cannot be read.
     """
     path = epath.Path(builder.data_dir) / _CACHE
-    status = json.dumps(_status(builder))
+    status = json.dumps(status_of(builder))
     cached = _load(path, status)
     if cached is not None:
         return cached
@@ -172,7 +172,7 @@ def read(path: epath.Path) -> DatasetIdentity | None:
 
 def write(identity: DatasetIdentity, path: epath.Path) -> None:
     """Writes an identity to a file atomically."""
-    with files.unfinished(path) as unfinished:
+    with files.unfinished(path, shared=True) as unfinished:
         unfinished.write_bytes(identity.to_bytes())
 
 
@@ -299,12 +299,16 @@ def _digest(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def _status(builder) -> list:
-    """Returns the name, size and time of each file with records."""
+def status_of(builder: tfds.core.DatasetBuilder) -> list:
+    """Returns the names, sizes and times of all files of a prepared dataset.
+
+    Raises:
+      InputError: if a file is missing or cannot be read.
+    """
     return [
-        [path.name, *files.size_and_time(path)]
-        for split in builder.info.splits.values()
-        for path in map(epath.Path, split.filepaths)
+        entry
+        for split in builder.info.splits
+        for entry in records.status_of_split(builder, split)
     ]
 
 
@@ -324,7 +328,7 @@ def _load(path: epath.Path, status: str) -> DatasetIdentity | None:
 
 def _save(identity: DatasetIdentity, path: epath.Path, status: str) -> None:
     try:
-        with files.unfinished(path) as unfinished:
+        with files.unfinished(path, shared=True) as unfinished:
             unfinished.write_bytes(status.encode() + b"\n" + identity.to_bytes())
     except OSError as error:
         logger.warning(

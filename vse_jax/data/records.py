@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from etils import epath
 
+from vse_jax import files
 from vse_jax.errors import InputError, one_line
 
 CONTENTS = ("regions", "image", "feature")
@@ -174,6 +176,23 @@ def unreadable(
         f"{builder.data_dir}: the split {split!r} cannot be read ({one_line(error)}); "
         "delete the folder and prepare the data again"
     )
+
+
+def status_of_split(builder: tfds.core.DatasetBuilder, split: str) -> list:
+    """Returns the name, size and time of each file of a split, or of a sum of splits.
+
+    Raises:
+      InputError: if a file is missing or cannot be read.
+    """
+    paths = [
+        epath.Path(path)
+        for part in split.split("+")
+        for path in builder.info.splits[part].filepaths
+    ]
+    try:
+        return [[path.name, *files.size_and_time(path)] for path in paths]
+    except OSError as error:
+        raise unreadable(builder, split, error) from error
 
 
 def parse_captions(

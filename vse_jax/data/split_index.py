@@ -90,17 +90,12 @@ def split_index(
     records.check_split(builder, split)
     path = epath.Path(builder.data_dir) / f"index-{split}-{tokenizer}.npz"
     # File sizes and modification times show whether the cache matches the records.
-    made_by = f"{_VERSION}, {tokenizers.describe(tokenizer)}, {_status(builder, split)}"
+    made_by = f"{_VERSION}, {tokenizers.describe(tokenizer)}, {records.status_of_split(builder, split)}"
     index = _load(path, made_by, images=builder.info.splits[split].num_examples)
     if index is None:
         index = _build(builder, split, tokenizer)
         _save(index, path, made_by)
     return index
-
-
-def _status(builder: tfds.core.DatasetBuilder, split: str) -> list:
-    paths = map(epath.Path, builder.info.splits[split].filepaths)
-    return [[path.name, *files.size_and_time(path)] for path in paths]
 
 
 def _build(builder: tfds.core.DatasetBuilder, split: str, tokenizer: str) -> SplitIndex:
@@ -182,7 +177,7 @@ def _save(index: SplitIndex, path: epath.Path, made_by: str) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     try:
-        with files.unfinished(path) as unfinished:
+        with files.unfinished(path, shared=True) as unfinished:
             unfinished.write_bytes(buffer.getbuffer())
     except OSError as error:
         logger.warning(

@@ -55,7 +55,7 @@ def write_report(
     if evaluation.fold_metrics:
         content["folds"] = config.data.folds
         content["fold_metrics"] = evaluation.fold_metrics
-    with files.unfinished(path) as unfinished:
+    with files.unfinished(path, shared=True) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2))
     return path
 

@@ -192,7 +192,8 @@ class Extraction:
             layout = self._config.extract.numpy_layout
             if layout:
                 layout = epath.Path(layout).expanduser()
-                numpy_export.export(builder, layout, self._captions_taken)
+                with reporting_writes(layout):
+                    numpy_export.export(builder, layout, self._captions_taken)
             self._report(builder, speed, layout)
         parallel.wait_for_hosts("completed the extraction")
 

@@ -73,6 +73,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         "model.embed_dim",
         "model.word_dim",
     )
+    _require(config, "data.folds", config.data.folds >= 0, "at least 0")
     _check_warmup(config)
     _check_photos(config)
     _check_image_size(config)

@@ -162,10 +162,10 @@ def check_same_run(
             "only be evaluated; choose another --workdir to train"
         )
     before, now = flatten(from_json(saved["config"])), flatten(config)
-    free = set(FREE_OPTIONS)
+    # The best checkpoint is chosen by scores that depend on these options.
+    free = set(FREE_OPTIONS) - {"data.crops", "data.validation_split"}
     if config.fine_tuning:
-        # A stage starts from the best checkpoint, which depends on these options.
-        free -= {"data.crops", "data.validation_split", "evaluate_every_epochs"}
+        free.remove("evaluate_every_epochs")  # a stage starts from the best checkpoint
     else:
         free.add("epochs")  # no stage follows, so training can be extended
     differing = [
