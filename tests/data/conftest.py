@@ -1,4 +1,4 @@
-"""A small prepared dataset of any content, for the tests of the input pipeline."""
+"""Small prepared datasets for the tests of the input pipeline."""
 
 import functools
 
@@ -9,7 +9,7 @@ from absl import flags
 
 
 class Small(tfds.core.GeneratorBasedBuilder):
-    """Holds the examples it is given."""
+    """A dataset of given examples."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -42,7 +42,7 @@ def region_features(encoding="bytes", shape=(None, 8)):
 
 
 def make_examples(images, captions=5, regions=6, dim=8, seed=0):
-    """Returns examples with regions that all differ and captions that all differ."""
+    """Returns examples with distinct regions and distinct captions."""
     rng = np.random.default_rng(seed)
     counts = np.broadcast_to(captions, images)
     region_counts = np.broadcast_to(regions, images)

@@ -1,4 +1,4 @@
-"""Size augmentation: rates, order, and that something is always left."""
+"""Tests rates and order of the size augmentation, and that something is kept."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from vse_jax.data.augmentation import corrupt_words, keep_regions
 from vse_jax.data.text.vocabulary import Vocabulary
 
 _VOCABULARY = Vocabulary([f"word{i}" for i in range(1000)])
-_FIRST = 5000  # token at the first place of a caption; never drawn as a random word
+_FIRST = 5000  # first token of a caption; never drawn as a random word
 
 
 def _keep(images=2000, regions=36, count=36, rate=0.2, seed=0, pass_number=0):
@@ -24,7 +24,7 @@ def _corrupt(tokens, count, rate=0.2, pass_number=0, images=None):
 
 
 def _captions(images, time, count):
-    """Returns captions whose tokens tell their place: place i holds _FIRST + i."""
+    """Returns captions whose token at position i is _FIRST + i."""
     place = np.arange(time)
     tokens = np.where(place < count, _FIRST + place, 0).astype(np.int32)
     return np.tile(tokens, (images, 1)), np.full(images, count, np.int32)
@@ -50,11 +50,11 @@ def test_kept_regions_stay_in_order_and_come_first():
 
 
 @pytest.mark.parametrize("rate", [0.9, 1.0])
-def test_never_all_regions(rate):
+def test_never_drops_all_regions(rate):
     source, count = _keep(count=np.arange(2000) % 3 + 1, rate=rate)
     assert count.min() == 1
     assert (source[:, 0] <= np.arange(2000) % 3).all()
-    # The one that is left is not always the same.
+    # The kept region varies.
     assert set(source[2::3, 0]) == {0, 1, 2}
 
 
@@ -64,7 +64,7 @@ def test_no_regions_dropped_at_rate_zero():
     np.testing.assert_array_equal(source, np.tile(np.arange(36), (4, 1)))
 
 
-def test_regions_depend_on_seed_pass_and_image_alone():
+def test_regions_depend_only_on_seed_pass_and_image():
     source, _ = _keep(images=50)
     again, _ = keep_regions(
         0, np.zeros(2, int), np.array([31, 7]), np.full(2, 36), 36, 0.2
@@ -117,7 +117,7 @@ def test_kept_words_stay_in_order_and_padding_follows():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_never_all_words(count):
+def test_never_drops_all_words(count):
     tokens, counts = _captions(3000, 5, count)
     changed, left = _corrupt(tokens, counts, rate=1.0)
     assert left.min() == 1

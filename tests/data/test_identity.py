@@ -53,13 +53,13 @@ def test_features_are_named_as_such():
     assert changed == "train: features of 2 images changed, such as a"
 
 
-def test_splits_that_come_and_go():
+def test_added_and_missing_splits():
     before, now = dataset(dev=split()), dataset(test=split())
     changed = identity.difference(before.summary(), before, now)
     assert changed == "dev: the split is missing; test: the split is new"
 
 
-def test_records_of_one_picture_are_told_apart():
+def test_records_of_one_picture_are_distinguished():
     before = dataset(train=split(image_ids="aab"))
     now = dataset(train=split(image_ids="aab", images=(1, 9, 3)))
     changed = identity.difference(before.summary(), before, now)
@@ -77,7 +77,7 @@ def test_equal_content_has_no_difference():
     assert identity.difference(dataset().summary(), dataset(), dataset()) is None
 
 
-def test_bytes_hold_the_identity():
+def test_bytes_round_trip():
     one = dataset(dev=split(image_ids=["é", "日本.jpg", ""]))
     other = DatasetIdentity.from_bytes(one.to_bytes())
     assert other.summary() == one.summary()
@@ -87,8 +87,8 @@ def test_bytes_hold_the_identity():
 
 
 @pytest.mark.parametrize("encoding", ["bytes", "zlib", "none"])
-def test_content_is_all_that_counts(make_builder, encoding, tmp_path):
-    """Neither the folder nor the encoding of the file matters, but every value does."""
+def test_only_the_content_matters(make_builder, encoding, tmp_path):
+    """The folder and the encoding of the file do not matter; every value does."""
     content = {"regions": make_builder.region_features(encoding)}
     examples = make_builder.examples(7)
     builder = make_builder(content, train=examples)

@@ -1,4 +1,4 @@
-"""The input pipeline against naive versions that read and encode record by record."""
+"""Compares the input pipeline with naive versions that read record by record."""
 
 import io
 import itertools
@@ -63,7 +63,7 @@ def builder(make_builder):
     )
 
 
-def test_train_batches_hold_what_the_records_hold(builder, make_builder):
+def test_train_batches_equal_the_records(builder, make_builder):
     examples = make_builder.examples(37)
     vocabulary = training_vocabulary(builder, 1)
     config = _config()
@@ -101,7 +101,7 @@ def test_same_batch_wherever_the_iterator_starts(builder, augment):
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_slices_of_hosts_make_the_batch_of_one(builder, augment):
+def test_slices_of_hosts_make_the_global_batch(builder, augment):
     config = _config(augment=augment)
     whole = _train(builder, config)
     hosts = [
@@ -161,7 +161,9 @@ def test_different_seeds_differ(builder):
     assert (first["image_id"] != second["image_id"]).any()
 
 
-def test_long_captions_are_cut_and_counted_once(builder, make_builder, monkeypatch):
+def test_long_captions_are_truncated_and_counted_once(
+    builder, make_builder, monkeypatch
+):
     messages = []
     monkeypatch.setattr(
         encoded_captions.logger,
@@ -216,7 +218,9 @@ def test_captions_once_each_with_their_image(builder, make_builder):
         assert len(batch["tokens"]) == 10
         assert batch["tokens"].shape[1] in (8, 12, 24)
         for position, tokens, count in zip(
-            *(batch["caption_index"], batch["tokens"], batch["token_count"]),
+            batch["caption_index"],
+            batch["tokens"],
+            batch["token_count"],
             strict=True,
         ):
             if position >= 0:
@@ -284,7 +288,9 @@ def test_any_number_of_regions_and_any_encoding(make_builder, encoding):
             assert (batch["region_count"] <= most).all()
             assert augment or (batch["region_count"] == most).all()
             for row, image, count in zip(
-                *(batch["regions"], batch["image_id"], batch["region_count"]),
+                batch["regions"],
+                batch["image_id"],
+                batch["region_count"],
                 strict=True,
             ):
                 assert not row[count:].any()
@@ -400,7 +406,7 @@ def test_refuses_token_lengths_without_room(builder):
     )
 
 
-def test_damaged_data_is_one_line(builder):
+def test_damaged_data_is_reported_in_one_line(builder):
     config = _config()
     input_pipeline.split_index(builder, "train")
     (path,) = Path(builder.data_dir).glob("*train.array_record*")
@@ -410,7 +416,7 @@ def test_damaged_data_is_one_line(builder):
     _refused("the split 'train' cannot be read", lambda: _train(builder, config))
 
 
-def test_damaged_index_is_made_anew(builder):
+def test_damaged_index_is_built_again(builder):
     index = split_index.split_index(builder, "dev")
     path = Path(builder.data_dir) / "index-dev-nltk.npz"
     whole = path.read_bytes()
@@ -454,7 +460,7 @@ def test_index_survives_the_cache(builder):
     assert second.words[:4] == ["a", "photo", "of", "image"]
 
 
-def test_index_without_leave_to_write(builder, monkeypatch):
+def test_index_without_write_permission(builder, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -474,7 +480,7 @@ def _endless(builder):
 
 
 def test_closing_does_not_wait_for_a_tuner(builder, monkeypatch):
-    """TensorFlow's may sleep for a minute; whether it does is a matter of chance."""
+    """TensorFlow's autotuner may sleep for up to a minute, at random."""
     monkeypatch.setattr(input_pipeline, "_Reading", lambda dataset, *_: dataset)
     assert _endless(builder).options().autotune.enabled is False
     images = input_pipeline.image_batches(builder, "train", _config())

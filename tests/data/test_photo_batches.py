@@ -1,4 +1,4 @@
-"""Batches of photos of any size: crops, resuming, hosts and refusals."""
+"""Tests batches of photos of any size: crops, resuming, hosts, invalid input."""
 
 import io
 from pathlib import Path
@@ -59,7 +59,7 @@ def assert_equal(batch, other):
         np.testing.assert_array_equal(value, other[key], err_msg=key)
 
 
-def test_training_crops_are_those_of_pass_and_image(builder, config):
+def test_training_crops_depend_on_pass_and_image(builder, config):
     sampler = Sampler(config.seed, np.full(TRAIN, 5), 4)
     for step, batch in enumerate(train(builder, config)):
         assert batch.keys() == {"image", "image_id", "tokens", "token_count"}
@@ -91,7 +91,7 @@ def test_same_batch_wherever_the_iterator_starts(builder, config, augment):
 
 
 @pytest.mark.parametrize("augment", [True, False])
-def test_slices_of_hosts_make_the_batch_of_one(builder, config, augment):
+def test_slices_of_hosts_make_the_global_batch(builder, config, augment):
     config.data.augment = augment
     hosts = [train(builder, config, process_index=i, process_count=2) for i in (0, 1)]
     for batch, *slices in zip(train(builder, config), *hosts, strict=True):
@@ -99,7 +99,7 @@ def test_slices_of_hosts_make_the_batch_of_one(builder, config, augment):
         assert_equal(joined, batch)
 
 
-def test_words_of_photos_are_left_alone(builder, config):
+def test_captions_of_photos_are_not_augmented(builder, config):
     plain = common.get_config()
     plain.update(config)
     plain.data.augment = False
@@ -174,7 +174,7 @@ def test_images_of_one_size_may_be_cropped_too(shapes_builder, config):
     assert batch["image"].shape == (4, 24, 24, 3)
 
 
-def test_photo_that_cannot_be_decoded_is_one_line(make_builder, config, monkeypatch):
+def test_undecodable_photo_is_reported_in_one_line(make_builder, config, monkeypatch):
     examples = make_builder.examples(9)
     for example in examples:
         del example["regions"]

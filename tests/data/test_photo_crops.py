@@ -1,4 +1,4 @@
-"""Crops of photos against naive versions with PIL, and their distribution."""
+"""Compares crops of photos with naive versions in PIL; tests their distribution."""
 
 import math
 
@@ -15,7 +15,7 @@ SIZE, SHORTER = 56, 64
 
 
 def naive_window(numbers, height, width):
-    """RandomResizedCrop of torchvision, attempt by attempt, with numbers given."""
+    """Returns the window of torchvision's RandomResizedCrop for given numbers."""
     for attempt in range(10):
         area = height * width * (0.08 + 0.92 * numbers[attempt])
         low, high = math.log(3 / 4), math.log(4 / 3)
@@ -40,7 +40,7 @@ def naive_window(numbers, height, width):
 
 
 def naive_resized(content):
-    """Resize of torchvision: the SHORTER side to `SHORTER`."""
+    """Resizes the shorter side to `SHORTER`, like torchvision's Resize."""
     image = Image.fromarray(decoded(content))
     width, height = image.size
     if width <= height:
@@ -61,7 +61,7 @@ def numbers_of(count, pass_number=0, seed=0):
 
 
 def assert_alike(crops, expected, mean=0.5, most=12):
-    """PIL rounds after each of two passes, and to whole levels."""
+    """Allows for PIL's rounding to whole levels after each of two passes."""
     difference = np.abs(crops.astype(int) - np.asarray(expected).astype(int))
     assert difference.mean() < mean
     assert difference.max() <= most
@@ -75,7 +75,7 @@ def contents(request):
     ]
 
 
-def test_random_crops_are_those_of_pil(contents):
+def test_random_crops_equal_pil(contents):
     for pass_number in range(3):
         numbers = numbers_of(len(contents), pass_number)
         crops = photo_crops.random_crops(tf.constant(contents), numbers, SIZE).numpy()
@@ -87,17 +87,17 @@ def test_random_crops_are_those_of_pil(contents):
             part = Image.fromarray(pixels[top : top + height, left : left + width])
             part = np.asarray(part.resize((SIZE, SIZE), Image.BILINEAR))
             expected.append(part[:, ::-1] if own[22] < 0.5 else part)
-        # At its border, a part of a JPEG lacks the colours of the pixels beside it.
+        # At the border of a part, the chroma of the JPEG's adjacent pixels is missing.
         assert_alike(crops, expected, most=40)
 
 
-def test_center_crops_are_those_of_pil(contents):
+def test_center_crops_equal_pil(contents):
     crops = photo_crops.center_crops(tf.constant(contents), SHORTER, SIZE).numpy()
     expected = [center(naive_resized(content), SIZE) for content in contents]
     assert_alike(crops, expected, most=24)
 
 
-def test_ten_crops_are_those_of_pil(contents):
+def test_ten_crops_equal_pil(contents):
     crops = photo_crops.ten_crops(tf.constant(contents), SHORTER, SIZE).numpy()
     assert crops.shape == (len(contents), 10, SIZE, SIZE, 3)
     for content, ten in zip(contents, crops, strict=True):
@@ -114,7 +114,7 @@ def test_ten_crops_are_those_of_pil(contents):
         assert_alike(ten, expected)
 
 
-def test_windows_are_those_of_the_naive_version():
+def test_windows_equal_the_naive_version():
     window = tf.function(photo_crops.random_window)
     for height, width in (*SHAPES, (1, 1), (2, 1000), (1000, 2)):
         for own in numbers_of(40):
@@ -134,7 +134,7 @@ def test_areas_and_ratios_are_uniform():
     assert 0.079 < area.min() < 0.09
     assert 0.745 < ratio.min() < 0.76
     assert 1.32 < ratio.max() < 1.34
-    # Large areas of uneven ratio do not fit, so only small ones are uniform.
+    # Large areas with an extreme ratio do not fit, so only small ones are uniform.
     small = area[area < 0.7]
     assert (
         np.abs(np.histogram(small, 6, (0.08, 0.7))[0] / len(small) - 1 / 6).max() < 0.03
@@ -145,7 +145,7 @@ def test_areas_and_ratios_are_uniform():
     assert abs((numbers[:, 22] < 0.5).mean() - 0.5) < 0.03
 
 
-def test_numbers_depend_on_seed_pass_and_image_alone():
+def test_numbers_depend_only_on_seed_pass_and_image():
     whole = numbers_of(50, pass_number=3)
     some = photo_crops.crop_numbers(0, np.full(2, 3), np.array([41, 7]))
     np.testing.assert_array_equal(some, whole[[41, 7]])

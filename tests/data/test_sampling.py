@@ -1,4 +1,4 @@
-"""Sampling: passes, captions, straddling batches."""
+"""Tests sampling: passes, captions, straddling batches."""
 
 import collections
 
@@ -34,7 +34,7 @@ def _rows(sampler, steps):
 
 @pytest.mark.parametrize(("images", "batch_size"), _SIZES)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_passes_are_exact_and_batches_hold_no_image_twice(images, batch_size, seed):
+def test_passes_are_exact_and_batches_repeat_no_image(images, batch_size, seed):
     sampler = Sampler(seed, np.full(images, 5), batch_size)
     passes = 12
     rows, image = _rows(sampler, -(-passes * images // batch_size))
@@ -69,7 +69,7 @@ def test_any_number_of_captions():
         np.testing.assert_array_equal(
             np.sort(rounds, axis=1), np.tile(np.arange(counts[image]), (len(rounds), 1))
         )
-        # Drawn anew each round: not the same permutation over and over.
+        # Each round draws a new permutation.
         assert counts[image] == 1 or len(np.unique(rounds, axis=0)) > 1
 
 
@@ -90,7 +90,7 @@ def test_seed_and_pass_change_the_order():
 
 
 def test_orders_are_uniform():
-    # Each image stands at each place about equally often, straddling or not.
+    # Each image is at each position about equally often, straddling or not.
     images, passes = 16, 3000
     sampler = Sampler(0, np.full(images, 1), 6)
     counts = np.zeros((images, images))
@@ -136,7 +136,7 @@ def test_random_bits_are_splitmix64():
     assert random_bits(7, -3, count=5)[0].tolist() == expected
 
 
-def test_random_numbers_of_a_batch_are_those_of_each_row():
+def test_random_numbers_of_a_batch_equal_those_of_its_rows():
     images, passes = np.array([3, 9, 3]), np.array([0, 0, 1])
     batch = random_uniform(1, images, passes, count=4)
     for row, image, pass_number in zip(batch, images, passes, strict=True):

@@ -5,7 +5,7 @@ from configs import common
 
 @pytest.fixture
 def data(tmp_path):
-    """The defaults of `config.data`, with folders of the test's own."""
+    """Returns the default `config.data` with temporary folders."""
     data = common.get_config().data
     data.root = str(tmp_path / "source")
     data.data_dir = str(tmp_path / "prepared")

@@ -1,4 +1,4 @@
-"""Files of captions in every form in which people have them; no photo is decoded."""
+"""Tests captions files of all supported forms, without decoding photos."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ EXPECTED = [(image, [caption], split) for image, caption, split in ROWS]
 
 @pytest.fixture
 def read(tmp_path):
-    """Returns image, captions and split of the rows of a file with some content."""
+    """Returns a function that reads image, captions and split of a file's rows."""
 
     def read(content, name="captions.csv", **leniency):
         path = epath.Path(tmp_path) / name
@@ -34,7 +34,7 @@ def read(tmp_path):
 
 @pytest.fixture
 def refusal(read):
-    """Returns the message with which a file is refused."""
+    """Returns a function that returns the error message for a file."""
 
     def refusal(*args, **options):
         with pytest.raises(InputError) as error:
@@ -165,7 +165,7 @@ def test_brackets_are_part_of_a_caption(read):
     ],
 )
 @pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl"])
-def test_refuses_headers_that_are_not_clear(refusal, header, names, name):
+def test_refuses_ambiguous_headers(refusal, header, names, name):
     if name.endswith("jsonl"):
         if len(set(header)) < len(header):
             return
@@ -292,7 +292,7 @@ def test_refuses_json_lines_with_a_short_message(refusal, line, words):
 
 @pytest.fixture
 def captions(tmp_path):
-    """Returns image_id and captions of each split of a file."""
+    """Returns a function that reads image_id and captions of each split."""
 
     def captions(content, name="captions.csv"):
         root = epath.Path(tmp_path)

@@ -1,4 +1,4 @@
-"""COCO's own annotations, told from Karpathy's JSON."""
+"""Tests COCO's own annotations, which are distinguished from Karpathy's JSON."""
 
 import json
 
@@ -25,7 +25,7 @@ def data(data):
 
 
 def content(numbers, captions=2, **changes):
-    """As COCO's files: annotations in another order than the photos."""
+    """Returns content like COCO's, with annotations in another order than photos."""
     images = [
         {"license": 1, "file_name": f"{n:012d}.jpg", "coco_url": "http://x", "id": n}
         for n in numbers
@@ -62,7 +62,7 @@ def expected(numbers):
 
 
 @pytest.mark.parametrize("folder", ["", "train2017", "images", "images/train2017"])
-def test_one_file_is_the_split_of_its_name(root, data, folder):
+def test_file_name_determines_the_split(root, data, folder):
     write(root, "captions_train2017.json", [4, 2, 9], folder)
     assert captions(datasets.prepare(data)) == {"train": expected([4, 2, 9])}
 
@@ -77,7 +77,7 @@ def test_train_and_val(root, data, place):
     }
 
 
-def test_a_name_without_a_split_leaves_it_to_the_hash(root, data):
+def test_file_name_without_a_split_uses_the_hash(root, data):
     write(root, "captions_mine.json", list(range(40)))
     found = captions(datasets.prepare(data))
     assert set(found) == {"train", "dev", "test"}
@@ -92,7 +92,7 @@ def test_refuses_files_of_one_split(root, data):
     assert captions(datasets.prepare(data)) == {"train": expected([2017])}
 
 
-def test_refuses_other_files_of_captions_beside(root, data):
+def test_refuses_additional_captions_files(root, data):
     write(root, "captions_train2017.json", [1])
     (root / "captions.csv").write_text("image,caption\n000000000001.jpg,a\n")
     assert_refused(data, "captions.csv, captions_train2017.json", "annotations")

@@ -1,4 +1,4 @@
-"""TFDS's coco_captions by a tiny dataset of the same layout: there is no network."""
+"""Tests TFDS's coco_captions offline, with a tiny dataset of the same layout."""
 
 import io
 import pathlib
@@ -42,7 +42,7 @@ def generate(self, split):
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """TFDS's own builder and features; only what it downloads is replaced."""
+    """Replaces the downloads of TFDS's builder, and keeps its features."""
     builder = tfds.builder_cls("coco_captions")
     monkeypatch.setattr(
         builder,
@@ -56,7 +56,7 @@ def data(tmp_path, monkeypatch):
     return data
 
 
-def test_its_fields_are_read(data):
+def test_fields_are_read(data):
     builder = datasets.prepare(data)
     assert {n: s.num_examples for n, s in builder.info.splits.items()} == COUNTS
     assert builder.info.file_format.value == "array_record"
@@ -67,7 +67,7 @@ def test_its_fields_are_read(data):
         assert index.captions[begin : begin + 4] == captions
 
 
-def test_batches_of_it(data):
+def test_batches(data):
     config = common.get_config()
     config.data.update(data)
     config.data.image_size = 16
@@ -91,7 +91,7 @@ def test_batches_of_it(data):
         assert abs(image.mean() - mean) < 25
 
 
-def test_it_is_prepared_once(data):
+def test_is_prepared_once(data):
     first = datasets.prepare(data)
     [path] = pathlib.Path(first.data_dir).glob("*-val.array_record*")
     before = path.stat().st_mtime_ns
@@ -108,7 +108,7 @@ def test_it_is_prepared_once(data):
         tfds.download.download_manager.NonMatchingChecksumError("x", "y"),
     ],
 )
-def test_failing_download_is_one_line(data, monkeypatch, error):
+def test_failing_download_is_reported_in_one_line(data, monkeypatch, error):
     def fail(self, _):
         raise error
 
@@ -125,6 +125,6 @@ def test_refuses_a_name(data):
         datasets.prepare(data)
 
 
-def test_checksums_of_its_files_can_be_read():
-    """TFDS does not require the package that it needs for that."""
+def test_checksums_can_be_read():
+    """Reading them needs a package that TFDS does not depend on."""
     assert len(tfds.builder_cls("coco_captions").url_infos) > 5

@@ -63,7 +63,7 @@ def data(data):
 
 
 def raw_images(builder, split):
-    """The encoded photos as they are stored, by image_id."""
+    """Returns the stored, encoded photos by image_id."""
     content = records.content_of(builder)
     reader = records.RecordReader(builder, split)
     serialized = reader.read(np.arange(len(reader)))
@@ -148,8 +148,8 @@ def test_only_the_first_skipped_photos_are_named(root, data, caplog, monkeypatch
     assert "train 5 of 6" in caplog.text
 
 
-def test_shard_of_skipped_photos_alone(root, data, monkeypatch, contents):
-    monkeypatch.setattr(captioned_images, "_SHARD_BYTES", 1)  # a shard a photo
+def test_shard_of_only_skipped_photos(root, data, monkeypatch, contents):
+    monkeypatch.setattr(captioned_images, "_SHARD_BYTES", 1)  # one photo per shard
     data.allowed_missing = 0.2
     (root / "images" / "photo2.jpg").write_bytes(b"x" * 500)
     builder = datasets.prepare(data)
@@ -210,7 +210,7 @@ def test_prepared_data_needs_no_source(root, data):
     assert len(raw_images(datasets.prepare(data), "train")) == 6
 
 
-def test_interrupted_preparing_is_done_again(root, data, monkeypatch, tmp_path):
+def test_interrupted_preparation_is_repeated(root, data, monkeypatch, tmp_path):
     monkeypatch.setattr(captioned_images, "_SHARD_BYTES", 1)
     whole = datasets.prepare(data)
     data.data_dir = str(tmp_path / "interrupted")

@@ -1,4 +1,4 @@
-"""Photos that are absent or invalid: counted apart, and refused when they are many."""
+"""Absent and invalid photos are counted separately; too many are an error."""
 
 import os
 
@@ -100,7 +100,7 @@ def test_larger_photos_need_another_maximum(root, data, caplog):
         datasets.prepare(data)
 
 
-def test_names_that_are_long_or_no_text_stay_on_one_line(root, data, caplog):
+def test_long_and_invalid_names_stay_on_one_line(root, data, caplog):
     long, broken = "x" * 100_000 + ".jpg", "a\nb\t\x1b[31m.jpg"
     with (root / "captions.csv").open("a") as file:
         file.write(f'{long},a,train\n"{broken}",a,train\n')

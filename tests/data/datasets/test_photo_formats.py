@@ -1,4 +1,4 @@
-"""Only listed formats are opened, by content, and within a number of pixels."""
+"""Only listed formats are opened, by content, up to a maximum of pixels."""
 
 import io
 import warnings
@@ -56,7 +56,7 @@ def test_postscript_starts_no_program(tmp_path, monkeypatch):
         (b"no photo", "not an image of a known format"),
     ],
 )
-def test_names_other_formats_and_those_that_are_read(content, kind):
+def test_names_the_format_and_the_supported_ones(content, kind):
     message = refusal(content)
     assert kind in message
     for name in photo_formats.available():
@@ -79,7 +79,7 @@ def test_says_which_format_is_damaged(content):
     assert "damaged" in refusal(content)
 
 
-def test_the_kind_is_told_by_content_alone():
+def test_format_depends_only_on_content():
     assert photos.to_stored(encoded(drawn(20, 20), "AVIF" if _has_avif() else "WEBP"))
     assert photos.to_stored(encoded(drawn(20, 20), "JPEG2000"))
 
@@ -140,7 +140,7 @@ def test_webp_that_claims_a_huge_size_is_refused_by_its_header():
     assert "16384x16384" in message
 
 
-def test_own_limit_takes_the_place_of_pils():
+def test_own_limit_replaces_pils():
     content = bytearray(encoded(drawn(40, 30), "PNG"))
     content[16:24] = (14_000).to_bytes(4, "big") * 2
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")

@@ -1,4 +1,4 @@
-"""Photos of every mode against values that are computed here, without PIL."""
+"""Compares photos of every mode with values that are computed without PIL."""
 
 import io
 import struct
@@ -15,12 +15,12 @@ RAMP = np.tile(np.arange(0, 240, 6), (16, 1))  # 16 x 40
 
 
 def stored(content):
-    """The pixels of the stored photo: int [height, width, 3]."""
+    """Returns the pixels of the stored photo, int `[height, width, 3]`."""
     return np.asarray(Image.open(io.BytesIO(photos.to_stored(content)))).astype(int)
 
 
 def tiff(pixels, bits, *, kind=1, photometric=1, order="<"):
-    """A TIFF of one strip; `pixels` are bytes, `kind` is that of SampleFormat."""
+    """Returns a TIFF of one strip; `pixels` are bytes, `kind` is its SampleFormat."""
     width, height, data = pixels
     tags = [
         (256, 4, width),
@@ -153,14 +153,14 @@ def test_grey_of_sixteen_bits_with_a_transparent_value():
 
 
 def filled(mode, values):
-    """A picture of the mode, of one color."""
+    """Returns a picture of a mode that is filled with one color."""
     image = Image.new(mode, (32, 16))
     image.putdata([values] * (32 * 16))
     return image
 
 
 def srgb_of_lab(lightness, a, b):
-    """The definition of CIELAB with white of D50, adapted to sRGB's D65."""
+    """Converts CIELAB (white point D50) to sRGB (D65) by its definition."""
     fy = (lightness + 16) / 116
     f = np.array([fy + a / 500, fy, fy - b / 200])
     xyz = np.where(f**3 > 216 / 24389, f**3, (116 * f - 16) * 27 / 24389)
@@ -218,7 +218,7 @@ def test_hsv():
 
 @pytest.mark.parametrize("mode", ["LA", "La", "PA", "RGBa", "P"])
 @pytest.mark.parametrize("alpha", [0, 128, 255])
-def test_alpha_is_laid_over_white(mode, alpha):
+def test_alpha_is_composited_over_white(mode, alpha):
     grey = 100
     expected = (grey * alpha + 255 * (255 - alpha)) / 255
     image = filled("LA", (grey, alpha))

@@ -1,4 +1,4 @@
-"""Photos under other names than those that a file lists."""
+"""Tests photos whose names differ from the listed names."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def find(root):
-    """Writes files, lists names; returns where each is found, or why it is not."""
+    """Returns a function that writes files and returns where listed names are found."""
 
     def find(stored, listed, annotations="captions.jsonl"):
         for name in stored:
@@ -73,7 +73,7 @@ def nfd(text):
         ("Images/A.jpg", "a.jpg"),
     ],
 )
-def test_is_found_where_a_single_file_matches(find, stored, listed):
+def test_unique_match_is_found(find, stored, listed):
     assert find([stored], [listed]) == [stored]
 
 
@@ -99,7 +99,7 @@ def test_the_closest_match_is_taken(find, stored, listed, found):
         (["Sub/a.jpg", "SUB/a.jpg"], "sub/a.jpg"),
     ],
 )
-def test_several_matches_are_none(find, stored, listed):
+def test_several_matches_are_rejected(find, stored, listed):
     [reason] = find(stored, [listed])
     assert reason.startswith("2 files match it: ")
     assert all(name in reason for name in stored)
@@ -112,7 +112,7 @@ def test_is_absent(find, name):
     assert find(["b.jpg", "other/a.jpg"], [name]) == ["it is absent"]
 
 
-def test_a_folder_is_no_photo(find, root):
+def test_a_folder_is_not_a_photo(find, root):
     (root / "a.jpg").mkdir()
     assert find(["images/a.jpg"], ["a.jpg"]) == ["images/a.jpg"]
 
@@ -157,7 +157,7 @@ def test_remote_root(root):
         ".",
     ],
 )
-def test_refuses_paths_that_lead_out(find, root, name):
+def test_refuses_paths_outside_of_the_root(find, root, name):
     with pytest.raises(InputError, match="is outside of the folder"):
         find([], [name.format(root=root)])
 

@@ -1,4 +1,4 @@
-"""What becomes of photos of all kinds, against PIL; damaged ones are refused."""
+"""Compares stored photos of all kinds with PIL; damaged photos are refused."""
 
 import io
 import random
@@ -16,7 +16,7 @@ RED = (250, 10, 20)
 
 
 def stored_image(content):
-    """The stored photo, after checking that it is what every stored photo is."""
+    """Returns a stored photo after checking what all stored photos have in common."""
     stored = photos.to_stored(content)
     image = Image.open(io.BytesIO(stored))
     assert image.format == "JPEG"
@@ -50,7 +50,7 @@ def test_other_modes_become_rgb(kind, mode):
     image = image.quantize(64, dither=0) if mode == "P" else image.convert(mode)
     expected = np.asarray(image.convert("RGB")).astype(int)
     stored = stored_image(encoded(image, kind))
-    noise = 40 if mode == "1" else 6  # of JPEG, which dots do not suit
+    noise = 40 if mode == "1" else 6  # of the JPEG; dithering compresses badly
     assert np.abs(stored - expected).mean() < noise
 
 
@@ -65,7 +65,7 @@ def test_other_formats_become_jpeg(kind):
 def test_transparent_pixels_become_white(mode):
     pixels = np.zeros((*SIZE[::-1], 4), np.uint8)
     pixels[:, 20:] = (*RED, 255)
-    pixels[:, :20, 1] = 200  # a colour that nobody sees
+    pixels[:, :20, 1] = 200  # an invisible colour
     image = Image.fromarray(pixels).convert("LA" if mode == "LA" else "RGBA")
     if mode == "P":
         image = image.quantize(4)
@@ -105,7 +105,7 @@ def test_rotated_photo_becomes_upright(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = stored_image(encoded(image, kind, exif=exif))
-    # Which side of what is stored is the top and which the left: EXIF 2.3, 4.6.4.
+    # From the upright to the stored photo, by EXIF's orientation (EXIF 2.3, 4.6.4).
     array = np.asarray(image).astype(int)
     expected = {
         2: array[:, ::-1],
@@ -129,7 +129,7 @@ def test_only_the_first_picture_of_an_animation():
 @pytest.mark.parametrize(
     "content", [b"", b"no photo", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a"]
 )
-def test_refuses_what_is_no_photo(content):
+def test_refuses_files_that_are_not_photos(content):
     with pytest.raises(photos.PhotoError) as error:
         photos.to_stored(content)
     assert "\n" not in str(error.value)
@@ -144,11 +144,11 @@ def test_refuses_truncated_photos(kind):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_whatever_is_stored_is_decoded_by_tensorflow(kind):
-    """PIL takes files that TensorFlow does not, such as those without their end."""
+def test_tensorflow_decodes_all_stored_photos(kind):
+    """PIL decodes files that TensorFlow does not, such as truncated ones."""
     whole = encoded(drawn(*SIZE), kind)
     generator = random.Random(0)
-    stored = refused = mended = 0
+    stored = refused = converted = 0
     for trial in range(120):
         content = bytearray(whole)
         if trial % 2:
@@ -163,11 +163,11 @@ def test_whatever_is_stored_is_decoded_by_tensorflow(kind):
             refused += 1
             continue
         stored += 1
-        mended += result != content
+        converted += result != content
         assert tf.io.decode_image(result, channels=3).shape == decoded(result).shape
     assert stored
     assert refused
-    assert mended or kind == "JPEG"  # where it is rare
+    assert converted or kind == "JPEG"  # which TensorFlow rarely rejects
 
 
 def test_damaged_exif_does_no_harm():

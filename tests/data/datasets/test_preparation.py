@@ -1,4 +1,4 @@
-"""Versions of prepared data: what a reader has open is never replaced."""
+"""Tests versions of prepared data: an open version is never replaced."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""The captions are read back by a parser of their own and compared with the pixels."""
+"""Parses the captions independently and compares them with the pixels."""
 
 import itertools
 import math
@@ -56,7 +56,7 @@ def splits(tmp_path_factory):
 
 
 def read_caption(caption):
-    """Returns the objects of a caption, and its facts (object, relation, object)."""
+    """Returns the objects of a caption and its facts (object, relation, object)."""
     things = []
 
     def number(match):
@@ -154,7 +154,7 @@ def test_captions_of_a_scene_say_the_same_in_five_ways(splits):
         assert len({str(sorted(read_caption(c)[1])) for c in captions}) == 1
 
 
-def test_reader_tells_a_false_caption(splits):
+def test_parser_detects_a_false_caption(splits):
     example = splits["test"][0]
     centers = dict(see(example["image"]))
     _, facts = read_caption(example["captions"][0].decode())
@@ -162,7 +162,7 @@ def test_reader_tells_a_false_caption(splits):
     assert not any(holds(fact, centers) for fact in wrong)
 
 
-def test_no_scene_is_in_two_places(splits):
+def test_no_scene_occurs_twice(splits):
     scenes = [
         str(sorted(read_caption(example["captions"][0].decode())[1]))
         for example in itertools.chain(*splits.values())

@@ -1,4 +1,4 @@
-"""Inputs that went wrong, drawn by ../shared/cases beside the repository."""
+"""Tests inputs from ../shared/cases that were read wrongly before."""
 
 import json
 import pathlib
@@ -28,7 +28,7 @@ def data(data):
 
 @pytest.fixture
 def draw(data, tmp_path):
-    """Draws an input by its name and sets it as the root."""
+    """Returns a function that draws an input by name and sets it as the root."""
 
     def draw(name):
         command = [sys.executable, _MAKE, tmp_path, name]
@@ -40,7 +40,7 @@ def draw(data, tmp_path):
 
 
 def contents(builder):
-    """Captions by photo, of all splits."""
+    """Returns the captions of all splits by photo."""
     found = {}
     for split in builder.info.splits:
         index = split_index.split_index(builder, split)
@@ -70,7 +70,7 @@ def pixels(builder, split):
         "absolute_paths",
     ],
 )
-def test_is_read_whole(draw, data, name):
+def test_is_read_completely(draw, data, name):
     root = draw(name)
     builder = datasets.prepare(data)
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}

@@ -1,4 +1,4 @@
-"""Captions of a script without spaces, from the source files to the vocabulary."""
+"""Tests captions without spaces, from the source files to the vocabulary."""
 
 import importlib.util
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_captions_become_words(builder):
     vocabulary = training_vocabulary(builder, 4)
     assert {"狗", "草地", "蓝色", "男人", "跑"} <= set(vocabulary.words)
     assert len(vocabulary) < 60
-    # One word for a caption would be some 200 of them.
+    # If every caption were one word, there would be about 200 words.
     assert max(map(len, vocabulary.words[4:-1])) <= 4
 
 

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001
-"""The tokenizer against NLTK and against golden tokens."""
+"""Compares the tokenizer with NLTK and with golden tokens."""
 
 import json
 import random
@@ -57,7 +57,7 @@ def test_golden_tokens():
         assert tokenize(caption) == json.loads(line)
 
 
-# Captions and their words, with a bar between two words that no space separates.
+# Captions and their words; a bar separates words that have no space between them.
 _SPACELESS = [
     "两|只|狗|在|草地|上|奔跑|。",
     "一个|穿|蓝色|衣服|的|男人|在|踢|足球",
@@ -108,8 +108,8 @@ def test_mixed_text(caption, words):
     assert tokenize(caption) == words
 
 
-def test_words_of_any_mixture_are_those_of_its_text():
-    """No character is lost, whatever stands beside it."""
+def test_words_of_any_mixture_keep_all_characters():
+    """No character is lost, whatever its neighbours."""
     choice = random.Random(0)
     pieces = [*"".join(_SPACELESS).split("|"), "a", "3", "!", "(", "🐶", "é", "ก็", " "]
     for _ in range(2000):
@@ -117,7 +117,7 @@ def test_words_of_any_mixture_are_those_of_its_text():
         assert "".join(tokenize(caption)) == caption.replace(" ", ""), caption
 
 
-# What NLTK's `word_tokenize` gives with its `punkt_tab` data, with and without
+# Results of NLTK's `word_tokenize` with its `punkt_tab` data, with and without
 # `preserve_line`.
 @pytest.mark.parametrize(
     ("caption", "lines", "sentences"),

@@ -1,4 +1,4 @@
-"""What is logged of the words that a vocabulary does not know."""
+"""Tests what is logged about words that a vocabulary does not have."""
 
 import logging
 
@@ -12,7 +12,7 @@ from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
 
 @pytest.fixture
 def make_captions(make_builder):
-    """Returns a builder of the captions of each split, one for each image."""
+    """Returns a function that prepares the captions of each split, one per image."""
 
     def make(**splits):
         return make_builder(
@@ -32,7 +32,7 @@ def make_captions(make_builder):
 
 @pytest.fixture
 def log(caplog):
-    """Returns the messages of a call, and which of them are warnings."""
+    """Returns a function that returns all messages of a call, and its warnings."""
 
     def call(builder, vocabulary, *splits):
         caplog.clear()
@@ -48,7 +48,7 @@ def log(caplog):
     return call
 
 
-def test_shares_stand_in_one_line(make_captions, log):
+def test_shares_are_logged_in_one_line(make_captions, log):
     train = ["a dog runs", "a cat runs", "a dog sits"]
     builder = make_captions(train=train, dev=["a cat sits here now a dog runs on it"])
     vocabulary = training_vocabulary(builder, 2)  # a, dog, runs
@@ -79,7 +79,7 @@ def test_no_warning_up_to_a_tenth(make_captions, log):
 
 
 def test_captions_of_one_word(make_captions, log):
-    """As of a script without spaces that no dictionary covers."""
+    """Such captions occur in scripts without spaces that no dictionary covers."""
     captions = ["ᨶᩣ" * 40, "ᨶᩣ" * 41, "ᨶᩣ ᨶᩣ"]
     builder = make_captions(train=captions)
     _, (warning,) = log(builder, training_vocabulary(builder, 1), "train")
@@ -87,7 +87,7 @@ def test_captions_of_one_word(make_captions, log):
     assert len(warning) < 250
 
 
-def test_handful_of_words_for_many_captions(make_captions, log):
+def test_few_words_for_many_captions(make_captions, log):
     builder = make_captions(train=["a dog runs"] * 100)
     vocabulary = Vocabulary(["a", "dog", "runs"])
     _, (warning,) = log(builder, vocabulary, "train")

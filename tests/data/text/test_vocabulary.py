@@ -1,4 +1,4 @@
-"""The vocabulary: which words, in which order, and from which captions."""
+"""Tests which words a vocabulary has, their order, and their captions."""
 
 import json
 import time
@@ -29,7 +29,7 @@ def test_encode_and_decode():
     assert encoded.tolist() == [1, 4, 5, 3, 7, 2]
     assert vocabulary.decode([*encoded, 0, 0]) == "a dog <unk> ."
     assert vocabulary.encode("").tolist() == [1, 2]
-    # A caption cannot spell a special entry.
+    # A caption cannot contain a special entry.
     assert vocabulary.encode("<mask>").tolist() == [1, 3, 3, 3, 2]
 
 
@@ -63,19 +63,19 @@ def test_equality():
         json.dumps({"words": ["a", "<pad>", "<start>", "<end>", "<unk>", "<mask>"]}),
     ],
 )
-def test_refuses_what_is_no_vocabulary(text):
+def test_refuses_invalid_vocabularies(text):
     with pytest.raises(InputError, match=r"^words\.json: .*again") as error:
         Vocabulary.from_json(text, "words.json")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("words", [["a", "a"], ["<mask>"], []])
-def test_refuses_doubled_or_no_words(words):
+def test_refuses_repeated_or_no_words(words):
     with pytest.raises(InputError, match=r"^vocabulary: "):
         Vocabulary(words)
 
 
-def test_of_training_captions_only(make_builder):
+def test_uses_training_captions_only(make_builder):
     train = make_builder.examples(9)
     dev = [dict(e, captions=["unseen words"] * 9) for e in make_builder.examples(4)]
     builder = make_builder(train=train, dev=dev)
@@ -86,7 +86,7 @@ def test_of_training_captions_only(make_builder):
         assert "unseen" not in vocabulary.words
 
 
-def test_second_start_reads_no_record(make_builder, monkeypatch):
+def test_second_start_reads_no_records(make_builder, monkeypatch):
     builder = make_builder(train=make_builder.examples(9))
     vocabulary = training_vocabulary(builder, 2)
     monkeypatch.setattr(records, "RecordReader", None)
