@@ -191,7 +191,7 @@ def test_features_of_another_pca_are_refused(found, same):
     trained_on = {"mean": np.ones(4), "components": np.eye(4, 2)}
     restored = types.SimpleNamespace(pca=trained_on, run={"extraction": {"pool": 0}})
     experiment = types.SimpleNamespace(
-        builder=types.SimpleNamespace(data_dir="features"), pca_arrays=lambda: found
+        builder=types.SimpleNamespace(data_dir="features"), pca_arrays=found
     )
     if same:
         evaluate._check_pca(experiment, restored)

@@ -38,7 +38,7 @@ CONNECTION_TIMEOUT = 300  # seconds within which all hosts must have started
 EXIT_CODE = 2
 # What JAX says of a host that does not answer.
 _LOST = re.compile(
-    "UNAVAILABLE|DEADLINE|ABORTED|CANCELLED|[Gg]loo|heartbeat|[Cc]onnection"
+    "UNAVAILABLE|DEADLINE|ABORTED|CANCELLED|gloo|heartbeat|connection", re.IGNORECASE
 )
 _FAILURE = "vse_jax/failure"
 _SEEN = "vse_jax/failure_seen"  # a folder: which hosts have read the failure

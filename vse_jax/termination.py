@@ -15,6 +15,7 @@ import sys
 import threading
 
 WATCHDOG_SECONDS = 10.0
+_HOW_TO_QUIT = "; press Ctrl-C again to exit immediately"
 
 _noted: signal.Signals | None = None  # the last signal that asked the program to end
 _is_noted_only = False  # in training: nothing is raised
@@ -85,6 +86,8 @@ class Termination:
             _exit_at_once()
         _noted = signal.Signals(number)
         self._received = True
+        # Not by `print`, which the signal may have interrupted.
+        os.write(2, f"{signal_name()}: saving after this step{_HOW_TO_QUIT}\n".encode())
 
     def is_due(self, step: int) -> bool:
         """Whether to save and leave after `step`; the same on all hosts."""

@@ -90,7 +90,8 @@ def split_index(
     records.check_split(builder, split)
     path = epath.Path(builder.data_dir) / f"index-{split}-{tokenizer}.npz"
     # File sizes and modification times show whether the cache matches the records.
-    made_by = f"{_VERSION}, {tokenizers.describe(tokenizer)}, {records.status_of_split(builder, split)}"
+    status = records.status_of_split(builder, split)
+    made_by = f"{_VERSION}, {tokenizers.describe(tokenizer)}, {status}"
     index = _load(path, made_by, images=builder.info.splits[split].num_examples)
     if index is None:
         index = _build(builder, split, tokenizer)
