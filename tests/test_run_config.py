@@ -182,7 +182,8 @@ def test_options_of_the_model_cannot_be_overridden(saved):
     assert same.loss.margin == 0.3
 
 
-OPTIONS = ("epochs", "data.crops", "evaluate_every_epochs")
+FREE = ("epochs", "evaluate_every_epochs")
+OF_THE_BEST = ("data.crops", "data.validation_split")
 
 
 def description(config):
@@ -190,14 +191,24 @@ def description(config):
     return {"config": json.loads(config.to_json())}
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", FREE)
 def test_options_that_no_step_depends_on_may_change(config, option):
     before = description(config)
     config.update_from_flattened_dict({option: 10})
     run_config.check_same_run(before, config, "runs/x")
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", OF_THE_BEST)
+def test_scores_of_the_best_checkpoint_stay_comparable(config, option):
+    before = description(config)
+    other = 10 if option == "data.crops" else "test"
+    config.update_from_flattened_dict({option: other})
+    with pytest.raises(InputError) as error:
+        run_config.check_same_run(before, config, "runs/x")
+    assert f"(config.{option} was " in str(error.value)
+
+
+@pytest.mark.parametrize("option", FREE)
 def test_options_that_the_start_of_a_stage_depends_on_may_not_change(config, option):
     config.fine_tuning = (common.fine_tuning_stage(epochs=1, learning_rate=1e-5),)
     before = description(config)

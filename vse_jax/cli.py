@@ -34,13 +34,6 @@ _NO_CONFIG = ("eval", "import")  # modes that do not need --config
 
 config_flags.DEFINE_config_file("config", None, "Configuration file.")
 flags.DEFINE_string("workdir", "", "Folder of the run; default: runs/<config name>.")
-flags.DEFINE_enum(
-    "mode",
-    "train",
-    ["train", "eval", "prepare", "extract", "import"],
-    "train or resume training; evaluate a checkpoint; prepare the dataset; extract "
-    "features from photos; import a checkpoint of the PyTorch repositories.",
-)
 flags.DEFINE_string(
     "split", "", "Split to evaluate; default: the test split, or else the validation."
 )
@@ -138,6 +131,15 @@ MODES = {
     "extract": _extract,
     "import": _import,
 }
+
+
+flags.DEFINE_enum(
+    "mode",
+    "train",
+    list(MODES),
+    "train or resume training; evaluate a checkpoint; prepare the dataset; extract "
+    "features from photos; import a checkpoint of the PyTorch repositories.",
+)
 
 
 @contextlib.contextmanager

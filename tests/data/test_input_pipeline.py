@@ -461,7 +461,7 @@ def test_index_survives_the_cache(builder):
 
 
 def test_index_without_write_permission(builder, monkeypatch):
-    def refuse(path):
+    def refuse(path, **options):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(split_index.files, "unfinished", refuse)
