@@ -244,11 +244,14 @@ class Checkpoints:
         """
         damaged = []
         for step in steps:
+            restored, reason = None, "another host cannot read it"
             try:
                 restored = self._restore(step, with_optimizer)
             except Exception as error:
-                damaged.append(step)
                 reason = one_line(error)
+            # All hosts restore the same checkpoint.
+            if not parallel.on_all_hosts(restored is not None):
+                damaged.append(step)
                 logger.error("checkpoint %s is damaged (%s)", self.path(step), reason)
                 continue
             if damaged and not self._read_only:

@@ -71,6 +71,20 @@ class Experiment:
     def _files(self):
         return identity.status_of(self.builder)
 
+    def check_folds(self, split: str) -> None:
+        """Checks that a split has at least as many images as `config.data.folds`.
+
+        Raises:
+          InputError: if it has fewer.
+        """
+        folds, data = self.config.data.folds, self.config.data
+        index = input_pipeline.split_index(self.builder, split, data.tokenizer)
+        if folds > index.image_count:
+            raise InputError(
+                f"config.data.folds is {folds}, but the split {split!r} has "
+                f"{index.image_count} images; set it to 0"
+            )
+
     def check_not_replaced(self) -> None:
         """Checks that the files of the dataset are those of the first call.
 

@@ -322,6 +322,13 @@ def gather_over_hosts(array: np.ndarray) -> np.ndarray:
     return gathered.reshape(-1, *array.shape[1:])
 
 
+def on_all_hosts(flag: bool) -> bool:
+    """Returns whether `flag` is True on every host; all hosts must call it."""
+    if is_single_host():
+        return flag
+    return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
+
+
 def agree_to_stop(received: bool, step: int) -> bool:
     """Whether all hosts stop after `step`, since one or more received a signal.
 

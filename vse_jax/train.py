@@ -66,6 +66,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
     )
     # Report a missing split now, not at the end of the first epoch.
     experiment.log_unknown_words(data.train_split, data.validation_split)
+    experiment.check_folds(data.validation_split)
     with _sole_run(workdir), contextlib.closing(Checkpoints(workdir)) as checkpoints:
         saved = checkpoints.describe()
         check_same_run(saved, config, workdir)

@@ -13,6 +13,7 @@ annotations the file name determines the split: `captions_val2017.json` is `dev`
 import dataclasses
 import hashlib
 import itertools
+import logging
 import os
 from collections.abc import Iterable
 
@@ -35,6 +36,8 @@ from vse_jax.data.datasets.photo_places import (
 )
 from vse_jax.data.datasets.photo_source import Annotations
 from vse_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "restval", "dev", "test")
 _SYNONYMS = {"val": "dev", "valid": "dev", "validation": "dev"}
@@ -83,6 +86,12 @@ class ImageFolderSource(photo_source.CaptionedPhotosSource):
                 f"{root}: expected one captions file, such as captions.csv or "
                 f"captions.jsonl, found {shown}{_hint(root)}; set "
                 "config.data.annotations to the captions file"
+            )
+        for path in sorted(root.glob("*trainImages.txt")):
+            logger.warning(
+                "%s is not read: the splits are chosen by a hash of the paths; put the "
+                "captions into a table with a column 'split' to use other splits",
+                path,
             )
         return tuple(found)
 
