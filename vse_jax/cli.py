@@ -153,13 +153,8 @@ def _hosts(config, workdir, *, preemptible=False):
 
 
 def _has_config_file():
-    return FLAGS.config is not None and not _is_default_config(
-        config_flags.get_config_filename(FLAGS["config"])
-    )
-
-
-def _is_default_config(path):
-    return os.path.abspath(path) == os.path.abspath(common.__file__)
+    """Returns whether the user named a configuration file."""
+    return FLAGS.config is not None and _given_config(sys.argv) is not None
 
 
 def _workdir():

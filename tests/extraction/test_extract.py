@@ -162,7 +162,7 @@ def test_killed_extraction_ends_as_an_uninterrupted_one(data_dir, reference, tmp
         lambda: programs.start(*command(data_dir, tmp_path)),
         ATTEMPTS,
     )
-    assert re.search("not complete.*--mode=extract", refused_root(folder))
+    assert re.search("incomplete.*--mode=extract", refused_root(folder))
     last = programs.run(*command(data_dir, tmp_path))
     assert last.returncode == 0, last.stderr
     assert re.search(r"\d+ of 37 images are done", last.stderr)
