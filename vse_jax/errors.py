@@ -36,26 +36,20 @@ def unreadable(path: str | os.PathLike, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be read: {error.strerror or one_line(error)}")
 
 
-def write_advice(error: BaseException) -> str:
-    """Returns advice for a failed write, which depends on the reason."""
-    reason = f"{getattr(error, 'errno', None) or ''} {error}".lower()
-    if _names(reason, _FULL_DISK, _FULL_DISK_WORDS):
-        return "free some space and start again"
-    if _names(reason, _NOT_PERMITTED, _NOT_PERMITTED_WORDS):
-        return "correct its permissions, or choose another folder, and start again"
-    return "check the file system and start again"
-
-
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_DISK_WORDS = ("no space left", "quota exceeded", "resource_exhausted")
 _NOT_PERMITTED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_PERMITTED_WORDS = ("permission", "read-only", "not permitted")
 
 
-def _names(reason, numbers, words):
-    number = reason.split(" ")[0]
-    named = number.isdecimal() and int(number) in numbers
-    return named or any(word in reason for word in words)
+def write_advice(error: BaseException) -> str:
+    """Returns advice for a failed write, which depends on the reason."""
+    number, text = getattr(error, "errno", None), str(error).lower()
+    if number in _FULL_DISK or any(word in text for word in _FULL_DISK_WORDS):
+        return "free some space and start again"
+    if number in _NOT_PERMITTED or any(word in text for word in _NOT_PERMITTED_WORDS):
+        return "correct its permissions, or choose another folder, and start again"
+    return "check the file system and start again"
 
 
 @contextlib.contextmanager

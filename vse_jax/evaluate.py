@@ -7,7 +7,6 @@ import numpy as np
 
 from vse_jax import files, parallel, run_config
 from vse_jax.checkpoint import Checkpoints, Restored
-from vse_jax.data.datasets import extracted_features
 from vse_jax.data.records import content_of
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError, reporting_writes
@@ -120,7 +119,7 @@ def _same_place(data, saved):
 
 def _check_extraction(experiment, run):
     trained_on = run.get("extraction")
-    found = extracted_features.description(experiment.builder)
+    found = experiment.extraction
     if not trained_on or not found:
         return
     differing = [

@@ -55,11 +55,12 @@ class Experiment:
             self.config,
             self.vocabulary,
             dataset=self.identity.summary(),
-            extraction=self._extraction,
+            extraction=self.extraction,
         )
 
     @functools.cached_property
-    def _extraction(self):
+    def extraction(self) -> dict | None:
+        """How the features of the dataset were extracted; None if they were not."""
         return extracted_features.description(self.builder)
 
     @functools.cached_property
@@ -70,20 +71,6 @@ class Experiment:
     @functools.cached_property
     def _files(self):
         return identity.status_of(self.builder)
-
-    def check_folds(self, split: str) -> None:
-        """Checks that a split has at least as many images as `config.data.folds`.
-
-        Raises:
-          InputError: if it has fewer.
-        """
-        folds, data = self.config.data.folds, self.config.data
-        index = input_pipeline.split_index(self.builder, split, data.tokenizer)
-        if folds > index.image_count:
-            raise InputError(
-                f"config.data.folds is {folds}, but the split {split!r} has "
-                f"{index.image_count} images; set it to 0"
-            )
 
     def check_not_replaced(self) -> None:
         """Checks that the files of the dataset are those of the first call.

@@ -18,7 +18,7 @@ from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import TrainingError, reporting_writes
 from vse_jax.evaluate import default_split
 from vse_jax.evaluation import pictures
-from vse_jax.evaluation.evaluator import Evaluator
+from vse_jax.evaluation.evaluator import Evaluator, check_folds
 from vse_jax.evaluation.report import report
 from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
 from vse_jax.models.vse import with_backbone
@@ -66,7 +66,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
     )
     # Report a missing split now, not at the end of the first epoch.
     experiment.log_unknown_words(data.train_split, data.validation_split)
-    experiment.check_folds(data.validation_split)
+    split = data.validation_split
+    index = input_pipeline.split_index(experiment.builder, split, data.tokenizer)
+    check_folds(data.folds, split, index)
     with _sole_run(workdir), contextlib.closing(Checkpoints(workdir)) as checkpoints:
         saved = checkpoints.describe()
         check_same_run(saved, config, workdir)

@@ -71,10 +71,24 @@ def evaluate_embeddings(
     metrics = retrieval.recalls(retrieval.rank(*embeddings, *ids, similarity))
     fold_metrics = None
     if folds:
-        if folds > index.image_count:
-            raise InputError(
-                f"config.data.folds is {folds}, but the split {split!r} has "
-                f"{index.image_count} images; set it to 0"
-            )
+        check_folds(folds, split, index)
         fold_metrics = retrieval.evaluate_folds(*embeddings, *ids, similarity, folds)
     return Evaluation(split, index, embeddings, metrics, fold_metrics)
+
+
+def check_folds(folds: int, split: str, index: SplitIndex) -> None:
+    """Checks that a split has at least as many images as there are folds.
+
+    Args:
+      folds: `config.data.folds`.
+      split: name of the split.
+      index: index of the split.
+
+    Raises:
+      InputError: if it has fewer.
+    """
+    if folds > index.image_count:
+        raise InputError(
+            f"config.data.folds is {folds}, but the split {split!r} has "
+            f"{index.image_count} images; set it to 0"
+        )

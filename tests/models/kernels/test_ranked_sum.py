@@ -1,32 +1,13 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.ranked_vectors import problem
 from vse_jax.models.kernels.ranked_sum import ranked_sum, sorted_sum
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-def problem(kind):
-    rng = np.random.default_rng(0)
-    batch, length, dim = {"long": (2, 140, 3), "edge": (2, 127, 2)}.get(kind, (5, 7, 4))
-    vectors = rng.normal(size=(batch, length, dim))
-    count = rng.integers(1, length + 1, batch)
-    if kind == "ties":
-        vectors = rng.integers(-1, 2, vectors.shape)
-    elif kind == "negative":
-        vectors = -1 - np.abs(vectors)
-    elif kind == "single":
-        count[:] = 1
-    elif kind in ("whole", "edge"):
-        count[:] = length
-    elif kind == "long":
-        count[:] = length, 130
-    weights = rng.normal(size=(batch, length))
-    return vectors.astype(np.float32), weights.astype(np.float32), jnp.array(count)
 
 
 KINDS = ("ragged", "ties", "negative", "single", "whole", "edge", "long")
