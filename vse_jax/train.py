@@ -108,7 +108,7 @@ class Training:
             experiment.builder, config
         )
         self._stages = plan_stages(config, self._steps_per_epoch)
-        self._steps_of = functools.lru_cache(None)(self._create_steps)
+        self._stage_steps = {}  # by the first step of the stage
         self._num_steps = self._stages[-1].stop
         self._check_groups()
         state = self._restore_or_create()
@@ -156,16 +156,16 @@ class Training:
         self._stage = stage
         self._steps = self._steps_of(stage)
 
-    def _create_steps(self, stage: Stage) -> StageSteps:
-        train_backbone = not (
-            stage.groups and stage.freezes_backbone(self._param_shapes)
-        )
-        return StageSteps(
-            self._experiment,
-            stage,
-            self._steps_per_epoch,
-            train_backbone=train_backbone,
-        )
+    def _steps_of(self, stage: Stage) -> StageSteps:
+        if stage.start not in self._stage_steps:
+            is_frozen = stage.groups and stage.freezes_backbone(self._param_shapes)
+            self._stage_steps[stage.start] = StageSteps(
+                self._experiment,
+                stage,
+                self._steps_per_epoch,
+                train_backbone=not is_frozen,
+            )
+        return self._stage_steps[stage.start]
 
     @functools.cached_property
     def _example(self) -> dict:

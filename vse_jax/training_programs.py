@@ -12,7 +12,6 @@ from vse_jax.experiment import Experiment
 from vse_jax.stage_steps import StageSteps
 from vse_jax.stages import Stage, stage_of
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -78,7 +77,7 @@ class TrainingPrograms:
           False if `should_stop` became true.
         """
         steps = self._steps_of(stage_of(self._stages, step))
-        key = steps.stage, steps.mining(step), length
+        key = steps.stage.start, steps.mining(step), length
         if key in self._compiled:
             return True
         program = steps.program(steps.mining(step), self._example, length)
