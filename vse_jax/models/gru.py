@@ -80,17 +80,23 @@ class BidirectionalGRU(nn.Module):
     hidden_dim: int
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
     def __call__(self, inputs: jax.Array, lengths: jax.Array) -> jax.Array:
         """Maps `[batch, time, dim]`, `[batch]` to `[batch, time, hidden]`."""
-        weights = tuple(
-            GRU(self.hidden_dim, name=name).weights(inputs.shape[-1])
-            for name in ("forward", "backward")
-        )
         forward, backward = gru_states(
-            inputs, weights, lengths, (False, True), jnp.dtype(self.dtype).name
+            inputs,
+            self.weights(inputs.shape[-1]),
+            lengths,
+            (False, True),
+            jnp.dtype(self.dtype).name,
         )
         return (forward + backward) / 2
+
+    @nn.compact
+    def weights(self, dim: int) -> tuple[GRUWeights, GRUWeights]:
+        """Returns the parameters, forwards and backwards, for inputs of `dim`."""
+        forward = GRU(self.hidden_dim, name="forward")
+        backward = GRU(self.hidden_dim, name="backward")
+        return forward.weights(dim), backward.weights(dim)
 
 
 def gru_states(
