@@ -73,7 +73,7 @@ class ResNet(nn.Module):
       pooled: whether to average the regions.
       dtype: of the arithmetic.
       train: whether to normalize by the batch's statistics and update the running ones.
-      sum_over_devices: sums a pytree over all devices.
+      gather_over_devices: concatenates `[rows, ...]` of all devices.
       caffe: whether to compute as Caffe does: 1x1 convolutions have the strides, the
         max pooling is padded at the end only, and pixels are BGR with only their mean
         subtracted.
@@ -85,7 +85,7 @@ class ResNet(nn.Module):
     pooled: bool
     dtype: jnp.dtype
     train: bool
-    sum_over_devices: Callable
+    gather_over_devices: Callable
     caffe: bool = False
     groups: int = 1
     group_width: int = 64
@@ -100,7 +100,7 @@ class ResNet(nn.Module):
             layers.ConvolutionNorm,
             dtype=self.dtype,
             train=self.train,
-            sum_over_devices=self.sum_over_devices,
+            gather_over_devices=self.gather_over_devices,
         )
         x = self._normalize(image)
         x = nn.relu(convolution(_STEM_FEATURES, 7, stride=2, name="stem")(x))
