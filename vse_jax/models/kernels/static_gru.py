@@ -57,106 +57,112 @@ def _forward(inputs, weights, lengths, reverse, dtype):
     hidden = len(weights[0].kernel)
     steps = inputs.swapaxes(0, 1).reshape(time * batch, dim).astype(dtype)
     exists = _exists(lengths, time)
-    projected = [_project(steps, exists, w, dtype) for w in weights]
-    kernels = [w.kernel.astype(dtype) for w in weights]
 
-    def body(i, directions):
-        return [
-            _forward_step(i, is_reverse, *direction)
-            for is_reverse, *direction in zip(
-                reverse, directions, projected, kernels, weights, strict=True
-            )
-        ]
-
-    def _forward_step(i, is_reverse, direction, projected, kernel, weights):
+    def step(t, is_reverse, direction, projected, kernel, bias):
         state, states, gates = direction
-        t = time - 1 - i if is_reverse else i
-        recurrent = _dot(state, kernel, dtype) + weights.bias
-        recurrent_r, recurrent_z, recurrent_n = _split(recurrent, 3)
-        input_r, input_z, input_n = _split(_read(projected, t), 3)
+        recurrent_r, recurrent_z, recurrent_n = _split(
+            _dot(state, kernel, dtype) + bias
+        )
+        input_r, input_z, input_n = _split(_read(projected, t))
         r = jax.nn.sigmoid(input_r + recurrent_r)
         z = jax.nn.sigmoid(input_z + recurrent_z)
         n = jnp.tanh(input_n + r * recurrent_n)
         state = (1 - z) * n + z * state
         states = _write(states, state, t if is_reverse else t + 1)
-        values = zip(gates, (r, z, n, recurrent_n), strict=True)
-        return state, states, [_write(gate, value, t) for gate, value in values]
+        return state, states, _write_all(gates, (r, z, n, recurrent_n), t)
 
     def start():
-        gates = [jax.lax.empty((time, batch, hidden), jnp.float32) for _ in range(4)]
         # One step more than there are: the state before the first.
         states = jnp.zeros((time + 1, batch, hidden))
-        return states[0], states, gates
+        return states[0], states, _empty((time, batch, hidden), jnp.float32)
 
-    final = jax.lax.fori_loop(0, time, body, [start() for _ in weights])
-    all_states = [states for _, states, _ in final]
+    constants = [
+        (_project(steps, exists, w, dtype), w.kernel.astype(dtype), w.bias)
+        for w in weights
+    ]
+    final = _run(step, time, reverse, [start() for _ in weights], constants)
     outputs = tuple(
         jnp.where(exists, _after(states, r), 0).swapaxes(0, 1)
-        for states, r in zip(all_states, reverse, strict=True)
+        for (_, states, _), r in zip(final, reverse, strict=True)
     )
-    gates = [gates for _, _, gates in final]
-    return outputs, (steps, weights, exists, all_states, gates)
+    saved = [(states, gates) for _, states, gates in final]
+    return outputs, (steps, weights, exists, saved)
 
 
 def _backward(reverse, dtype, residuals, cotangents):
-    steps, weights, exists, states, gates = residuals
-    time, batch, hidden = gates[0][0].shape
-    cotangents = [jnp.where(exists, c.swapaxes(0, 1), 0) for c in cotangents]
-    previous = [_before(s, r) for s, r in zip(states, reverse, strict=True)]
-    # A product per gate takes less time than the concatenation of their cotangents.
-    kernels = [
-        [kernel.T for kernel in _split(w.kernel.astype(dtype), 3)] for w in weights
-    ]
+    steps, weights, exists, saved = residuals
+    time, batch, _ = exists.shape
+    hidden = len(weights[0].kernel)
 
-    def body(i, directions):
-        return [
-            _backward_step(i, is_reverse, *direction)
-            for is_reverse, *direction in zip(
-                reverse, directions, cotangents, previous, gates, kernels, strict=True
-            )
-        ]
-
-    def _backward_step(i, is_reverse, direction, cotangents, previous, gates, kernels):
+    def step(t, _, direction, cotangents, previous, gates, kernels):
         to_state, to_gates = direction
-        t = i if is_reverse else time - 1 - i
         cotangent = to_state + _read(cotangents, t)
         r, z, n, recurrent_n = (_read(gate, t) for gate in gates)
         to_n = cotangent * (1 - z) * (1 - n * n)
         to_z = cotangent * (_read(previous, t) - n) * z * (1 - z)
         to_r = to_n * recurrent_n * r * (1 - r)
-        to_recurrent_n = to_n * r
-        to_recurrent = (to_r, to_z, to_recurrent_n)
+        to_recurrent = (to_r, to_z, to_n * r)
         to_previous = cotangent * z
+        # A product per gate takes less time than a concatenation of their cotangents.
         for value, kernel in zip(to_recurrent, kernels, strict=True):
             to_previous += _dot(value, kernel, dtype)
-        for j, value in enumerate((to_n, *to_recurrent)):
-            to_gates = jax.lax.dynamic_update_slice(
-                to_gates,
-                value.astype(dtype)[None],
-                (t, 0, j * hidden),
-                allow_negative_indices=False,
-            )
-        return to_previous, to_gates
+        return to_previous, _write_all(to_gates, (to_n, *to_recurrent), t)
 
     def start():
-        to_gates = jax.lax.empty((time, batch, 4 * hidden), jnp.dtype(dtype))
+        to_gates = _empty((time, batch, hidden), jnp.dtype(dtype))
         return jnp.zeros((batch, hidden)), to_gates
 
-    final = jax.lax.fori_loop(0, time, body, [start() for _ in weights])
-    to_inputs, to_weights = zip(
-        *(
-            _parameter_cotangents(steps, *direction, dtype)
-            for direction in zip(
-                weights, previous, (to_gates for _, to_gates in final), strict=True
-            )
-        ),
-        strict=True,
-    )
-    to_inputs = sum(to_inputs).reshape(time, batch, -1).swapaxes(0, 1)
-    return to_inputs, to_weights, None
+    previous = [
+        _before(states, r) for (states, _), r in zip(saved, reverse, strict=True)
+    ]
+    constants = [
+        (
+            jnp.where(exists, cotangent.swapaxes(0, 1), 0),
+            before,
+            gates,
+            [kernel.T for kernel in _split(w.kernel.astype(dtype))],
+        )
+        for cotangent, before, (_, gates), w in zip(
+            cotangents, previous, saved, weights, strict=True
+        )
+    ]
+    backwards = [not is_reverse for is_reverse in reverse]
+    final = _run(step, time, backwards, [start() for _ in weights], constants)
+    parts = [
+        _parameter_cotangents(steps, w, before, jnp.concatenate(to_gates, -1), dtype)
+        for w, before, (_, to_gates) in zip(weights, previous, final, strict=True)
+    ]
+    to_inputs = sum(to_inputs for to_inputs, _ in parts).reshape(time, batch, -1)
+    return to_inputs.swapaxes(0, 1), tuple(to_weights for _, to_weights in parts), None
 
 
 static_states.defvjp(_forward, _backward)
+
+
+def _run(step, time, reverse, carries, constants):
+    """Runs all directions in one loop.
+
+    Args:
+      step: maps the time, whether it runs in reverse, the carry and the constants of a
+        direction to its new carry.
+      time: number of steps.
+      reverse: for each direction, whether time runs in reverse.
+      carries: first carry of each direction.
+      constants: a tuple for each direction.
+
+    Returns:
+      The last carry of each direction.
+    """
+
+    def body(i, carries):
+        return [
+            step(time - 1 - i if is_reverse else i, is_reverse, carry, *of_direction)
+            for is_reverse, carry, of_direction in zip(
+                reverse, carries, constants, strict=True
+            )
+        ]
+
+    return jax.lax.fori_loop(0, time, body, carries)
 
 
 def _parameter_cotangents(steps, weights, previous, to_gates, dtype):
@@ -176,7 +182,8 @@ def _parameter_cotangents(steps, weights, previous, to_gates, dtype):
     input_kernel = jnp.roll(weights.input_kernel.astype(dtype), hidden, axis=1)
     # As a product, the sum over all rows takes a fraction of the time of a reduction.
     ones = jnp.ones((1, len(steps)), dtype)
-    to_n, to_r, to_z, to_recurrent_n = _split(_dot(ones, to_gates, dtype)[0], 4)
+    sums = _dot(ones, to_gates, dtype)[0]
+    to_n, to_r, to_z, to_recurrent_n = _split(sums, parts=4)
     to_weights = GRUWeights(
         jnp.roll(_dot(steps.T, to_projected, dtype), -hidden, axis=1),
         jnp.concatenate([to_r, to_z, to_n]),
@@ -216,11 +223,20 @@ def _read(array, t):
 
 def _write(array, value, t):
     return jax.lax.dynamic_update_index_in_dim(
-        array, value, t, 0, allow_negative_indices=False
+        array, value.astype(array.dtype), t, 0, allow_negative_indices=False
     )
 
 
-def _split(array, parts):
+# An array per gate: a concatenation in each iteration would take longer.
+def _empty(shape, dtype, gates=4):
+    return [jax.lax.empty(shape, dtype) for _ in range(gates)]
+
+
+def _write_all(arrays, values, t):
+    return [_write(*pair, t) for pair in zip(arrays, values, strict=True)]
+
+
+def _split(array, parts=3):
     return jnp.split(array, parts, axis=-1)
 
 
