@@ -41,7 +41,7 @@ class Experiment:
             len(self.vocabulary),
             train=train,
             train_backbone=train_backbone,
-            sum_over_devices=parallel.sum_over_devices,
+            gather_over_devices=parallel.gather,
         )
 
     @functools.cached_property
