@@ -19,8 +19,8 @@ from collections.abc import Iterator
 import jax
 import ml_collections
 
-# Its key-value store and its detection of hosts have no public names.
-from jax._src import clusters, distributed
+# These have no public names.
+from jax._src import clusters, compilation_cache, compiler, distributed
 
 from vse_jax import host_links
 from vse_jax.errors import InputError, ReportedError, one_line
@@ -111,6 +111,7 @@ def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
     finally:
         timer.cancel()
     if count > 1:
+        compiler._cache_write = _write_to_cache
         _link_hosts(address)
 
 
@@ -164,6 +165,20 @@ def _link_hosts(address):
             _links = host_links.HostLink(host, invitation, _number(), _end)
     except host_links.HostGoneError as error:
         _end(str(error))
+
+
+def _write_to_cache(key, seconds, name, backend, executable, host_callbacks):
+    """Writes a program to JAX's compilation cache, which JAX does on host 0 only.
+
+    Programs of a host's own devices have other keys on every host, and so has every
+    program of CPUs. Without this, hosts would compile them again at every start.
+    """
+    is_slow = seconds >= jax.config.jax_persistent_cache_min_compile_time_secs
+    if is_slow and not host_callbacks:
+        with contextlib.suppress(Exception):  # the cache only saves time
+            compilation_cache.put_executable_and_time(
+                key, name, executable, backend, int(seconds)
+            )
 
 
 def _split(address):
