@@ -17,6 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.coordinator = ""  # host:port of process 0, equal on all hosts
     config.num_processes = 0  # number of processes; 0 without a coordinator
     config.process_id = -1  # index of this process, from 0; -1 without a coordinator
+    config.mapping = (
+        "pmap"  # or shard_map: runs steps on all devices, with equal results
+    )
     config.platform = ""  # required device: cpu, gpu or tpu; "" uses the best one
 
     config.batch_size = 128  # training pairs per step, over all devices and hosts

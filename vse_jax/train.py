@@ -179,7 +179,10 @@ class Training:
                     mining,
                     stage.groups,
                 ),
+                (parallel.REPLICATED, parallel.SPLIT),
+                parallel.REPLICATED,
                 donate_argnums=0,
+                backend=config.mapping,
             )
             for mining in {config.loss.mining, config.loss.warmup_mining} - {""}
         }

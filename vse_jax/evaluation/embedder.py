@@ -34,8 +34,15 @@ class Embedder:
         embed_images, embed_captions = make_embed_steps(
             experiment.create_model(train=False)
         )
-        self._embed_images = parallel.map_over_devices(embed_images)
-        self._embed_captions = parallel.map_over_devices(embed_captions)
+        self._embed_images, self._embed_captions = (
+            parallel.map_over_devices(
+                step,
+                (parallel.REPLICATED, parallel.SPLIT),
+                parallel.REPLICATED,
+                backend=experiment.config.mapping,
+            )
+            for step in (embed_images, embed_captions)
+        )
 
     def embed(self, variables: dict, split: str) -> tuple[SplitIndex, Embeddings]:
         """Embeds a split.

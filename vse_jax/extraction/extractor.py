@@ -37,7 +37,9 @@ class FeatureExtractor:
           variables: variables of the backbone.
           pca: PCA to project the features with, if any.
         """
-        self._run = parallel.map_over_local_devices(_make_step(config))
+        self._run = parallel.map_over_local_devices(
+            _make_step(config), (parallel.REPLICATED, parallel.SPLIT), parallel.SPLIT
+        )
         self._parameters = parallel.replicate_on_host((variables, pca))
 
     def extract(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:

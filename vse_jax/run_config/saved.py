@@ -29,6 +29,7 @@ EVALUATION_OPTIONS = (
     "data.validation_split",
     "data.test_split",
     "evaluation_batch_size",
+    "mapping",
     "platform",
     *CONNECTION_OPTIONS,
     "compilation_cache",
