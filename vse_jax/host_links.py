@@ -242,32 +242,27 @@ class Proxy:
                 continue
             outer.settimeout(None)
             probe(outer)
-            _start(self._pass_on, inner, outer)
-            _start(self._pass_back, outer, inner)
+            left = threading.Event()  # JAX has closed its end
+            _start(self._pass_on, inner, outer, left)
+            _start(self._pass_back, outer, inner, left)
 
-    def _pass_on(self, inner, outer):
+    def _pass_on(self, inner, outer, left):
         _copy(inner, outer)
+        left.set()
         with contextlib.suppress(OSError):
             outer.shutdown(socket.SHUT_RDWR)
 
-    def _pass_back(self, outer, inner):
-        if _copy(outer, inner):
+    def _pass_back(self, outer, inner, left):
+        _copy(outer, inner)
+        if not left.is_set():
             self._on_loss()
 
 
 def _copy(source, sink):
-    """Copies bytes until an end is closed; returns whether the source was."""
-    while True:
-        try:
-            data = source.recv(1 << 16)
-        except OSError:
-            return True
-        if not data:
-            return True
-        try:
+    """Copies bytes until an end is closed."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
             sink.sendall(data)
-        except OSError:
-            return False
 
 
 def probe(connection: socket.socket) -> None:
