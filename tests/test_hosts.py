@@ -4,20 +4,17 @@ import csv
 import json
 import signal
 import socket
-import subprocess
 
 import numpy as np
 import pytest
 
 from configs import common
 from tests import photo_files, programs
+from tests.host_processes import Hosts, finish_all, free_port, with_regions
 from vse_jax import host_connection
 from vse_jax.errors import InputError
 
 STEPS = programs.STEPS_PER_EPOCH
-# A model that compiles in seconds.
-REGION_OPTIONS = ("--config.model.text_encoder=gru", "--config.epochs=1")
-ATTEMPTS = 3  # another process may take a port that was free
 PHOTO_OPTIONS = {
     "batch_size": 8,
     "epochs": 1,
@@ -33,50 +30,6 @@ PHOTO_OPTIONS = {
     "model.text_encoder": "gru",
     "model.word_dim": 4,
 }
-
-
-class Hosts:
-    """Starts the program once per host; each host has one device."""
-
-    def __init__(self, start):
-        """Takes a function that starts one process with further options."""
-        self._start = start
-
-    def start(self, *options, own_options=((), ())) -> list[subprocess.Popen]:
-        """Starts both; `own_options` are those of each host alone."""
-        address = f"127.0.0.1:{free_port()}"
-        return [
-            self._start(
-                f"--config.coordinator={address}",
-                "--config.num_processes=2",
-                f"--config.process_id={number}",
-                *options,
-                *own,
-            )
-            for number, own in enumerate(own_options)
-        ]
-
-    def run(self, *options, **starting) -> list[programs.Finished]:
-        """Runs both to their end."""
-        for _ in range(ATTEMPTS):
-            finished = finish_all(self.start(*options, **starting))
-            if "cannot use its port" not in finished[0].stderr:
-                return finished
-        pytest.fail("no port stayed free")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def finish_all(processes):
-    try:
-        return [programs.finish(process) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
 
 
 def stop_second_after(processes, text):
@@ -98,15 +51,11 @@ def place(tmp_path_factory):
     return programs.playground(tmp_path_factory.getbasetemp())
 
 
-def start_with_regions(place):
-    return lambda *options, **popen: place.start(*REGION_OPTIONS, *options, **popen)
-
-
 @pytest.fixture(scope="module")
 def reference(place):
     """The workdir of a run on two devices of one process."""
     workdir = place.workdir("of_one_host")
-    start = start_with_regions(place)
+    start = with_regions(place)
     finished = programs.finish(start(f"--workdir={workdir}", devices=2))
     assert finished.returncode == 0, finished.stderr
     return workdir
@@ -114,7 +63,7 @@ def reference(place):
 
 def test_stopped_and_resumed_run_of_two_hosts_ends_as_that_of_one(place, reference):
     workdir = place.workdir("of_two_hosts")
-    hosts = Hosts(start_with_regions(place))
+    hosts = Hosts(with_regions(place))
 
     stopped = stop_second_after(hosts.start(f"--workdir={workdir}"), "step 7/")
     assert [host.returncode for host in stopped] == [143, 143], stopped[0].stderr
@@ -138,7 +87,7 @@ def test_two_hosts_evaluate_as_one(place, reference):
     report = reference / "eval" / "test.json"
     expected = json.loads(report.read_text())
     report.unlink()
-    hosts = Hosts(start_with_regions(place))
+    hosts = Hosts(with_regions(place))
     finished = hosts.run("--mode=eval", f"--workdir={reference}")
     assert_succeeded(finished)
     found = json.loads(report.read_text())

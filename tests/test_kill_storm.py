@@ -1,0 +1,130 @@
+"""Runs whose processes are killed at random moments end as undisturbed runs.
+
+A host is killed at its start, in a step, in an evaluation or in a save; the others must
+exit with one line that names it. Then the run is resumed, and killed again. CI runs two
+kills of two hosts. To run more, of one, two and four hosts:
+
+  VSE_KILLS=20 pytest -s -m "slow or not slow" tests/test_kill_storm.py
+"""
+
+import os
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from tests import programs
+from tests.host_processes import (
+    SECONDS_TO_EXIT,
+    Hosts,
+    assert_named,
+    finish_all,
+    kill_one,
+    with_regions,
+)
+
+KILLS = int(os.environ.get("VSE_KILLS", "2"))
+SEED = int(os.environ.get("VSE_KILL_SEED", "0"))
+STEPS = programs.STEPS_PER_EPOCH
+STARTED = "unknown words"  # logged when the hosts are connected and JAX is set up
+LONGEST_START = 8.0  # seconds, from there to the first step
+LONGEST_STEP = 0.3  # seconds
+MOMENTS = ("start", "step", "save")
+
+
+class Storm:
+    """One run after another, of which hosts are killed."""
+
+    def __init__(self, place: programs.Playground, num_hosts: int):
+        self._rng = np.random.default_rng((SEED, num_hosts))
+        self._num_hosts = num_hosts
+        start = with_regions(place)
+        self._hosts = Hosts(start, num_hosts) if num_hosts > 1 else None
+        self._start_one = start
+        self._place = place
+        self.slowest = 0.0  # seconds until the others had exited
+
+    def start(self, workdir) -> list[subprocess.Popen]:
+        option = f"--workdir={workdir}"
+        if self._hosts is None:
+            return [self._start_one(option)]
+        return self._hosts.start(option)
+
+    def workdir(self, name):
+        return self._place.workdir(f"{name}_of_{self._num_hosts}_hosts")
+
+    def run(self, kills: int, reference) -> None:
+        """Kills so many hosts; every run that ends is compared with the reference."""
+        runs = 0
+        while kills > 0:
+            workdir = self.workdir(f"killed_{runs}")
+            while kills > 0 and self._kill(workdir):
+                kills -= 1
+            for host in finish_all(self.start(workdir)):
+                assert host.returncode == 0, host.stderr
+            programs.assert_same_run(workdir, reference, STEPS)
+            runs += 1
+
+    def _kill(self, workdir) -> bool:
+        """Resumes the run and kills a host; returns False if the run ended before."""
+        processes = self.start(workdir)
+        moment = self._rng.choice(MOMENTS)
+        if not self._wait_for(moment, processes[0], workdir):
+            for host in finish_all(processes):
+                assert host.returncode == 0, host.stderr
+            return False
+        victim = int(self._rng.integers(self._num_hosts))
+        finished, seconds = kill_one(processes, victim)
+        if finished[victim].returncode == 0:  # it came too late
+            return False
+        assert seconds < SECONDS_TO_EXIT
+        assert_named(finished, victim)
+        self.slowest = max(self.slowest, seconds)
+        print(f"{self._num_hosts} hosts: killed {victim} in {moment}, {seconds:.2f} s")
+        return True
+
+    def _wait_for(self, moment, primary, workdir):
+        """Waits for a moment; returns False if the run ends before."""
+        if moment == "start":
+            if not any(STARTED in line for line in primary.stderr):
+                return False
+            time.sleep(self._rng.uniform(0, LONGEST_START))
+            return True
+        steps = self._rng.integers(1, 7) if moment == "step" else 1
+        for line in primary.stderr:
+            steps -= "  step " in line
+            if not steps:
+                break
+        else:
+            return False
+        if moment == "step":
+            time.sleep(self._rng.uniform(0, LONGEST_STEP))
+            return True
+        while primary.poll() is None:
+            if any("tmp" in path.name for path in workdir.glob("checkpoints/*")):
+                return True
+            time.sleep(0.001)
+        return False
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return programs.playground(tmp_path_factory.getbasetemp())
+
+
+@pytest.mark.parametrize(
+    "num_hosts",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        2,
+        pytest.param(4, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_run_ends_as_an_undisturbed_one(place, num_hosts):
+    storm = Storm(place, num_hosts)
+    reference = storm.workdir("undisturbed")
+    for host in finish_all(storm.start(reference)):
+        assert host.returncode == 0, host.stderr
+    storm.run(KILLS, reference)
+    print(f"{num_hosts} hosts: all others exited within {storm.slowest:.2f} s")
