@@ -47,9 +47,12 @@ class Storm:
 
     def start(self, workdir) -> list[subprocess.Popen]:
         option = f"--workdir={workdir}"
+        # Every program is cached, so that most starts compile nothing.
+        cached = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        environment = programs.environment() | cached
         if self._hosts is None:
-            return [self._start_one(option)]
-        return self._hosts.start(option)
+            return [self._start_one(option, env=environment)]
+        return self._hosts.start(option, env=environment)
 
     def workdir(self, name):
         return self._place.workdir(f"{name}_of_{self._num_hosts}_hosts")
