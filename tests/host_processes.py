@@ -103,5 +103,5 @@ def assert_named(finished: list[programs.Finished], victim: int) -> None:
 
 
 def _is_logged(line):
-    """Whether a line is of the log, or of the table of parameters, which follows one."""
+    """Whether a line is of the log, or of the table of parameters in it."""
     return re.match(r"\d\d:\d\d:\d\d  |[+|]|Total: ", line)

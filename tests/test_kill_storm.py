@@ -27,9 +27,9 @@ from tests.host_processes import (
 KILLS = int(os.environ.get("VSE_KILLS", "2"))
 SEED = int(os.environ.get("VSE_KILL_SEED", "0"))
 STEPS = programs.STEPS_PER_EPOCH
-STARTED = "unknown words"  # logged when the hosts are connected and JAX is set up
-LONGEST_START = 8.0  # seconds, from there to the first step
-LONGEST_STEP = 0.3  # seconds
+STARTED = "of dev; the vocabulary"  # logged when hosts are connected and JAX is set up
+FIRST_STEP = "first step after"
+MARKS = (STARTED, FIRST_STEP, f"step {STEPS}/")
 MOMENTS = ("start", "step", "save")
 
 
@@ -43,6 +43,8 @@ class Storm:
         self._hosts = Hosts(start, num_hosts) if num_hosts > 1 else None
         self._start_one = start
         self._place = place
+        self._start_seconds = 0.0  # from `STARTED` to `FIRST_STEP`
+        self._step_seconds = 0.0
         self.slowest = 0.0  # seconds until the others had exited
 
     def start(self, workdir) -> list[subprocess.Popen]:
@@ -56,6 +58,22 @@ class Storm:
 
     def workdir(self, name):
         return self._place.workdir(f"{name}_of_{self._num_hosts}_hosts")
+
+    def undisturbed(self):
+        """Makes a run without kills; returns its workdir."""
+        workdir = self.workdir("undisturbed")
+        processes = self.start(workdir)
+        times = {}
+        for line in processes[0].stderr:
+            times |= {text: time.monotonic() for text in MARKS if text in line}
+        for host in finish_all(processes):
+            assert host.returncode == 0, host.stderr
+        started, first, last = (times[text] for text in MARKS)
+        self._start_seconds, self._step_seconds = (
+            first - started,
+            (last - first) / STEPS,
+        )
+        return workdir
 
     def run(self, kills: int, reference) -> None:
         """Kills so many hosts; every run that ends is compared with the reference."""
@@ -92,7 +110,7 @@ class Storm:
         if moment == "start":
             if not any(STARTED in line for line in primary.stderr):
                 return False
-            time.sleep(self._rng.uniform(0, LONGEST_START))
+            time.sleep(self._rng.uniform(0, self._start_seconds))
             return True
         steps = self._rng.integers(1, 7) if moment == "step" else 1
         for line in primary.stderr:
@@ -102,7 +120,7 @@ class Storm:
         else:
             return False
         if moment == "step":
-            time.sleep(self._rng.uniform(0, LONGEST_STEP))
+            time.sleep(self._rng.uniform(0, self._step_seconds))
             return True
         while primary.poll() is None:
             if any("tmp" in path.name for path in workdir.glob("checkpoints/*")):
@@ -126,8 +144,6 @@ def place(tmp_path_factory):
 )
 def test_killed_run_ends_as_an_undisturbed_one(place, num_hosts):
     storm = Storm(place, num_hosts)
-    reference = storm.workdir("undisturbed")
-    for host in finish_all(storm.start(reference)):
-        assert host.returncode == 0, host.stderr
+    reference = storm.undisturbed()
     storm.run(KILLS, reference)
     print(f"{num_hosts} hosts: all others exited within {storm.slowest:.2f} s")
