@@ -11,7 +11,9 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the default options; experiments or users set `data.root`."""
     config = ml_collections.ConfigDict()
     config.seed = 0  # seed of parameters, image order, captions and augmentation
-    config.dtype = "float32"  # dtype of the encoders' arithmetic; or bfloat16
+    # dtype of the encoders' arithmetic, float32 or bfloat16. "" is that of the run in
+    # the workdir; for a new run, it is bfloat16 on TPUs and float32 elsewhere.
+    config.dtype = ""
     config.distributed = False  # True connects the hosts that JAX detects, as on a pod
     # The next three connect hosts that JAX does not detect; they imply `distributed`.
     config.coordinator = ""  # host:port of process 0, equal on all hosts

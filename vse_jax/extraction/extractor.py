@@ -133,7 +133,7 @@ def _backbone(config) -> nn.Module:
     return create_backbone(
         config.model.backbone.name,
         pooled=config.extract.regions == "pooled",
-        dtype=jnp.dtype(config.dtype),
+        dtype=jnp.dtype(config.dtype or "float32"),
     )
 
 

@@ -33,6 +33,7 @@ from vse_jax.parallel.mapping import (
     put_rows,
     replicate,
     replicate_on_host,
+    shapes_of_rows,
     shard,
     unreplicate,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "reporting_memory",
     "select_platform",
     "set_up",
+    "shapes_of_rows",
     "shard",
     "sum_over_devices",
     "this_host",

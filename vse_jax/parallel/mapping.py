@@ -266,6 +266,18 @@ def put_rows(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return put(shard(batch), NamedSharding(mesh_of(all_devices()), SPLIT))
 
 
+def shapes_of_rows(batch: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of what `put_rows` returns for a batch."""
+    devices = jax.local_device_count()
+
+    def shape(array):
+        rows = array.shape[0] // devices
+        shape = (jax.device_count(), rows, *array.shape[1:])
+        return jax.ShapeDtypeStruct(shape, array.dtype)
+
+    return jax.tree.map(shape, batch)
+
+
 def fetch_rows(array: jax.Array) -> np.ndarray:
     """Undoes `shard`, of what `map_over_local_devices` returned."""
     return np.asarray(array).reshape(-1, *array.shape[2:])

@@ -20,8 +20,9 @@ def set_up(
     """Prepares JAX for a run. Call it before anything else uses JAX.
 
     Connects the hosts, selects the devices, and sets JAX's compilation cache to
-    `config.compilation_cache`, or to a folder beside the workdir. Only the primary host
-    logs below the level of warnings.
+    `config.compilation_cache`, or to a folder beside the workdir. If `config.dtype` is
+    empty, sets it to the dtype that suits the devices. Only the primary host logs below
+    the level of warnings.
 
     Args:
       config: see `configs/common.py`.
@@ -39,11 +40,13 @@ def set_up(
         config.compilation_cache or epath.Path(workdir).parent / ".compilation_cache"
     )
     jax.config.update("jax_compilation_cache_dir", str(epath.Path(cache).expanduser()))
+    host_connection.connect(config, preemptible=preemptible)
+    select_platform(config.platform)
+    if not config.dtype:
+        config.dtype = "bfloat16" if jax.default_backend() == "tpu" else "float32"
     if config.dtype == "float32":
         # TPUs would multiply in bfloat16 all the same.
         jax.config.update("jax_default_matmul_precision", "float32")
-    host_connection.connect(config, preemptible=preemptible)
-    select_platform(config.platform)
     if not is_primary_host():
         logging.getLogger("vse_jax").setLevel(logging.WARNING)
 

@@ -17,7 +17,7 @@ from vse_jax.optimizer import OPTIMIZERS
 from vse_jax.similarity import SIMILARITIES
 
 CHOICES = {
-    "dtype": ("float32", "bfloat16"),
+    "dtype": ("", "float32", "bfloat16"),
     "mapping": tuple(parallel.BACKENDS),
     "data.tokenizer": tuple(tokenizers.TOKENIZERS),
     "data.vocabulary": ("dataset", "checkpoint"),

@@ -64,7 +64,7 @@ def describe(
         "config": json.loads(_of_any_start(config).to_json()),
         "vocabulary": json.loads(vocabulary.to_json()),
         "tokenizer": tokenizers.describe(config.data.tokenizer),
-        "dtype": config.dtype,
+        "dtype": config.dtype or "float32",
         "preprocessing": _preprocessing(config),
         "dataset": dataset,
         "extraction": extraction,
