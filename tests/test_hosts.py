@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import socket
 
@@ -10,7 +11,15 @@ import pytest
 
 from configs import common
 from tests import photo_files, programs
-from tests.host_processes import Hosts, finish_all, free_port, with_regions
+from tests.host_processes import (
+    SECONDS_TO_EXIT,
+    Hosts,
+    assert_named,
+    finish_all,
+    free_port,
+    kill_one,
+    with_regions,
+)
 from vse_jax import host_connection
 from vse_jax.errors import InputError
 
@@ -61,25 +70,69 @@ def reference(place):
     return workdir
 
 
-def test_stopped_and_resumed_run_of_two_hosts_ends_as_that_of_one(place, reference):
-    workdir = place.workdir("of_two_hosts")
+def test_disturbed_run_ends_as_an_undisturbed_one(place, reference):
+    """Stopped, resumed as one process, killed on two hosts, with a damaged checkpoint.
+
+    Equal bit for bit: parameters, statistics, the optimizer's moments, and loss and
+    gradient norm of every step. Two addends have one sum, whatever their order.
+    """
+    workdir = place.workdir("disturbed")
     hosts = Hosts(with_regions(place))
 
-    stopped = stop_second_after(hosts.start(f"--workdir={workdir}"), "step 7/")
-    assert [host.returncode for host in stopped] == [143, 143], stopped[0].stderr
-    step = programs.checkpoint_steps(workdir)[0]
-    assert 7 <= step < STEPS
-    assert f"stopped by SIGTERM after step {step}" in stopped[0].stderr
-
-    resumed = hosts.run(f"--workdir={workdir}")
-    assert_succeeded(resumed)
-    assert f"resuming from the checkpoint of step {step}\n" in resumed[0].stderr
-    # Equal bit for bit: parameters, statistics, the optimizer's moments, and loss and
-    # gradient norm of every step. Two addends have one sum, whatever their order.
+    step = stop_on_two_hosts(hosts, workdir, "step 4/")
+    step = stop_on_one_host(place, workdir, step)
+    step = kill_second_host(hosts, workdir, step)
+    damaged = damage(workdir)
+    last = hosts.run(f"--workdir={workdir}")
+    assert_succeeded(last)
+    assert f"{damaged} is damaged" in last[0].stderr
+    assert f"moved {damaged} to" in last[0].stderr
+    assert not last[1].stderr
     programs.assert_same_run(workdir, reference, STEPS)
     run = programs.restored(workdir, STEPS).run
     assert run["config"]["coordinator"] == ""
     assert run["config"]["process_id"] == -1
+
+
+def stop_on_two_hosts(hosts, workdir, text):
+    """The second host receives SIGTERM; both save the same step."""
+    stopped = stop_second_after(hosts.start(f"--workdir={workdir}"), text)
+    assert [host.returncode for host in stopped] == [143, 143], stopped[0].stderr
+    step = programs.checkpoint_steps(workdir)[0]
+    assert 4 <= step < STEPS
+    assert f"stopped by SIGTERM after step {step}" in stopped[0].stderr
+    return step
+
+
+def stop_on_one_host(place, workdir, step):
+    """The run of two hosts is resumed as one process with two devices."""
+    process = with_regions(place)(f"--workdir={workdir}", devices=2)
+    stopped = programs.stop_after(process, f"step {step + 2}/", signal.SIGTERM)
+    assert stopped.returncode == 143, stopped.stderr
+    assert f"resuming from the checkpoint of step {step}\n" in stopped.stderr
+    return programs.checkpoint_steps(workdir)[0]
+
+
+def kill_second_host(hosts, workdir, step):
+    """The run of one process is resumed by two hosts, one of which is killed."""
+    processes = hosts.start(f"--workdir={workdir}")
+    before = [next(line for line in processes[0].stderr if "resuming" in line)]
+    assert f"of step {step}\n" in before[0]
+    text = f"step {step + 5 - step % 5 + 1}/"  # a save has begun before
+    assert any(text in line for line in processes[0].stderr)
+    finished, seconds = kill_one(processes, 1)
+    assert_named(finished, 1)
+    assert seconds < SECONDS_TO_EXIT
+    return step
+
+
+def damage(workdir):
+    """Truncates the largest file of the latest checkpoint; returns its folder."""
+    folder = workdir / "checkpoints" / str(programs.checkpoint_steps(workdir)[0])
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    return folder
 
 
 def test_two_hosts_evaluate_as_one(place, reference):
@@ -93,6 +146,25 @@ def test_two_hosts_evaluate_as_one(place, reference):
     found = json.loads(report.read_text())
     assert found["metrics"] == expected["metrics"]
     assert f"{'rSum':15}{found['metrics']['rsum']:7.1f}" in finished[0].stdout
+
+
+def test_metrics_that_cannot_be_read_end_both_with_one_line(place, reference):
+    workdir = place.workdir("unreadable_metrics")
+    shutil.copytree(reference, workdir)
+    metrics = workdir / "checkpoints" / str(STEPS) / "metrics" / "metrics"
+    metrics.write_text("{")
+    finished = Hosts(with_regions(place)).run("--mode=eval", f"--workdir={workdir}")
+    assert [host.returncode for host in finished] == [2, 2]
+    assert programs.refusal(finished[0]).startswith(f"error: {metrics} is damaged")
+    assert not finished[1].stderr
+
+
+def test_one_of_two_hosts_prepares(place, tmp_path):
+    options = "--mode=prepare", f"--config.data.data_dir={tmp_path}"
+    finished = Hosts(place.start).run(*options)
+    assert [host.returncode for host in finished] == [0, 0], finished[1].stderr
+    assert finished[0].stdout.startswith(f"prepared: {tmp_path}")
+    assert not finished[1].stdout + finished[1].stderr
 
 
 def test_failure_of_one_host_ends_both_with_one_line(place):
