@@ -42,6 +42,14 @@ from vse_jax.parallel.setup import (
     select_platform,
     set_up,
 )
+from vse_jax.parallel.tables import (
+    Memory,
+    device_memory,
+    fill_table,
+    rows_of_this_host,
+    rows_per_device,
+    take_rows,
+)
 
 __all__ = [
     "AXIS",
@@ -50,10 +58,13 @@ __all__ = [
     "REPLICATED",
     "SPLIT",
     "Mapped",
+    "Memory",
     "agree_to_stop",
     "all_devices",
     "check_batch_size",
+    "device_memory",
     "fetch_rows",
+    "fill_table",
     "gather",
     "gather_over_hosts",
     "is_primary_host",
@@ -67,10 +78,13 @@ __all__ = [
     "replicate",
     "replicate_on_host",
     "reporting_memory",
+    "rows_of_this_host",
+    "rows_per_device",
     "select_platform",
     "set_up",
     "shard",
     "sum_over_devices",
+    "take_rows",
     "this_host",
     "unreplicate",
     "wait_for_hosts",
