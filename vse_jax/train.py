@@ -21,6 +21,8 @@ from vse_jax.evaluation import pictures
 from vse_jax.evaluation.evaluator import Evaluator, check_folds
 from vse_jax.evaluation.report import report
 from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
+from vse_jax.feed import Feed
+from vse_jax.goodput import CHECKPOINTS, EVALUATION, STEPS, Goodput
 from vse_jax.models.vse import with_backbone
 from vse_jax.optimizer import create_optimizer, create_schedule
 from vse_jax.run_config import check_same_run, flatten
@@ -37,11 +39,14 @@ from vse_jax.train_step import (
     make_train_step,
     start_training,
 )
+from vse_jax.training_data import create_training_data
 
 logger = logging.getLogger(__name__)
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str, seconds_before: float = 0.0
+) -> bool:
     """Trains a model, or resumes training from the latest checkpoint in the workdir.
 
     Every `config.evaluate_every_epochs` epochs, the validation split is evaluated and a
@@ -50,6 +55,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
     Args:
       config: see `configs/common.py`.
       workdir: folder for checkpoints, TensorBoard's files and reports.
+      seconds_before: time that the start has taken already, for the log.
 
     Returns:
       Whether training is finished; False if a signal stopped it early, after saving.
@@ -58,6 +64,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
       InputError: if the configuration, the dataset or the workdir is invalid.
       TrainingError: if the loss is not finite or a checkpoint cannot be saved.
     """
+    goodput = Goodput(
+        seconds_compiling=parallel.seconds_compiling, seconds_before=seconds_before
+    )
     parallel.check_batch_size(config.batch_size, "batch_size")
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
     data = config.data
@@ -73,7 +82,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
         saved = checkpoints.describe()
         check_same_run(saved, config, workdir)
         experiment.check_same_dataset(saved, workdir)
-        return _train(experiment, checkpoints, workdir)
+        return _train(experiment, checkpoints, workdir, goodput)
 
 
 def _sole_run(workdir):
@@ -83,8 +92,8 @@ def _sole_run(workdir):
     return contextlib.nullcontext()
 
 
-def _train(experiment, checkpoints, workdir) -> bool:
-    training = Training(experiment, checkpoints, workdir)
+def _train(experiment, checkpoints, workdir, goodput) -> bool:
+    training = Training(experiment, checkpoints, workdir, goodput)
     with reporting_writes(workdir):
         experiment.check_not_replaced()
         experiment.write_identity(workdir)
@@ -92,19 +101,30 @@ def _train(experiment, checkpoints, workdir) -> bool:
         writer = create_writer(workdir, training.step, primary=is_primary)
         try:
             finished = training.run(writer)
-            checkpoints.wait()
+            with goodput.spent_on(CHECKPOINTS):
+                checkpoints.wait()
         finally:
             writer.close()
         if finished:
-            training.report_best()
+            with goodput.spent_on(EVALUATION):
+                training.report_best()
+    logger.info("%s", goodput.line())
     return finished
 
 
 class Training:
     """A training run: its state on the devices and the work between steps."""
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, workdir: str):
+    def __init__(
+        self,
+        experiment: Experiment,
+        checkpoints: Checkpoints,
+        workdir: str,
+        goodput: Goodput,
+    ):
         self._experiment = experiment
+        self._goodput = goodput
+        self._data = create_training_data(experiment)
         self._checkpoints = checkpoints
         self._workdir = workdir
         self._config = config = experiment.config
@@ -171,13 +191,15 @@ class Training:
         )
         self._train_steps = {
             mining: parallel.map_over_devices(
-                make_train_step(
-                    model,
-                    optimizer,
-                    lambda step: schedule(step - stage.start),
-                    config.loss,
-                    mining,
-                    stage.groups,
+                self._data.in_step(
+                    make_train_step(
+                        model,
+                        optimizer,
+                        lambda step: schedule(step - stage.start),
+                        config.loss,
+                        mining,
+                        stage.groups,
+                    )
                 ),
                 (parallel.REPLICATED, parallel.SPLIT),
                 parallel.REPLICATED,
@@ -203,8 +225,9 @@ class Training:
 
     def _begin_stage(self, stage: Stage) -> None:
         """Starts a stage from the best checkpoint so far, with a new optimizer."""
-        self._checkpoints.wait()
-        best = self._checkpoints.restore(self._checkpoints.best_first())
+        with self._goodput.spent_on(CHECKPOINTS):
+            self._checkpoints.wait()
+            best = self._checkpoints.restore(self._checkpoints.best_first())
         logger.info("fine-tuning the best checkpoint, of step %d", best.step)
         self._set_stage(stage)
         state = start_training(self._optimizer, best.variables, self.step)
@@ -214,6 +237,7 @@ class Training:
         """Runs the remaining steps; returns False if a signal stopped them early."""
         if self.step == 0:
             writer.write_hparams(flatten(self._config))
+        batches = self._data.batches(self.step, self._num_steps - self.step)
         step_log = StepLog(
             self._config,
             self._steps_per_epoch,
@@ -222,10 +246,13 @@ class Training:
             self._how_to_resume,
         )
         profile = self._profile()
-        batches = self._experiment.train_batches(self.step, self._num_steps - self.step)
+        feed = Feed(batches, self._data.put, step_log.is_idle)
         fits = parallel.reporting_memory(self._config.batch_size, "batch_size")
-        with Termination() as termination, fits:
-            for batch in batches:
+        self._goodput.begin(STEPS)
+        with Termination() as termination, fits, feed:
+            for batch, waited in feed:
+                self._goodput.waited(waited)
+                step_log.waited(waited)
                 stage = stage_of(self._stages, self.step)
                 if stage != self._stage:
                     self._begin_stage(stage)
@@ -234,7 +261,7 @@ class Training:
                 stopping = termination.is_due(self.step)
                 if self._must_save() or stopping:
                     step_log.report(self.step)
-                    with step_log.paused():
+                    with step_log.paused(), self._goodput.spent_on(CHECKPOINTS):
                         self._evaluate_and_save(writer)
                 elif self._is_multiple_of(self._config.log_every_steps):
                     step_log.report(self.step)
@@ -244,9 +271,7 @@ class Training:
 
     def _train(self, batch, step_log):
         mining = self._mining()
-        self._state, metrics = self._train_steps[mining](
-            self._state, parallel.shard(batch)
-        )
+        self._state, metrics = self._train_steps[mining](self._state, batch)
         self.step += 1
         step_log.add(self.step, metrics)
 
@@ -298,7 +323,8 @@ class Training:
     def _evaluate(self, writer) -> dict[str, float]:
         split = self._config.data.validation_split
         self._experiment.check_not_replaced()
-        evaluation = self._evaluator.evaluate(self._state.variables, split)
+        with self._goodput.spent_on(EVALUATION):
+            evaluation = self._evaluator.evaluate(self._state.variables, split)
         metrics = evaluation.metrics
         writer.write_scalars(
             self.step, {f"{split}/{name}": value for name, value in metrics.items()}
@@ -318,7 +344,8 @@ class Training:
         return metrics
 
     def _leave(self) -> bool:
-        self._checkpoints.wait()
+        with self._goodput.spent_on(CHECKPOINTS):
+            self._checkpoints.wait()
         logger.info(
             "stopped by %s after step %d, which is saved; run the same command to "
             "resume",

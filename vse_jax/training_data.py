@@ -53,7 +53,7 @@ class ResidentData:
           InputError: if it does not fit, or a record cannot be read.
         """
         if not num_steps:
-            return iter(())
+            return (batch for batch in ())
         if self._table is None:
             self._table = self._features.read()
         return self._experiment.train_batches(start_step, num_steps, with_content=False)

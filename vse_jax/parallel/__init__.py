@@ -33,6 +33,7 @@ from vse_jax.parallel.mapping import (
     put_rows,
     replicate,
     replicate_on_host,
+    seconds_compiling,
     shard,
     unreplicate,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "reporting_memory",
     "rows_of_this_host",
     "rows_per_device",
+    "seconds_compiling",
     "select_platform",
     "set_up",
     "shard",
