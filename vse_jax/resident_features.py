@@ -154,16 +154,16 @@ class Packing:
         Args:
           contents: `[batch, *shape]`.
         """
-        numbers = contents.astype(self._dtype).view(f"u{self._dtype.itemsize}")
-        width = self._per_word * self._words - numbers.shape[-1]
-        numbers = np.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, width)])
+        numbers = contents.astype(self._dtype, copy=False)
+        numbers = numbers.view(f"u{self._dtype.itemsize}")
         words = numbers[..., : self._words].astype(np.uint32)
-        if self._per_word == 2:
-            words |= numbers[..., self._words :].astype(np.uint32) << 16
+        second = numbers[..., self._words :].astype(np.uint32)  # none of 32 bits
+        words[..., : second.shape[-1]] |= second << 16
         words = words.reshape(len(words), -1)
-        rows = np.zeros((len(words), math.prod(self.row_shape)), np.uint32)
-        rows[:, : words.shape[1]] = words
-        return rows.reshape(-1, *self.row_shape)
+        padding = math.prod(self.row_shape) - words.shape[1]
+        if padding:
+            words = np.pad(words, ((0, 0), (0, padding)))
+        return words.reshape(-1, *self.row_shape)
 
     def words_of_regions(self, rows: jax.Array) -> jax.Array:
         """Returns the words of stored records, `[batch, regions, words]`.

@@ -118,7 +118,7 @@ def train_batches(
     )
     steps = range(start_step, start_step + num_steps)
     if not with_content:
-        return reading.planned_batches(builder, split, steps, plan)
+        return reading.planned_batches(steps, plan)
     return _read(builder, split, config, index, steps, plan, crops=1)
 
 

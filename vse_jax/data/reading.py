@@ -55,34 +55,35 @@ def batches(
 
     parallel_calls = at_once(len(image) * row_bytes)
     types = [tf.string, *(array.dtype for array in example.values())]
-    dataset = _of_steps(steps, read, types, parallel_calls).map(
-        parse_step, num_parallel_calls=parallel_calls, deterministic=True
+    options = {"num_parallel_calls": parallel_calls, "deterministic": True}
+    dataset = (
+        tf.data.Dataset.range(steps.start, steps.stop)
+        .map(
+            lambda step: tuple(tf.numpy_function(read, [step], types, stateful=False)),
+            **options,
+        )
+        .map(parse_step, **options)
+        .prefetch(_AHEAD)
     )
-    return Reading(_buffered(dataset), builder, split)
+    return Reading(records.without_autotuning(dataset), builder, split)
 
 
-def planned_batches(
-    builder: tfds.core.DatasetBuilder, split: str, steps: range, plan: Plan
-) -> Iterator[Batch]:
-    """Returns an iterator over what is planned, without image content.
+def planned_batches(steps: range, plan: Plan) -> Iterator[Batch]:
+    """Yields what is planned, without image content.
 
-    The arguments are those of `batches`.
+    It plans in the caller's thread: with many threads, Python's lock and TensorFlow's
+    calls would cost more than the plan.
 
-    Returns:
+    Args:
+      steps: steps to plan.
+      plan: see `batches`.
+
+    Yields:
       Batches of the plan's arrays, with image_index, int32 `[batch]`: record numbers.
     """
-    _, example = plan(0)
-    names = [*example, "image_index"]
-
-    def read(step: np.int64) -> list[np.ndarray]:
-        image, batch = plan(int(step))
-        return [*batch.values(), image.astype(np.int32)]
-
-    types = [*(array.dtype for array in example.values()), tf.int32]
-    dataset = _of_steps(steps, read, types, _cores()).map(
-        lambda *arrays: dict(zip(names, arrays, strict=True))
-    )
-    return Reading(_buffered(dataset), builder, split)
+    for step in steps:
+        image, batch = plan(step)
+        yield batch | {"image_index": image.astype(np.int32)}
 
 
 def at_once(batch_bytes: int) -> int:
@@ -92,26 +93,7 @@ def at_once(batch_bytes: int) -> int:
       batch_bytes: size of a batch. While it is read, its records are in memory too.
     """
     affordable = _BYTES_AT_ONCE // (2 * max(1, batch_bytes))
-    return min(_cores(), max(_FEW, affordable))
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
-
-
-def _of_steps(
-    steps: range, read: Callable, types: list, parallel_calls: int
-) -> tf.data.Dataset:
-    """Returns a dataset of what `read` returns for each step, in order."""
-    return tf.data.Dataset.range(steps.start, steps.stop).map(
-        lambda step: tuple(tf.numpy_function(read, [step], types, stateful=False)),
-        num_parallel_calls=parallel_calls,
-        deterministic=True,
-    )
-
-
-def _buffered(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    return records.without_autotuning(dataset.prefetch(_AHEAD))
+    return min(os.cpu_count() or 1, max(_FEW, affordable))
 
 
 class Reading(Iterator[Batch]):
