@@ -84,9 +84,10 @@ def main(argv: list[str]) -> int:
 def _train(config, workdir):
     config.dtype = config.dtype or _saved_dtype(workdir)
     with _hosts(config, workdir, preemptible=True):
-        from vse_jax import train
+        from vse_jax import goodput, train
 
-        finished = train.train_and_evaluate(config, workdir)
+        seconds_before = goodput.seconds_since_process_start()
+        finished = train.train_and_evaluate(config, workdir, seconds_before)
     return 0 if finished else termination.exit_code()
 
 

@@ -37,6 +37,7 @@ EVALUATION_OPTIONS = (
 # Options that may change when a run is resumed: no training step depends on them.
 FREE_OPTIONS = (
     *EVALUATION_OPTIONS,
+    "data.device_resident",
     "log_every_steps",
     "checkpoint_every_steps",
     "evaluate_every_epochs",
