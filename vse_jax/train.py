@@ -254,9 +254,10 @@ class Training:
     def _compile(self, batch: dict, termination: Termination) -> bool:
         """Compiles what a batch needs; returns False if a signal was received."""
         is_before_steps = not self._has_stepped
-        with (
-            termination.before_steps() if is_before_steps else contextlib.nullcontext()
-        ):
+        before_steps = contextlib.nullcontext()
+        if is_before_steps:
+            before_steps = termination.before_steps()
+        with before_steps:
             compiled = self._programs.compile_for(
                 self.step, self._state.variables, batch, termination.is_received
             )

@@ -68,15 +68,15 @@ class TrainingPrograms:
         # The arrays may be given up before a thread looks at them.
         variables, batch = _shapes((variables, batch))
         others = self._after(step, variables, batch)
-        if is_first and compile_ahead.is_worthwhile():
-            if not compile_ahead.compile_all(list(others), should_stop):
-                return False
+        compile_all = is_first and compile_ahead.is_worthwhile()
+        if compile_all and not compile_ahead.compile_all(list(others), should_stop):
+            return False
         program = steps.program(steps.mining(step), self._example, batch, length)
         if is_first:
             logger.info("compiling the %s", program.name)
         if not compile_ahead.compile_now(program, should_stop):
             return False
-        if is_first and not compile_ahead.is_worthwhile():
+        if is_first and not compile_all:
             compile_ahead.compile_in_background(others)
         self._compiled.add(key)
         return True
