@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 
 import jax
 import ml_collections
@@ -112,8 +111,9 @@ def _check_output(output):
         raise InputError(f"--output is {output!r}, which is a folder; name a file")
     with reporting_writes(output):
         path.parent.mkdir(parents=True, exist_ok=True)
-    if files.is_local(path) and not os.access(path.parent, os.W_OK):
-        raise InputError(f"--output is {output!r}, but its folder cannot be written to")
+        probe = path.parent / f"{files.UNFINISHED}{path.name}"
+        probe.write_text("")
+        probe.unlink()
 
 
 def _write(described, output):

@@ -39,8 +39,8 @@ class Array(NamedTuple):
 
     @property
     def main_memory_bytes(self) -> int:
-        """Size in bytes in the main memory; 0 for an array elsewhere."""
-        return 0 if self.memory else self.bytes
+        """Size in bytes in the main memory; 0 for a scalar or an array elsewhere."""
+        return 0 if self.memory or not self.shape else self.bytes
 
 
 class Instruction(NamedTuple):

@@ -115,7 +115,8 @@ def measure(program: Program, topology: Topology) -> Measured:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Measured(program, topology, time.monotonic() - start, _refusal(error))
+        seconds = time.monotonic() - start
+        return Measured(program, topology, seconds, refusal=refusal(error))
     memory = compiled.memory_analysis()
     longest = max((x.shape[1] for x in program.batch.values() if x.ndim > 1), default=1)
     return Measured(
@@ -153,7 +154,7 @@ def _lower(program, topology):
     )
 
 
-def _refusal(error):
+def refusal(error: Exception) -> str:
     """Returns what a program needs of the HBM, from the compiler's message.
 
     It says `required for HLO temporaries (38.77G) exceeds available HBM (15.75G)`, or

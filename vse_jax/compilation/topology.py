@@ -64,14 +64,15 @@ def get_topology(name: str) -> Topology:
 
 
 def _parse(name):
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
-    if not match or match[1] not in CHIPS:
+    match = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*)+)", name)
+    layout = tuple(map(int, match[2].split("x"))) if match else ()
+    if not match or match[1] not in CHIPS or len(layout) != CHIPS[match[1]].axes:
         problem = f"--topology is {name!r}" if name else "--topology is missing"
         raise InputError(
             f"{problem}, expected one of {', '.join(CHIPS)}, a colon and the layout of "
             f"the chips, such as {', '.join(EXAMPLES)}"
         )
-    return match[1], tuple(map(int, match[2].split("x")))
+    return match[1], layout
 
 
 def _devices(name, layout):
@@ -86,9 +87,9 @@ def _devices(name, layout):
         try:
             return get()
         except RuntimeError as error:
-            if "chips_per_host_bounds" not in str(error):
+            if "chips_per_host_bounds" not in str(error) or math.prod(layout) > 8:
                 raise
-            # It has fewer chips than a usual host.
+            # It is a part of a host.
             return get(chips_per_host_bounds=(*layout, 1, 1)[:3])
     except RuntimeError as error:
         raise InputError(
