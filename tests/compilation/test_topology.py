@@ -52,7 +52,7 @@ def test_two_devices_share_a_chip_of_v4():
 
 @pytest.mark.parametrize("name", ["", "v5e", "v5e:2x2x1", "v5p:2x2", "v5e:0x4", "h100"])
 def test_an_unknown_topology_is_refused_with_known_ones(name):
-    with pytest.raises(InputError, match="--topology is .*v5e:2x4") as error:
+    with pytest.raises(InputError, match=r"--topology is .*v5e:2x4") as error:
         topology.get_topology(name)
     assert "\n" not in str(error.value)
 
