@@ -64,6 +64,8 @@ def jax_step(sizes: Sizes, batch: dict[str, np.ndarray]):
     state = parallel.replicate(create_train_state(model, optimizer, batch, seed=0))
     step = parallel.map_over_devices(
         make_train_step(model, optimizer, schedule, config.loss, config.loss.mining),
+        (parallel.REPLICATED, parallel.SPLIT),
+        parallel.REPLICATED,
         donate_argnums=0,
     )
 

@@ -11,12 +11,17 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the default options; experiments or users set `data.root`."""
     config = ml_collections.ConfigDict()
     config.seed = 0  # seed of parameters, image order, captions and augmentation
-    config.dtype = "float32"  # dtype of the encoders' arithmetic; or bfloat16
+    # dtype of the encoders' arithmetic, float32 or bfloat16. "" is that of the run in
+    # the workdir; for a new run, it is bfloat16 on TPUs and float32 elsewhere.
+    config.dtype = ""
     config.distributed = False  # True connects the hosts that JAX detects, as on a pod
     # The next three connect hosts that JAX does not detect; they imply `distributed`.
     config.coordinator = ""  # host:port of process 0, equal on all hosts
     config.num_processes = 0  # number of processes; 0 without a coordinator
     config.process_id = -1  # index of this process, from 0; -1 without a coordinator
+    config.mapping = (
+        "pmap"  # or shard_map: runs steps on all devices, with equal results
+    )
     config.platform = ""  # required device: cpu, gpu or tpu; "" uses the best one
 
     config.batch_size = 128  # training pairs per step, over all devices and hosts

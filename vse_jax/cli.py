@@ -57,7 +57,21 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         # Paths and captions may contain characters that a terminal cannot encode.
         stream.reconfigure(errors="backslashreplace")
-    app.run(_run, flags_parser=_parse_flags)
+    try:
+        app.run(_run, flags_parser=_parse_flags)
+    except SystemExit as error:
+        _exit_if_compiling(error.code)
+        raise
+
+
+def _exit_if_compiling(code):
+    """Exits at once if a thread compiles, which a regular exit would wait for."""
+    module = sys.modules.get("vse_jax.compile_ahead")
+    if module is None or not module.is_busy():
+        return
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code if isinstance(code, int) else int(bool(code)))
 
 
 def main(argv: list[str]) -> int:
@@ -73,11 +87,22 @@ def main(argv: list[str]) -> int:
 
 
 def _train(config, workdir):
+    config.dtype = config.dtype or _saved_dtype(workdir)
     with _hosts(config, workdir, preemptible=True):
         from vse_jax import train
 
         finished = train.train_and_evaluate(config, workdir)
     return 0 if finished else termination.exit_code()
+
+
+def _saved_dtype(workdir):
+    """Returns the dtype of the run in the workdir; "" if there is none."""
+    from vse_jax.checkpoint import read_description
+
+    try:
+        return read_description(workdir, "latest")["dtype"]
+    except InputError:
+        return ""
 
 
 def _evaluate(config, workdir):

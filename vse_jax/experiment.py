@@ -136,6 +136,12 @@ class Experiment:
             **parallel.this_host(),
         )
 
+    def training_lengths(self, start_step: int) -> list[int]:
+        """Returns the lengths of batches, see `input_pipeline.training_lengths`."""
+        return input_pipeline.training_lengths(
+            self.builder, self.vocabulary, self.config, start_step
+        )
+
     def log_unknown_words(self, *splits: str) -> None:
         """Logs the share of words in each split that are not in the vocabulary.
 

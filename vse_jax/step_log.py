@@ -76,6 +76,8 @@ class StepLog:
         """
         while self._in_flight:
             self._fetch(*self._in_flight.pop(0))
+        if not self._metrics:
+            return  # the last step was reported
         means = {
             name: float(np.mean([metrics[name] for metrics in self._metrics]))
             for name in self._metrics[0]

@@ -22,21 +22,16 @@ from vse_jax.evaluation.evaluator import Evaluator, check_folds
 from vse_jax.evaluation.report import report
 from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
 from vse_jax.models.vse import with_backbone
-from vse_jax.optimizer import create_optimizer, create_schedule
 from vse_jax.run_config import check_same_run, flatten
 from vse_jax.run_lock import sole_run
+from vse_jax.stage_steps import StageSteps
 from vse_jax.stages import Stage, check_groups, plan_stages, stage_of
 from vse_jax.step_log import StepLog
 from vse_jax.summaries import create_writer
 from vse_jax.termination import Termination, signal_name
 from vse_jax.torch_import import backbone_weights
-from vse_jax.train_step import (
-    TrainState,
-    create_train_state,
-    init_variables,
-    make_train_step,
-    start_training,
-)
+from vse_jax.train_step import TrainState, init_variables, start_training
+from vse_jax.training_programs import TrainingPrograms
 
 logger = logging.getLogger(__name__)
 
@@ -113,11 +108,15 @@ class Training:
             experiment.builder, config
         )
         self._stages = plan_stages(config, self._steps_per_epoch)
+        self._stage_steps = {}  # by the first step of the stage
         self._num_steps = self._stages[-1].stop
         self._check_groups()
         state = self._restore_or_create()
-        self.step = int(state.step)
+        self.step = self._saved = int(state.step)
         self._state = parallel.replicate(state)
+        self._programs = TrainingPrograms(
+            experiment, self._evaluator, self._stages, self._steps_of, self._example
+        )
 
     def _restore_or_create(self) -> TrainState:
         restored = self._checkpoints.restore(
@@ -125,7 +124,7 @@ class Training:
         )
         if restored is None:
             self._set_stage(self._stages[0])
-            state = self._load_backbone(self._create_state())
+            state = self._load_backbone(self._steps.create_state(self._example))
             table = parameter_overview.get_parameter_overview(
                 state.params, include_stats=False
             )
@@ -136,7 +135,8 @@ class Training:
         logger.info("resuming from the checkpoint of step %d", restored.step)
         # The state after the last step of a stage still belongs to that stage.
         self._set_stage(stage_of(self._stages, max(0, restored.step - 1)))
-        return restored.train_state(jax.eval_shape(self._create_state))
+        create_state = functools.partial(self._steps.create_state, self._example)
+        return restored.train_state(jax.eval_shape(create_state))
 
     def _check_groups(self) -> None:
         if any(stage.groups for stage in self._stages):
@@ -153,36 +153,19 @@ class Training:
         return jax.eval_shape(init, self._example, self._config.seed)["params"]
 
     def _set_stage(self, stage: Stage) -> None:
-        """Creates the model, the optimizer and the training steps of a stage."""
         self._stage = stage
-        config = self._config
-        schedule = create_schedule(
-            stage, config.optimizer.decay_factor, self._steps_per_epoch
-        )
-        train_backbone = not (
-            stage.groups and stage.freezes_backbone(self._param_shapes)
-        )
-        model = self._experiment.create_model(train=True, train_backbone=train_backbone)
-        self._optimizer = optimizer = create_optimizer(
-            config.optimizer, schedule, stage.groups
-        )
-        self._create_state = functools.partial(
-            create_train_state, model, optimizer, self._example, config.seed
-        )
-        self._train_steps = {
-            mining: parallel.map_over_devices(
-                make_train_step(
-                    model,
-                    optimizer,
-                    lambda step: schedule(step - stage.start),
-                    config.loss,
-                    mining,
-                    stage.groups,
-                ),
-                donate_argnums=0,
+        self._steps = self._steps_of(stage)
+
+    def _steps_of(self, stage: Stage) -> StageSteps:
+        if stage.start not in self._stage_steps:
+            is_frozen = stage.groups and stage.freezes_backbone(self._param_shapes)
+            self._stage_steps[stage.start] = StageSteps(
+                self._experiment,
+                stage,
+                self._steps_per_epoch,
+                train_backbone=not is_frozen,
             )
-            for mining in {config.loss.mining, config.loss.warmup_mining} - {""}
-        }
+        return self._stage_steps[stage.start]
 
     @functools.cached_property
     def _example(self) -> dict:
@@ -204,7 +187,7 @@ class Training:
         best = self._checkpoints.restore(self._checkpoints.best_first())
         logger.info("fine-tuning the best checkpoint, of step %d", best.step)
         self._set_stage(stage)
-        state = start_training(self._optimizer, best.variables, self.step)
+        state = start_training(self._steps.optimizer, best.variables, self.step)
         self._state = parallel.replicate(state)
 
     def run(self, writer) -> bool:
@@ -222,14 +205,19 @@ class Training:
         batches = self._experiment.train_batches(self.step, self._num_steps - self.step)
         fits = parallel.reporting_memory(self._config.batch_size, "batch_size")
         with Termination() as termination, fits:
+            with termination.before_steps():
+                if not self._compile_ahead(termination):
+                    return self._leave_before_steps()
             for batch in batches:
                 stage = stage_of(self._stages, self.step)
                 if stage != self._stage:
                     self._begin_stage(stage)
-                self._train(batch, step_log)
-                profile(self.step)
-                stopping = termination.is_due(self.step)
-                if self._must_save() or stopping:
+                stopping = not self._compile(batch, termination)
+                if not stopping:
+                    self._train(batch, step_log)
+                    profile(self.step)
+                    stopping = termination.is_due(self.step)
+                if self.step > self._saved and (self._must_save() or stopping):
                     step_log.report(self.step)
                     with step_log.paused():
                         self._evaluate_and_save(writer)
@@ -239,18 +227,23 @@ class Training:
                     return self._leave()
         return True
 
-    def _train(self, batch, step_log):
-        mining = self._mining()
-        self._state, metrics = self._train_steps[mining](
-            self._state, parallel.shard(batch)
+    def _compile_ahead(self, termination):
+        variables = self._state.variables
+        return self._programs.compile_ahead(
+            self.step, variables, termination.is_received
         )
+
+    def _compile(self, batch, termination):
+        variables, length = self._state.variables, batch["tokens"].shape[1]
+        return self._programs.compile_for(
+            self.step, variables, length, termination.is_received
+        )
+
+    def _train(self, batch, step_log):
+        step = self._steps.at(self.step)
+        self._state, metrics = step(self._state, parallel.put_rows(batch))
         self.step += 1
         step_log.add(self.step, metrics)
-
-    def _mining(self) -> str:
-        loss = self._config.loss
-        is_warmup = self.step < loss.warmup_epochs * self._steps_per_epoch
-        return loss.warmup_mining if is_warmup and loss.warmup_mining else loss.mining
 
     def _profile(self):
         """Returns an action that profiles if `config.profile_at_step` is set."""
@@ -281,6 +274,7 @@ class Training:
         self._check_finite(state)
         run, pca = self._experiment.describe(), self._experiment.pca_arrays
         self._checkpoints.save(state, run, metrics, pca)
+        self._saved = self.step
 
     def _check_finite(self, state: TrainState) -> None:
         """Raises if parameters became non-finite although the loss was finite."""
@@ -314,13 +308,21 @@ class Training:
         )
         return metrics
 
+    def _leave_before_steps(self) -> bool:
+        if not parallel.is_single_host():  # the others still compile
+            raise TrainingError(
+                f"stopped by {signal_name()} during compilation; run the same command "
+                "on every host to resume"
+            )
+        return self._leave()
+
     def _leave(self) -> bool:
         self._checkpoints.wait()
+        when = f"after step {self.step}, which is saved"
+        if self.step == 0:
+            when = "before the first step"
         logger.info(
-            "stopped by %s after step %d, which is saved; run the same command to "
-            "resume",
-            signal_name(),
-            self.step,
+            "stopped by %s %s; run the same command to resume", signal_name(), when
         )
         return False
 

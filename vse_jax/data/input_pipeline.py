@@ -26,6 +26,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from vse_jax.data import photo_crops, records
+from vse_jax.data.batch_options import has_photos, own_rows, token_lengths
 from vse_jax.data.sampling import Sampler, passes_per_epoch
 from vse_jax.data.split_index import SplitIndex, check_captions, split_index
 from vse_jax.data.text.encoded_captions import (
@@ -35,7 +36,6 @@ from vse_jax.data.text.encoded_captions import (
 )
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.data.training_plan import Batch, TrainingPlan, region_counts
-from vse_jax.errors import InputError
 
 __all__ = [
     "Batch",
@@ -45,6 +45,7 @@ __all__ = [
     "split_index",
     "steps_per_epoch",
     "train_batches",
+    "training_lengths",
 ]
 
 _AT_ONCE = min(8, os.cpu_count() or 1)  # batches read, and decoded, in parallel
@@ -101,25 +102,49 @@ def train_batches(
         caption; if the batch size does not suit the hosts or the images; or if photos
         of any size lack `config.data.image_size`.
     """
-    own = _own_rows("batch_size", config.batch_size, process_index, process_count)
+    own = own_rows("batch_size", config.batch_size, process_index, process_count)
+    plan = _training_plan(builder, vocabulary, config, own)
+    steps = tf.data.Dataset.range(start_step, start_step + num_steps)
+    parse = _parser(builder, config, plan.index, crops=1)
+    return _batches(builder, config.data.train_split, parse, steps, plan)
+
+
+def training_lengths(
+    builder: tfds.core.DatasetBuilder,
+    vocabulary: Vocabulary,
+    config: ml_collections.ConfigDict,
+    start_step: int,
+) -> list[int]:
+    """Returns the lengths in tokens of training batches, in the order of first use.
+
+    The arguments are those of `train_batches`.
+    """
+    plan = _training_plan(builder, vocabulary, config, slice(None))
+    # One pass over the images shows all lengths, except very rare ones.
+    steps_per_pass = max(1, plan.index.image_count // config.batch_size)
+    return plan.token_lengths(start_step, steps_per_pass)
+
+
+def _training_plan(
+    builder: tfds.core.DatasetBuilder,
+    vocabulary: Vocabulary,
+    config: ml_collections.ConfigDict,
+    own: slice,
+) -> TrainingPlan:
     split = config.data.train_split
     index = split_index(builder, split, config.data.tokenizer)
     check_captions(builder, split, index)
-    lengths = _token_lengths(config)
-    has_photos = _has_photos(builder, config)
-    plan = TrainingPlan(
+    lengths = token_lengths(config)
+    return TrainingPlan(
         index=index,
         captions=encode_captions(index, vocabulary, lengths[-1], split),
         sampler=Sampler(config.seed, index.caption_counts, config.batch_size),
         seed=config.seed,
         lengths=lengths,
         augment=config.data.augment,
-        has_photos=has_photos,
+        has_photos=has_photos(builder, config),
         own=own,
     )
-    steps = tf.data.Dataset.range(start_step, start_step + num_steps)
-    parse = _parser(builder, config, index, crops=1)
-    return _batches(builder, split, parse, steps, plan)
 
 
 def image_batches(
@@ -156,7 +181,7 @@ def image_batches(
         `config.data.image_size`.
     """
     size = config.evaluation_batch_size
-    own = _own_rows("evaluation_batch_size", size, process_index, process_count)
+    own = own_rows("evaluation_batch_size", size, process_index, process_count)
     index = split_index(builder, split, config.data.tokenizer)
     images = np.arange(index.image_count) if numbers is None else np.asarray(numbers)
 
@@ -205,8 +230,8 @@ def caption_batches(
         not a multiple of the hosts.
     """
     size = config.evaluation_batch_size
-    own = _own_rows("evaluation_batch_size", size, process_index, process_count)
-    lengths = _token_lengths(config)
+    own = own_rows("evaluation_batch_size", size, process_index, process_count)
+    lengths = token_lengths(config)
     index = split_index(builder, split, config.data.tokenizer)
     captions = encode_captions(index, vocabulary, lengths[-1], split)
     return _sorted_captions(captions, config.evaluation_batch_size, lengths, own)
@@ -225,34 +250,6 @@ def _sorted_captions(
             "token_count": count[own],
             "caption_index": np.concatenate([chosen, padding]).astype(np.int32)[own],
         }
-
-
-def _has_photos(
-    builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict
-) -> bool:
-    """Checks the options of photos; returns whether images are cropped to one size."""
-    content, size = records.content_of(builder), config.data.image_size
-    if content.key != "image":
-        return False
-    if config.data.crops not in (1, 10):
-        raise InputError(f"config.data.crops is {config.data.crops}; expected 1 or 10")
-    if size < 0 or (size == 0 and None in content.shape):
-        raise InputError(
-            f"config.data.image_size is {size}, but the photos of {builder.data_dir} "
-            "differ in size; set it to the height and width of the model's input in "
-            "pixels, such as 224"
-        )
-    if config.data.resize and config.data.resize < size:
-        raise InputError(
-            f"config.data.resize is {config.data.resize}, which is smaller than "
-            f"config.data.image_size ({size}); set it to {size} or more, or to 0"
-        )
-    if size == 0 and config.data.crops != 1:
-        raise InputError(
-            f"config.data.crops is {config.data.crops}, but config.data.image_size is "
-            "0; set config.data.image_size to the height and width of a crop in pixels"
-        )
-    return size > 0
 
 
 # Adds the image content to a batch: (serialized examples, batch) -> batch.
@@ -296,7 +293,7 @@ def _parser(
             image = photo_crops.center_crops(encoded, shorter, size)
         return batch | {content.key: image}
 
-    return parse_photos if _has_photos(builder, config) else parse
+    return parse_photos if has_photos(builder, config) else parse
 
 
 def _batches(
@@ -371,24 +368,3 @@ def _move_regions(
     moved = tf.gather(regions, source, batch_dims=1)
     kept = tf.sequence_mask(region_count, regions.shape[1])
     return tf.where(kept[:, :, None], moved, tf.zeros([], regions.dtype))
-
-
-def _own_rows(option: str, size: int, process_index: int, process_count: int) -> slice:
-    """Returns this host's rows of a global batch of `size`."""
-    if size < 1 or size % process_count:
-        raise InputError(
-            f"config.{option} is {size}, which {process_count} hosts cannot share "
-            f"equally; expected a multiple of {process_count}"
-        )
-    own = size // process_count
-    return slice(process_index * own, (process_index + 1) * own)
-
-
-def _token_lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
-    lengths = tuple(sorted(config.data.token_lengths))
-    if not lengths or lengths[0] < 2:
-        raise InputError(
-            f"config.data.token_lengths is {lengths}; expected one or more lengths of "
-            "at least 2 tokens, for the start and the end"
-        )
-    return lengths

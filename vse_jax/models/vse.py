@@ -106,7 +106,7 @@ def create_model(
     return VSE(
         **options,
         vocabulary_size=vocabulary_size,
-        dtype=jnp.dtype(config.dtype),
+        dtype=jnp.dtype(config.dtype or "float32"),
         train=train,
         sum_over_devices=sum_over_devices,
     )
