@@ -11,6 +11,7 @@ from vse_jax import files, run_config
 from vse_jax.compilation import measured, report
 from vse_jax.compilation.programs import PROGRAMS, programs, train_programs
 from vse_jax.compilation.topology import Topology, get_topology
+from vse_jax.data.batch_options import token_lengths
 from vse_jax.errors import InputError, reporting_writes
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def compile_programs(
     topology = get_topology(topology_name)
     for option in ("batch_size", "evaluation_batch_size"):
         _check_batch_size(config, option, topology)
-    results = measured.measure_all(programs(config), topology)
+    results = measured.measure_all(programs(config, topology.devices), topology)
     print(report.table(results, topology, config), flush=True)
     described = report.as_json(results, topology, config)
     if find_largest_batch:
@@ -79,12 +80,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
             f"config.compile.programs is {chosen!r}, expected a tuple of "
             f"{', '.join(map(repr, PROGRAMS))}"
         )
-    lengths = config.data.token_lengths
-    if not lengths or min(lengths) < 2:
-        raise InputError(
-            f"config.data.token_lengths is {lengths}; expected one or more lengths of "
-            "at least 2 tokens, for the start and the end"
-        )
+    token_lengths(config)
 
 
 def _dtype(config):
@@ -128,7 +124,7 @@ def _refuse(refused):
         return
     one, others = refused[0], len(refused) - 1
     more = f" ({others} other programs do not fit either)" if others else ""
-    option = "batch_size" if one.program.updates else "evaluation_batch_size"
+    option = "batch_size" if one.program.epochs else "evaluation_batch_size"
     raise InputError(
         f"{one.program.name}: {one.refusal}{more}; set config.{option} to less than "
         f"{one.program.size}, or choose a topology with more devices"
@@ -164,7 +160,7 @@ def largest_batch(config: ml_collections.ConfigDict, topology: Topology) -> int:
 def _fits(config, size, topology):
     config = config.copy_and_resolve_references()
     config.batch_size = size
-    for program in train_programs(config, largest_only=True):
+    for program in train_programs(config, topology.devices, largest_only=True):
         one = measured.measure(program, topology)
         logger.info(
             "largest batch: %d pairs, %s: %s (%.0f s)",

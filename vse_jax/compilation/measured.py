@@ -1,18 +1,15 @@
 """Compiles programs for a topology and measures what they cost."""
 
-import concurrent.futures
 import dataclasses
+import functools
 import logging
-import os
 import re
 import time
 from collections.abc import Sequence
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vse_jax import parallel
+from vse_jax import compile_ahead
 from vse_jax.compilation.chips import GIB
 from vse_jax.compilation.program_cost import Cost, program_cost
 from vse_jax.compilation.programs import Program
@@ -21,7 +18,6 @@ from vse_jax.errors import one_line
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 8  # compilations; each takes a core and up to 2 GB
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
 
@@ -88,37 +84,31 @@ class Measured:
 
 def measure_all(programs: Sequence[Program], topology: Topology) -> list[Measured]:
     """Compiles programs, several at a time where there are cores; logs progress."""
-    workers = min(_AT_ONCE, len(os.sched_getaffinity(0)), max(1, len(programs)))
-    pool = concurrent.futures.ThreadPoolExecutor(workers)
-    try:
-        futures = {pool.submit(measure, p, topology): p for p in programs}
-        for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
-            measured = future.result()
-            logger.info(
-                "%s: %s in %.0f s (%d of %d)",
-                measured.program.name,
-                "does not fit, refused" if measured.refusal else "compiled",
-                measured.seconds,
-                number,
-                len(futures),
-            )
-        return [future.result() for future in futures]
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    found = {}
+
+    def store(program):
+        found[program.name] = one = measure(program, topology)
+        what = "does not fit, refused" if one.refusal else "compiled"
+        logger.info("%s: %s in %.0f s", program.name, what, one.seconds)
+
+    compile_ahead.compile_all(
+        [compile_ahead.Program(p.name, functools.partial(store, p)) for p in programs],
+        should_stop=lambda: False,
+    )
+    return [found[program.name] for program in programs]
 
 
 def measure(program: Program, topology: Topology) -> Measured:
     """Compiles a program for a topology."""
     start = time.monotonic()
     try:
-        compiled = _lower(program, topology).compile()
+        compiled = program.lower(len(topology.devices)).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         seconds = time.monotonic() - start
         return Measured(program, topology, seconds, refusal=refusal(error))
     memory = compiled.memory_analysis()
-    longest = max((x.shape[1] for x in program.batch.values() if x.ndim > 1), default=1)
     return Measured(
         program,
         topology,
@@ -127,30 +117,7 @@ def measure(program: Program, topology: Topology) -> Measured:
         temporary_bytes=memory.temp_size_in_bytes,
         peak_bytes=memory.peak_memory_in_bytes,
         code_bytes=memory.generated_code_size_in_bytes,
-        cost=program_cost(compiled.as_text(), assumed_trips=longest),
-    )
-
-
-def _lower(program, topology):
-    """Lowers a program for devices that are not here."""
-    mesh = Mesh(np.array(topology.devices), (parallel.AXIS,))
-    replicated, sharded = PartitionSpec(), PartitionSpec(parallel.AXIS)
-
-    def on_devices(tree, spec):
-        sharding = NamedSharding(mesh, spec)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-        )
-
-    mapped = jax.shard_map(
-        program.function,
-        mesh=mesh,
-        in_specs=(replicated, sharded),
-        out_specs=replicated,
-        check_vma=False,
-    )
-    return jax.jit(mapped, donate_argnums=0 if program.updates else ()).lower(
-        on_devices(program.state, replicated), on_devices(program.batch, sharded)
+        cost=program_cost(compiled.as_text(), program.steps_of_sequences),
     )
 
 

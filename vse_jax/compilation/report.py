@@ -109,8 +109,8 @@ def _notes(measured, config):
         )
     if loops:
         notes.append(
-            f"The length of {loops} loops depends on data; the longest axis of the "
-            "batch counts."
+            f"The length of {loops} loops depends on data; the number of words or "
+            "regions counts."
         )
     if kernels:
         notes.append(
@@ -141,7 +141,7 @@ def _as_json(one, config):
     described = {
         "name": one.program.name,
         "rows": one.program.size,
-        "tokens": one.program.time,
+        "tokens": one.program.tokens,
         "compile_seconds": one.seconds,
     }
     if one.refusal:

@@ -5,6 +5,7 @@ import importlib.util
 import math
 import os
 import re
+import signal
 from typing import NamedTuple
 
 from vse_jax.compilation.chips import CHIPS, Chip
@@ -59,6 +60,8 @@ def get_topology(name: str) -> Topology:
             'install "jax[tpu]")'
         )
     devices = sorted(_devices(name, layout), key=lambda device: device.process_index)
+    # libtpu prints a stack trace at SIGTERM.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     chip = CHIPS[kind].shared_by(len(devices) // math.prod(layout))
     return Topology(name, devices, chip)
 
