@@ -9,6 +9,7 @@ from etils import epath
 
 from vse_jax import files, run_config
 from vse_jax.compilation import measured, report
+from vse_jax.compilation.chips import GIB
 from vse_jax.compilation.programs import PROGRAMS, programs, train_programs
 from vse_jax.compilation.topology import Topology, get_topology
 from vse_jax.data.batch_options import token_lengths
@@ -160,15 +161,13 @@ def largest_batch(config: ml_collections.ConfigDict, topology: Topology) -> int:
 def _fits(config, size, topology):
     config = config.copy_and_resolve_references()
     config.batch_size = size
-    for program in train_programs(config, topology.devices, largest_only=True):
-        one = measured.measure(program, topology)
-        logger.info(
-            "largest batch: %d pairs, %s: %s (%.0f s)",
-            size,
-            program.name,
-            one.refusal or f"fits, peak {one.peak_bytes / 2**30:.2f} GiB",
-            one.seconds,
-        )
-        if one.refusal:
-            return False
-    return True
+    tried = train_programs(config, topology.devices, largest_only=True)
+    results = measured.measure_all(tried, topology)
+    refused = [f"{one.program.name}: {one.refusal}" for one in results if one.refusal]
+    peak = max(one.peak_bytes for one in results) / GIB
+    logger.info(
+        "largest batch: %d %s",
+        size,
+        f"does not fit: {refused[0]}" if refused else f"fits, peak {peak:.2f} GiB",
+    )
+    return not refused

@@ -14,7 +14,7 @@ from vse_jax.compilation.chips import GIB
 from vse_jax.compilation.program_cost import Cost, program_cost
 from vse_jax.compilation.programs import Program
 from vse_jax.compilation.topology import Topology
-from vse_jax.errors import one_line
+from vse_jax.errors import TrainingError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -99,13 +99,20 @@ def measure_all(programs: Sequence[Program], topology: Topology) -> list[Measure
 
 
 def measure(program: Program, topology: Topology) -> Measured:
-    """Compiles a program for a topology."""
+    """Compiles a program for a topology.
+
+    Raises:
+      TrainingError: if the compiler fails for another reason than a lack of memory.
+    """
     start = time.monotonic()
     try:
         compiled = program.lower(len(topology.devices)).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+            raise TrainingError(
+                f"{program.name}: libtpu cannot compile it for {topology.name} "
+                f"({one_line(error)})"
+            ) from error
         seconds = time.monotonic() - start
         return Measured(program, topology, seconds, refusal=refusal(error))
     memory = compiled.memory_analysis()
