@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -59,7 +60,7 @@ def compile_programs(
         print(f"largest batch that fits: {largest}", flush=True)
     if output:
         _write(described, output)
-    _refuse([one for one in results if one.refusal])
+    refuse([one for one in results if one.refusal])
 
 
 def check_options(config: ml_collections.ConfigDict) -> None:
@@ -120,7 +121,8 @@ def _write(described, output):
     print(f"written: {output}", flush=True)
 
 
-def _refuse(refused):
+def refuse(refused: Sequence[measured.Measured]) -> None:
+    """Raises an InputError if there are programs that do not fit."""
     if not refused:
         return
     one, others = refused[0], len(refused) - 1

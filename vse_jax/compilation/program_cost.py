@@ -1,8 +1,8 @@
 """The cost of a compiled program, from the text of its optimized HLO.
 
 `cost_analysis()` of a compiled program counts the body of a loop once. Here it is
-multiplied by the number of iterations. Of a conditional the branch with the most cycles
-counts, unless the program determines the branch.
+multiplied by the number of iterations. Of a conditional the branch with the most
+operations counts, unless the program determines the branch.
 """
 
 import dataclasses
@@ -82,7 +82,7 @@ class Cost:
 
     def is_below(self, other: "Cost") -> bool:
         """Returns whether it is the cheaper branch of a conditional."""
-        mine, its = ((c.cycles, c.flops, c.bytes, c.collectives) for c in (self, other))
+        mine, its = ((c.flops, c.cycles, c.bytes, c.collectives) for c in (self, other))
         return mine < its
 
 

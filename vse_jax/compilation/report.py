@@ -104,8 +104,8 @@ def _notes(measured, config):
     ]
     if choices:
         notes.append(
-            f"{choices} conditionals depend on data; their most expensive branch "
-            "counts."
+            f"{choices} conditionals depend on data; the branch with the most "
+            "FLOPs counts."
         )
     if loops:
         notes.append(
