@@ -57,7 +57,7 @@ def jax_step(sizes: Sizes, batch: dict[str, np.ndarray]):
         config,
         sizes.vocabulary_size,
         train=True,
-        sum_over_devices=parallel.sum_over_devices,
+        gather_over_devices=parallel.gather,
     )
     schedule = optax.constant_schedule(config.optimizer.learning_rate)
     optimizer = create_optimizer(config.optimizer, schedule)

@@ -48,6 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.image_size = 0  # height and width in pixels; 0 if stored photos have one size
     data.resize = 0  # shorter side in pixels before a crop; 0: image_size * 256 / 224
     data.crops = 1  # crops per photo in evaluation: 1 (centre) or 10 (also mirrored)
+    data.device_resident = False  # True: training features in the devices' memory
     data.folds = 0  # folds whose mean is also reported; 0 for none, 5 for COCO's 1K
     data.train_split = "train"  # or a sum of splits, such as COCO's train+restval
     data.validation_split = "dev"  # split that selects the best checkpoint

@@ -68,7 +68,7 @@ def adamw(learning_rate, *, weight_decay=0.01, clip=2.0):
 
 def step_on(devices, model, optimizer, schedule, settings, mining, groups=()):
     """Returns a step on `devices` devices that takes and returns arrays on the host."""
-    model = model.clone(train=True, sum_over_devices=parallel.sum_over_devices)
+    model = model.clone(train=True, gather_over_devices=parallel.gather)
     step = jax.pmap(
         make_train_step(model, optimizer, schedule, settings, mining, groups),
         axis_name=parallel.AXIS,

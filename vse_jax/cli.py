@@ -89,9 +89,10 @@ def main(argv: list[str]) -> int:
 def _train(config, workdir):
     config.dtype = config.dtype or _saved_dtype(workdir)
     with _hosts(config, workdir, preemptible=True):
-        from vse_jax import train
+        from vse_jax import goodput, train
 
-        finished = train.train_and_evaluate(config, workdir)
+        seconds_before = goodput.seconds_since_process_start()
+        finished = train.train_and_evaluate(config, workdir, seconds_before)
     return 0 if finished else termination.exit_code()
 
 
@@ -106,26 +107,30 @@ def _saved_dtype(workdir):
 
 
 def _evaluate(config, workdir):
-    from vse_jax import run_config
-    from vse_jax.checkpoint import read_description
-
+    del config  # the checkpoint has one
     overrides = {}
     if FLAGS.config is not None:
         overrides = config_flags.get_override_values(FLAGS["config"])
-    saved = read_description(workdir, FLAGS.checkpoint)
-    config = run_config.merge(saved["config"], overrides)
-    with _hosts(config, workdir):
-        from vse_jax import evaluate
+    with _connected(FLAGS.config or common.get_config()):
+        from vse_jax import evaluate, parallel, run_config
+        from vse_jax.checkpoint import read_description
 
+        saved = read_description(workdir, FLAGS.checkpoint)
+        parallel.set_up(run_config.merge(saved["config"], overrides), workdir)
         evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
     return 0
 
 
 def _prepare(config, workdir):
     del workdir
-    from vse_jax.data import datasets
+    with _connected(config):
+        from vse_jax import parallel
+        from vse_jax.data import datasets
 
-    print(f"prepared: {datasets.prepare(config.data).data_dir}")
+        with parallel.primary_host_first("prepared the dataset"):
+            builder = datasets.prepare(config.data)
+        if parallel.is_primary_host():
+            print(f"prepared: {builder.data_dir}")
     return 0
 
 
@@ -193,10 +198,21 @@ flags.DEFINE_enum(
 @contextlib.contextmanager
 def _hosts(config, workdir, *, preemptible=False):
     """Sets up JAX; within the context, all hosts fail together."""
-    from vse_jax import host_connection, parallel
+    with _connected(config, preemptible=preemptible):
+        from vse_jax import parallel
+
+        parallel.set_up(config, workdir, preemptible=preemptible)
+        yield
+
+
+@contextlib.contextmanager
+def _connected(config, *, preemptible=False):
+    """Connects the hosts; within the context, they fail together."""
+    from vse_jax import host_connection
 
     with host_connection.failing_together():
-        parallel.set_up(config, workdir, preemptible=preemptible)
+        host_connection.check_options(config)
+        host_connection.connect(config, preemptible=preemptible)
         yield
 
 
@@ -338,7 +354,9 @@ def _mistake(error, argv):
 
 def _run(argv):
     try:
-        return main(argv)
+        code = main(argv)
+        _leave_hosts(code)
+        return code
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:  # the reader has exited, such as `| head`
@@ -350,6 +368,13 @@ def _run(argv):
         if isinstance(error, ReportedError):
             return _fail(str(error))
         raise
+
+
+def _leave_hosts(code):
+    """Exits, if there are several hosts."""
+    connection = sys.modules.get("vse_jax.host_connection")  # its import takes seconds
+    if connection is not None:
+        connection.leave(code)
 
 
 def _interrupted():

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 BARRIER_TIMEOUT = 7 * 24 * 3600  # seconds; one host may prepare data for days
+_LONGEST_FAILURE = 1024  # bytes
 _barrier_number = itertools.count()  # a name may be used for one barrier only
 
 
@@ -22,11 +23,18 @@ def gather_over_hosts(array: np.ndarray) -> np.ndarray:
     return gathered.reshape(-1, *array.shape[1:])
 
 
-def on_all_hosts(flag: bool) -> bool:
-    """Returns whether `flag` is True on every host; all hosts must call it."""
+def first_failure(failure: str) -> str:
+    """Returns the failure of the first host that has one; all hosts must call it.
+
+    Args:
+      failure: what failed on this host, in one line; empty if nothing did.
+    """
     if is_single_host():
-        return flag
-    return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
+        return failure
+    own = failure.encode()[:_LONGEST_FAILURE].ljust(_LONGEST_FAILURE, b"\0")
+    gathered = multihost_utils.process_allgather(np.frombuffer(own, np.uint8))
+    failures = (bytes(row).rstrip(b"\0") for row in gathered)
+    return next(filter(None, failures), b"").decode(errors="replace")
 
 
 def agree_to_stop(received: bool, step: int) -> bool:

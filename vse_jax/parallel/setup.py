@@ -21,8 +21,7 @@ def set_up(
 
     Connects the hosts, selects the devices, and sets JAX's compilation cache to
     `config.compilation_cache`, or to a folder beside the workdir. If `config.dtype` is
-    empty, sets it to the dtype that suits the devices. Only the primary host logs below
-    the level of warnings.
+    empty, sets it to the dtype that suits the devices. Only the primary host logs.
 
     Args:
       config: see `configs/common.py`.
@@ -48,7 +47,7 @@ def set_up(
         # TPUs would multiply in bfloat16 all the same.
         jax.config.update("jax_default_matmul_precision", "float32")
     if not is_primary_host():
-        logging.getLogger("vse_jax").setLevel(logging.WARNING)
+        logging.getLogger("vse_jax").setLevel(logging.CRITICAL)
 
 
 def select_platform(platform: str) -> None:

@@ -46,6 +46,7 @@ COMPILE_OPTIONS = (
 FREE_OPTIONS = (
     *EVALUATION_OPTIONS,
     *COMPILE_OPTIONS,
+    "data.device_resident",
     "log_every_steps",
     "checkpoint_every_steps",
     "evaluate_every_epochs",
