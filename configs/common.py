@@ -103,6 +103,14 @@ def get_config() -> ml_collections.ConfigDict:
     extract.numpy_layout = ""  # folder for a copy in the PyTorch layout; "" for none
     extract.shard_megabytes = 128.0  # size of a file; a killed run repeats at most one
 
+    # For --mode=compile, which reads no data: what training would find in the data.
+    config.compile = compiled = ml_collections.ConfigDict()
+    compiled.programs = ("train", "images", "captions")  # training and embedding steps
+    compiled.vocabulary_size = 11_755  # different tokens; COCO's with Karpathy's splits
+    compiled.regions = 36  # regions per image, of datasets of region features
+    compiled.dim = 2048  # dimensions of a region or feature if data.region_dim is 0
+    compiled.pairs_per_epoch = 566_435  # training captions
+
     config.log_every_steps = 50  # steps between logged metrics
     config.checkpoint_every_steps = 500  # in addition to one after every evaluation
     config.evaluate_every_epochs = 1  # epochs between evaluations on validation_split

@@ -1,7 +1,7 @@
 """The model, the optimizer and the compiled steps of a training stage."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -28,6 +28,7 @@ class StageSteps:
         steps_per_epoch: int,
         *,
         train_backbone: bool,
+        devices: Sequence[jax.Device] | None = None,
         in_step: Callable[[Callable], Callable] = lambda step: step,
     ):
         """Creates the steps; nothing is compiled yet.
@@ -37,10 +38,13 @@ class StageSteps:
           stage: the stage.
           steps_per_epoch: number of steps per epoch.
           train_backbone: whether any parameter of the backbone is trained.
+          devices: devices of a topology that is not present, for `mapped` only; None
+            for those of the run.
           in_step: maps a per-device training step to one for the batches on the
             devices, see `training_data`.
         """
         self.stage = stage
+        self._devices = devices
         self._experiment = experiment
         config = experiment.config
         schedule = create_schedule(
@@ -71,7 +75,8 @@ class StageSteps:
             (parallel.REPLICATED, parallel.SPLIT),
             parallel.REPLICATED,
             donate_argnums=0,
-            backend=self._experiment.config.mapping,
+            devices=self._devices,
+            backend="shard_map" if self._devices else self._experiment.config.mapping,
         )
 
     def mining(self, step: int) -> str:
@@ -84,6 +89,10 @@ class StageSteps:
         first = max(step, self.stage.start)
         last = max(first, self.stage.stop - 1)
         return list(dict.fromkeys([self.mining(first), self.mining(last)]))
+
+    def mapped(self, mining: str) -> parallel.Mapped:
+        """Returns the training step with a mining of `minings_from`."""
+        return self._steps[mining]
 
     def at(self, step: int) -> parallel.Mapped:
         """Returns the training step of step number `step`."""
