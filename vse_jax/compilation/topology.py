@@ -14,7 +14,7 @@ from vse_jax.errors import InputError, one_line
 EXAMPLES = ("v5e:2x2", "v5e:2x4", "v5e:4x8", "v6e:2x4", "v5p:2x2x1", "v4:2x2x1")
 # libtpu reads these when it is loaded. Without them it waits for the metadata server of
 # a TPU VM, or takes a lock that a training on the same machine holds.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -43,7 +43,7 @@ class Topology(NamedTuple):
 
 def set_environment() -> None:
     """Sets the environment of libtpu. Call it before JAX is imported."""
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
 
 
 def get_topology(name: str) -> Topology:
