@@ -108,7 +108,7 @@ def _train(experiment, checkpoints, workdir, goodput) -> bool:
         if finished:
             with goodput.spent_on(EVALUATION):
                 training.report_best()
-    logger.info("%s", goodput.line())
+            logger.info("%s", goodput.line())
     return finished
 
 
@@ -346,6 +346,7 @@ class Training:
     def _leave(self) -> bool:
         with self._goodput.spent_on(CHECKPOINTS):
             self._checkpoints.wait()
+        logger.info("%s", self._goodput.line())
         logger.info(
             "stopped by %s after step %d, which is saved; run the same command to "
             "resume",
