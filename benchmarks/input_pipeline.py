@@ -14,9 +14,7 @@ with config.data.device_resident: tokens and the indices of images and regions.
 import argparse
 import itertools
 import random
-import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,23 +69,18 @@ class _Side:
         )
         batch = next(self.batches)
         self.kilobytes = sum(array.nbytes for array in batch.values()) / 1000
-        self.cpu_seconds = []  # of each run, in all threads
 
     def run(self) -> None:
-        started = time.process_time()
         for _ in itertools.islice(self.batches, _STEPS):
             pass
-        self.cpu_seconds.append(time.process_time() - started)
 
     def row(self, measured: timing.Timing) -> dict[str, float]:
         pairs = _BATCH_SIZE * _STEPS
-        cpu_seconds = statistics.median(self.cpu_seconds)
         return {
             "pairs/s": pairs / measured.median,
             "slowest run": pairs / measured.maximum,
             "fastest run": pairs / measured.minimum,
             "ms/batch": 1000 * measured.median / _STEPS,
-            "CPU ms/batch": 1000 * cpu_seconds / _STEPS,
             "KB/batch": self.kilobytes,
         }
 

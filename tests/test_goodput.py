@@ -49,7 +49,7 @@ def test_shares_of_a_run(run, clock):
     }
     assert run.line() == (
         "time 0:01:40: steps 49%, waiting for the host 5%, compilation 20%, "
-        "evaluation 6%, checkpoints 4%, start 16%"
+        "evaluation 6%, checkpoints 4%, start-up 16%"
     )
 
 

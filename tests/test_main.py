@@ -103,7 +103,7 @@ def test_line_per_interval(trained):
 def test_shares_of_time_at_the_end(trained):
     _, finished, _ = trained
     last = finished.stderr.splitlines()[-1]
-    assert re.search(r"  time 0:\d\d:\d\d: steps \d+%, .*, start \d+%$", last), last
+    assert re.search(r"  time 0:\d\d:\d\d: steps \d+%, .*, start-up \d+%$", last), last
     assert sum(map(int, re.findall(r"(\d+)%", last))) == 100
 
 

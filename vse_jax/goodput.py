@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-START, STEPS, COMPILATION = "start", "steps", "compilation"
+START, STEPS, COMPILATION = "start-up", "steps", "compilation"
 EVALUATION, CHECKPOINTS = "evaluation", "checkpoints"
 HOST_WAIT = "waiting for the host"
 ACTIVITIES = (STEPS, HOST_WAIT, COMPILATION, EVALUATION, CHECKPOINTS, START)

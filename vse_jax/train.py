@@ -103,7 +103,7 @@ def _train(experiment, checkpoints, workdir, goodput) -> bool:
         if finished:
             with goodput.spent_on(EVALUATION):
                 training.report_best()
-    logger.info("%s", goodput.line())
+            logger.info("%s", goodput.line())
     return finished
 
 
@@ -342,6 +342,7 @@ class Training:
     def _leave(self) -> bool:
         with self._goodput.spent_on(CHECKPOINTS):
             self._checkpoints.wait()
+        logger.info("%s", self._goodput.line())
         when = f"after step {self.step}, which is saved"
         if self.step == 0:
             when = "before the first step"
