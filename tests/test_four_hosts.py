@@ -13,10 +13,13 @@ from tests.host_processes import Hosts, assert_named, finish_all, kill_one
 def hosts_of(name, folder, count, devices=1):
     """Returns the hosts that run a function of `host_program`."""
 
+    # TensorFlow would print a notice on standard error.
+    environment = programs.environment(devices) | {"TF_ENABLE_ONEDNN_OPTS": "0"}
+
     def start(*options):
         values = [option.partition("=")[2] for option in options]
         arguments = ["-m", "tests.host_program", name, folder, *values]
-        return programs.start_python(*arguments, devices=devices)
+        return programs.start_python(*arguments, env=environment)
 
     return Hosts(start, count)
 
