@@ -80,7 +80,7 @@ def wait(folder: pathlib.Path) -> None:
 
 
 def gather(folder: pathlib.Path) -> None:
-    """Gathers over the hosts until SIGTERM; all hosts then print the same step."""
+    """Gathers over the hosts until SIGTERM; all hosts then write the same step."""
     with termination.Termination() as stop:
         step = 0
         while not stop.is_due(step):
@@ -88,7 +88,8 @@ def gather(folder: pathlib.Path) -> None:
             step += 1
             if step == 1:
                 print("gathering", flush=True)
-    print(f"stopped at {step}", flush=True)
+    number = parallel.this_host()["process_index"]
+    (folder / f"stopped_{number}").write_text(str(step))
 
 
 def main() -> None:

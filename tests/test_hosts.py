@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 
+import jax
 import numpy as np
 import pytest
 
@@ -21,7 +22,7 @@ from tests.host_processes import (
     with_regions,
 )
 from vse_jax import host_connection
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, TrainingError
 
 STEPS = programs.STEPS_PER_EPOCH
 PHOTO_OPTIONS = {
@@ -51,8 +52,8 @@ def stop_second_after(processes, text):
 def assert_succeeded(finished):
     for host in finished:
         assert host.returncode == 0, host.stderr
-    assert "step" not in finished[1].stdout + finished[1].stderr
-    assert "metrics:" not in finished[1].stdout
+    assert not finished[1].stdout + finished[1].stderr
+    assert "Gloo" not in finished[0].stdout
 
 
 @pytest.fixture(scope="module")
@@ -307,3 +308,22 @@ def test_host_that_waits_in_vain_says_so():
     process = programs.start_python("-c", program)
     error = programs.refusal(programs.finish(process))
     assert "2 processes cannot be connected (not all of them answered within 1" in error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"), True),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: Socket closed"), True),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), False),
+        (OSError("connection to the file server was lost"), False),
+        (InputError("config.coordinator has no connection"), False),
+        (KeyError("step"), False),
+    ],
+)
+def test_errors_due_to_another_host_are_told_from_others(error, expected):
+    """Also if the save of a checkpoint failed because of them."""
+    assert host_connection._is_of_connection(error) == expected
+    wrapped = TrainingError("cannot save the checkpoint")
+    wrapped.__cause__ = error
+    assert host_connection._is_of_connection(wrapped) == expected

@@ -39,7 +39,8 @@ CONNECTION_TIMEOUT = 300  # seconds within which all hosts must have started
 EXIT_CODE = 2
 # What JAX says of a host that does not answer.
 _LOST = re.compile(
-    "UNAVAILABLE|DEADLINE|ABORTED|CANCELLED|gloo|heartbeat|connection", re.IGNORECASE
+    "^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|gloo|heartbeat|connection",
+    re.IGNORECASE,
 )
 _INVITATION = "vse_jax/invitation"  # to link with the primary host
 _links = None  # to the other hosts, once they are connected
@@ -288,9 +289,13 @@ def _message(error):
 
 
 def _is_of_connection(error):
-    """Whether an error, or one that it was raised from, is due to another host."""
+    """Whether an error, or one that it was raised from, is due to another host.
+
+    JAX raises errors of its runtime as several types.
+    """
     while error is not None:
-        if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)):
+        is_known = isinstance(error, (ReportedError, OSError))
+        if not is_known and _LOST.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -2,16 +2,19 @@
 
 import contextlib
 import logging
+import os
+import sys
 from collections.abc import Iterator
 
 import jax
 import ml_collections
 import tensorflow as tf
 from etils import epath
+from jax.experimental import multihost_utils
 
 from vse_jax import host_connection
 from vse_jax.errors import InputError, TrainingError, one_line
-from vse_jax.parallel.hosts import is_primary_host
+from vse_jax.parallel.hosts import is_primary_host, is_single_host
 
 
 def set_up(
@@ -21,7 +24,8 @@ def set_up(
 
     Connects the hosts, selects the devices, and sets JAX's compilation cache to
     `config.compilation_cache`, or to a folder beside the workdir. If `config.dtype` is
-    empty, sets it to the dtype that suits the devices. Only the primary host logs.
+    empty, sets it to the dtype that suits the devices. Only the primary host
+    logs and prints.
 
     Args:
       config: see `configs/common.py`.
@@ -46,8 +50,26 @@ def set_up(
     if config.dtype == "float32":
         # TPUs would multiply in bfloat16 all the same.
         jax.config.update("jax_default_matmul_precision", "float32")
-    if not is_primary_host():
+    if not is_single_host():
+        _let_primary_host_print()
+
+
+def _let_primary_host_print():
+    """Silences the log and the standard output of all hosts but the primary one.
+
+    Libraries write to standard output too: Gloo, when it connects the hosts of CPUs.
+    """
+    sys.stdout.flush()
+    output = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+    multihost_utils.sync_global_devices("vse_jax is set up")
+    if is_primary_host():
+        os.dup2(output, 1)
+    else:
         logging.getLogger("vse_jax").setLevel(logging.CRITICAL)
+    os.close(output)
 
 
 def select_platform(platform: str) -> None:
