@@ -9,7 +9,7 @@ import pytest
 from configs import common
 from tests import parity
 from vse_jax import parallel
-from vse_jax.losses import MININGS, AnchorCosts
+from vse_jax.losses import MININGS
 from vse_jax.models.image_encoders import Backbone
 from vse_jax.models.kernels import packed_gru
 from vse_jax.models.vse import VSE
@@ -17,9 +17,7 @@ from vse_jax.optimizer import create_optimizer
 from vse_jax.torch_import import parameter_names
 from vse_jax.train_step import (
     TrainState,
-    anchor_metrics,
     create_train_state,
-    global_costs,
     make_train_step,
 )
 
@@ -179,50 +177,6 @@ def test_eight_devices_make_the_step_of_one(mining):
     norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradients[1])))
     np.testing.assert_allclose(one_metrics["gradient_norm"], norm, rtol=1e-5)
     np.testing.assert_allclose(one_metrics["learning_rate"], 5e-4)
-
-
-@pytest.mark.parametrize("mining", MININGS)
-def test_pairs_of_one_image_on_two_devices_are_no_negatives(mining):
-    """All pairs except two are far apart; those two share an image and are equal."""
-    embeddings = np.eye(8, dtype=np.float32)
-    embeddings[6] = embeddings[1]
-    image_id = np.arange(8, dtype=np.int32)
-    settings = parity.loss_settings()
-
-    def of_device(embeddings, image_id):
-        costs = global_costs(embeddings, embeddings, image_id, settings, mining)
-        return sum(direction.cost.sum() for direction in costs)
-
-    mapped = jax.pmap(of_device, axis_name=parallel.AXIS)
-    counted = np.asarray(mapped(embeddings[:, None], image_id[:, None]))
-    image_id[6] = image_id[1]
-    masked = np.asarray(mapped(embeddings[:, None], image_id[:, None]))
-    np.testing.assert_array_equal(masked, 0)
-    # As negatives they would cost the margin, except with `semi_hard`, which excludes
-    # negatives that are exactly as similar as the positive.
-    expected = np.isin(np.arange(8), [1, 6]) & (mining != "semi_hard")
-    np.testing.assert_array_equal(counted > 0, expected)
-
-
-def test_metrics_are_means_over_anchors_that_have_negatives():
-    costs = AnchorCosts(
-        cost=jnp.array([9.0, 9.0, 9.0]),
-        is_hard=jnp.array([True, True, False]),
-        gap=jnp.array([jnp.inf, 0.2, 0.4]),
-        positive=jnp.array([0.9, 0.5, 0.1]),
-        hardest=jnp.array([-jnp.inf, 0.3, 0.5]),
-    )
-    one_device = jax.vmap(lambda x: anchor_metrics((x, x)), axis_name=parallel.AXIS)
-    metrics = jax.tree.map(
-        lambda x: x[0], one_device(jax.tree.map(lambda x: x[None], costs))
-    )
-    expected = {
-        "hard_share": 0.5,
-        "gap": 0.3,
-        "positive_similarity": 0.3,
-        "hardest_similarity": 0.4,
-    }
-    assert metrics == pytest.approx(expected)
 
 
 def test_parameters_are_drawn_by_the_seed():
