@@ -14,7 +14,7 @@ from vse_jax.microbatches import loss_and_gradients
 from vse_jax.models.vse import VSE
 from vse_jax.train_step import create_train_state
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "few_branches")
 
 SETTINGS = parity.loss_settings(epsilon=0.05)
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -11,7 +11,6 @@ from tests import parity
 from vse_jax import parallel
 from vse_jax.losses import MININGS
 from vse_jax.models.image_encoders import Backbone
-from vse_jax.models.kernels import packed_gru
 from vse_jax.models.vse import VSE
 from vse_jax.optimizer import create_optimizer
 from vse_jax.torch_import import parameter_names
@@ -21,17 +20,9 @@ from vse_jax.train_step import (
     make_train_step,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "few_branches")
 
 BATCH, TIME, VOCABULARY = 16, 5, 20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_branches():
-    """Compiles each product of packed rows once instead of for many sizes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed_gru, "PACKED_PARTS", 1)
-        yield
 
 
 # Covers every mining, and every encoder at least once.
@@ -56,7 +47,12 @@ def record_gradients():
 def adamw(learning_rate, *, weight_decay=0.01, clip=2.0):
     """Returns the optimizer under test, preceded by the recorder, and its schedule."""
     settings = parity.ml_collections.ConfigDict(
-        {"name": "adamw", "weight_decay": weight_decay, "gradient_clip": clip}
+        {
+            "name": "adamw",
+            "weight_decay": weight_decay,
+            "gradient_clip": clip,
+            "sharded": False,
+        }
     )
     schedule = optax.constant_schedule(learning_rate)
     optimizer = optax.chain(record_gradients(), create_optimizer(settings, schedule))
@@ -114,10 +110,7 @@ def test_frozen_parameters_stay_bit_identical_and_get_no_gradient():
         common.parameter_group("image/.*/bias", learning_rate=0.5),
     )
     schedule = optax.constant_schedule(5e-4)
-    settings = parity.ml_collections.ConfigDict(
-        {"name": "adamw", "weight_decay": 0.01, "gradient_clip": 2.0}
-    )
-    optimizer = create_optimizer(settings, schedule, groups)
+    optimizer = create_optimizer(common.get_config().optimizer, schedule, groups)
     batch = make_batch()
     state = create_train_state(model.clone(train=True), optimizer, batch, seed=0)
     params = jax.tree.map(np.array, state.params)

@@ -26,6 +26,7 @@ from vse_jax.optimizer import create_optimizer, create_schedule
 from vse_jax.run_config import check_same_run, flatten
 from vse_jax.run_lock import sole_run
 from vse_jax.stages import Stage, check_groups, plan_stages, stage_of
+from vse_jax.state_placement import StatePlacement
 from vse_jax.step_log import StepLog
 from vse_jax.summaries import create_writer
 from vse_jax.termination import Termination, signal_name
@@ -59,6 +60,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
       TrainingError: if the loss is not finite or a checkpoint cannot be saved.
     """
     parallel.check_batch_size(config.batch_size, "batch_size")
+    parallel.check_microbatches(config.microbatches, config.batch_size)
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
     data = config.data
     experiment = create_experiment(
@@ -117,7 +119,7 @@ class Training:
         self._check_groups()
         state = self._restore_or_create()
         self.step = int(state.step)
-        self._state = parallel.replicate(state)
+        self._state = self._placement.put(state)
 
     def _restore_or_create(self) -> TrainState:
         restored = self._checkpoints.restore(
@@ -166,6 +168,8 @@ class Training:
         self._optimizer = optimizer = create_optimizer(
             config.optimizer, schedule, stage.groups
         )
+        sharded = config.optimizer.sharded
+        self._placement = StatePlacement(optimizer, sharded=sharded)
         self._create_state = functools.partial(
             create_train_state, model, optimizer, self._example, config.seed
         )
@@ -178,9 +182,11 @@ class Training:
                     config.loss,
                     mining,
                     stage.groups,
+                    config.microbatches,
+                    sharded,
                 ),
-                (parallel.REPLICATED, parallel.SPLIT),
-                parallel.REPLICATED,
+                (self._placement.specs, parallel.SPLIT),
+                (self._placement.specs, parallel.REPLICATED),
                 donate_argnums=0,
                 backend=config.mapping,
             )
@@ -208,7 +214,7 @@ class Training:
         logger.info("fine-tuning the best checkpoint, of step %d", best.step)
         self._set_stage(stage)
         state = start_training(self._optimizer, best.variables, self.step)
-        self._state = parallel.replicate(state)
+        self._state = self._placement.put(state)
 
     def run(self, writer) -> bool:
         """Runs the remaining steps; returns False if a signal stopped them early."""
@@ -280,7 +286,7 @@ class Training:
         metrics = self._evaluate(writer) if self._must_evaluate() else None
         # The curves must include every step that a checkpoint includes.
         writer.flush()
-        state = parallel.unreplicate(self._state)
+        state = self._placement.fetch(self._state)
         self._check_finite(state)
         run, pca = self._experiment.describe(), self._experiment.pca_arrays
         self._checkpoints.save(state, run, metrics, pca)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from vse_jax import parallel, parameter_groups
+from vse_jax import parallel, parameter_groups, sharded_optimizer
 from vse_jax.global_batch import anchor_metrics, global_costs, total_loss
 from vse_jax.microbatches import loss_and_gradients
 from vse_jax.models.vse import VSE, of_encoders
@@ -73,6 +73,7 @@ def make_train_step(
     mining: str,
     groups: Groups = (),
     microbatches: int = 1,
+    sharded: bool = False,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Returns the per-device training step, for `parallel.map_over_devices`.
 
@@ -89,7 +90,10 @@ def make_train_step(
       groups: parameter groups; no gradient is computed for frozen ones.
       microbatches: number of parts of the batch that are embedded one after the other,
         see `vse_jax.microbatches`.
+      sharded: whether the optimizer's state is split over the devices, see
+        `vse_jax.sharded_optimizer`.
     """
+    update = _update_parts if sharded else _update
 
     def embed(params, batch_stats, batch):
         params = parameter_groups.stop_frozen(groups, params)
@@ -106,23 +110,47 @@ def make_train_step(
         value, directions, batch_stats, gradients = loss_and_gradients(
             embed, loss_of, state.params, state.batch_stats, batch, microbatches
         )
-        value, gradients = parallel.sum_over_devices((value, gradients))
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        value, params, opt_state, norms = update(
+            optimizer, state, groups, value, gradients
+        )
         metrics = {
             "loss": value,
             **anchor_metrics(directions),
-            **gradient_norms(gradients),
+            **norms,
             "learning_rate": schedule(state.step),
         }
         new_state = TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
         return new_state, metrics
 
     return train_step
+
+
+def _update(optimizer, state, groups, value, gradients):
+    """Sums over the devices and updates the parameters.
+
+    Returns:
+      The loss, the new parameters, the optimizer's new state, norms of the gradient.
+    """
+    del groups  # the optimizer knows them
+    value, gradients = parallel.sum_over_devices((value, gradients))
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return value, params, opt_state, gradient_norms(gradients, optax.global_norm)
+
+
+def _update_parts(optimizer, state, groups, value, gradients):
+    """As `_update`, with the optimizer's state split over the devices."""
+    frozen = parameter_groups.frozen(groups, state.params)
+    params, opt_state, parts = sharded_optimizer.update(
+        optimizer, gradients, state.opt_state, state.params, frozen
+    )
+    norms = gradient_norms(parts, sharded_optimizer.norm_of_parts)
+    return parallel.sum_over_devices(value), params, opt_state, norms
 
 
 def make_embed_steps(model: VSE) -> tuple[Callable, Callable]:
@@ -143,10 +171,10 @@ def make_embed_steps(model: VSE) -> tuple[Callable, Callable]:
     return embed_images, embed_captions
 
 
-def gradient_norms(gradients: dict) -> dict:
+def gradient_norms(gradients: dict, global_norm: Callable) -> dict:
     """Returns the gradient norms, before clipping, of each encoder and of the model."""
     norms = {
-        f"gradient_norm_{name}": optax.global_norm(tree)
+        f"gradient_norm_{name}": global_norm(tree)
         for name, tree in of_encoders(gradients).items()
     }
-    return {"gradient_norm": optax.global_norm(gradients)} | norms
+    return {"gradient_norm": global_norm(gradients)} | norms
