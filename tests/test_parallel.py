@@ -232,17 +232,19 @@ def exhaust_memory():
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "advice"),
+    ("batch_size", "microbatches", "advice"),
     [
-        (128, "try --config.batch_size=64"),
-        (40, "try --config.batch_size=16"),
-        (8, "use a smaller model or more devices"),
+        (128, 0, "; try --config.batch_size=64"),
+        (128, 4, "; try --config.microbatches=8 or --config.batch_size=64"),
+        (128, 16, "; try --config.batch_size=64"),
+        (40, 1, "; try --config.batch_size=16"),
+        (8, 1, "; use a smaller model or more devices"),
     ],
 )
-def test_lack_of_memory_names_the_batch_size_to_try(batch_size, advice):
+def test_lack_of_memory_names_what_to_try(batch_size, microbatches, advice):
     with (
         pytest.raises(TrainingError) as error,
-        parallel.reporting_memory(batch_size, "batch_size"),
+        parallel.reporting_memory(batch_size, "batch_size", microbatches),
     ):
         exhaust_memory()
     message = str(error.value)

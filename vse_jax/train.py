@@ -229,7 +229,9 @@ class Training:
         )
         profile = self._profile()
         batches = self._experiment.train_batches(self.step, self._num_steps - self.step)
-        fits = parallel.reporting_memory(self._config.batch_size, "batch_size")
+        fits = parallel.reporting_memory(
+            self._config.batch_size, "batch_size", self._config.microbatches
+        )
         with Termination() as termination, fits:
             for batch in batches:
                 stage = stage_of(self._stages, self.step)

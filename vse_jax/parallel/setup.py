@@ -116,15 +116,18 @@ def check_microbatches(microbatches: int, batch_size: int) -> None:
 
 
 @contextlib.contextmanager
-def reporting_memory(batch_size: int, name: str) -> Iterator[None]:
+def reporting_memory(
+    batch_size: int, name: str, microbatches: int = 0
+) -> Iterator[None]:
     """Turns a device's lack of memory into an error that says what to try.
 
     Args:
       batch_size: global, that of the work inside.
       name: of the option that says so.
+      microbatches: `config.microbatches`; 0 if the work inside has none.
 
     Raises:
-      TrainingError: with the batch size to try.
+      TrainingError: with the batch size, or the number of microbatches, to try.
     """
     try:
         yield
@@ -132,10 +135,14 @@ def reporting_memory(batch_size: int, name: str) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         devices = jax.device_count()
-        smaller = batch_size // 2 // devices * devices
+        ways = []
+        if microbatches and batch_size // devices % (2 * microbatches) == 0:
+            ways.append(f"--config.microbatches={2 * microbatches}")
+        if smaller := batch_size // 2 // devices * devices:
+            ways.append(f"--config.{name}={smaller}")
         advice = (
-            f"try --config.{name}={smaller}"
-            if smaller
+            f"try {' or '.join(ways)}"
+            if ways
             else "use a smaller model or more devices"
         )
         raise TrainingError(
