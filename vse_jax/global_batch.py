@@ -10,8 +10,9 @@ from vse_jax import parallel
 from vse_jax.losses import AnchorCosts, triplet_costs
 from vse_jax.similarity import SIMILARITIES, bytes_of_pair
 
-# Memory of a block of similarities, of which a step holds a few copies. Batches of up
-# to 2,048 pairs on 8 devices with 256 each, and of 1,024 on one, need no blocks.
+# Memory of a block of similarities, of which a step holds a few copies. On 8 devices
+# this is enough for 16,384 pairs without blocks; with the order similarity of 1,024
+# dimensions, for 512.
 BLOCK_BYTES = 2**27
 
 

@@ -72,6 +72,7 @@ def make_train_step(
     loss: ml_collections.ConfigDict,
     mining: str,
     groups: Groups = (),
+    *,
     microbatches: int = 1,
     sharded: bool = False,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
