@@ -51,7 +51,7 @@ def update(
     def join(part, whole, is_frozen):
         if is_frozen:
             return whole
-        return _cut(parallel.gather(part, _axis(whole.shape)), whole.shape)
+        return _cut(parallel.gather(part, axis=_axis(whole.shape)), whole.shape)
 
     parts = jax.tree.map(sum_part, gradients, frozen)
     own = jax.tree.map(_own_part, params)

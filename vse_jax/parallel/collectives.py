@@ -15,7 +15,7 @@ def sum_over_devices(tree: Any) -> Any:
     return jax.lax.psum(tree, AXIS)
 
 
-def gather(array: jax.Array, axis: int = 0) -> jax.Array:
+def gather(array: jax.Array, *, axis: int = 0) -> jax.Array:
     """Concatenates arrays of all devices, in order; for per-device code.
 
     Args:
