@@ -25,6 +25,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.platform = ""  # required device: cpu, gpu or tpu; "" uses the best one
 
     config.batch_size = 128  # training pairs per step, over all devices and hosts
+    # Parts of a batch that are embedded one after the other, which saves memory; or 1.
+    # The gradient is that of the whole batch. Batch normalization takes the statistics
+    # of a part over all devices. Divides the pairs of a device.
+    config.microbatches = 1
     config.epochs = 25  # an epoch uses as many pairs as there are training captions
     config.evaluation_batch_size = 256  # images or captions, over all devices and hosts
 
@@ -89,6 +93,7 @@ def get_config() -> ml_collections.ConfigDict:
     optimizer.decay_factor = 0.1  # factor of the learning rate at each decay
     optimizer.weight_decay = 0.01  # decoupled, for all parameters; adamw only
     optimizer.gradient_clip = 2.0  # maximum global norm of the gradients; 0 for none
+    optimizer.sharded = False  # True splits the optimizer's state over the devices
     # Parameters with their own options: a tuple of `parameter_group`. The first group
     # that matches a parameter applies. Stages of `fine_tuning` have their own groups.
     optimizer.groups = ()

@@ -42,6 +42,16 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(scope="module")
+def few_branches():
+    """Compiles each product of packed rows once instead of for many sizes."""
+    from vse_jax.models.kernels import packed_gru
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed_gru, "PACKED_PARTS", 1)
+        yield
+
+
 def pytest_collection_modifyitems(items):
     """Puts real runs of the program first: the longest files keep all workers busy."""
     items.sort(key=lambda item: not hasattr(item.module, "programs"))

@@ -10,9 +10,9 @@ import pytest
 from flax import traverse_util
 
 from vse_jax import parallel
+from vse_jax.global_batch import global_costs
 from vse_jax.models.vse import VSE
 from vse_jax.torch_import import parameter_names
-from vse_jax.train_step import global_costs
 
 _REPOSITORY = pathlib.Path(__file__).parents[1]
 _PLACES = (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from tests import photo_files, programs
+from tests import parity, photo_files, programs
 from tests.host_processes import (
     SECONDS_TO_EXIT,
     Hosts,
@@ -175,6 +175,26 @@ def test_one_of_two_hosts_prepares(place, tmp_path):
     assert [host.returncode for host in finished] == [0, 0], finished[1].stderr
     assert finished[0].stdout.startswith(f"prepared: {tmp_path}")
     assert not finished[1].stdout + finished[1].stderr
+
+
+def test_run_whose_optimizer_is_split_over_two_hosts_is_resumed_on_one(
+    place, reference
+):
+    """The checkpoint has the whole state, also what the other host had."""
+    workdir = place.workdir("of_split_optimizer")
+    hosts = Hosts(with_regions(place))
+    stopped = stop_second_after(
+        hosts.start(f"--workdir={workdir}", "--config.optimizer.sharded"), "step 7/"
+    )
+    assert [host.returncode for host in stopped] == [143, 143], stopped[0].stderr
+    finished = programs.finish(with_regions(place)(f"--workdir={workdir}", devices=2))
+    assert finished.returncode == 0, finished.stderr
+    found, expected = (
+        programs.restored(folder, STEPS).variables["params"]
+        for folder in (workdir, reference)
+    )
+    # The norm of the gradient, by which it is clipped, is rounded differently.
+    parity.assert_trees_close(found, expected, atol=1e-5)
 
 
 def test_failure_of_one_host_ends_both_with_one_line(place):

@@ -34,6 +34,26 @@ def test_batch_that_the_devices_divide_is_taken():
     parallel.check_batch_size(64, "batch_size")
 
 
+@pytest.mark.parametrize(
+    ("microbatches", "nearby"),
+    [(5, "4 or 8"), (3, "2 or 4"), (0, "1"), (-2, "1"), (17, "16"), (1000, "16")],
+)
+def test_microbatches_that_do_not_divide_the_pairs_of_a_device_are_refused(
+    microbatches, nearby
+):
+    with pytest.raises(InputError) as error:
+        parallel.check_microbatches(microbatches, 128)
+    assert str(error.value) == (
+        f"config.microbatches is {microbatches}, which does not divide the 16 pairs of "
+        f"config.batch_size=128 on each of 8 devices; set it to {nearby}"
+    )
+
+
+@pytest.mark.parametrize("microbatches", [1, 2, 16])
+def test_microbatches_that_divide_the_pairs_of_a_device_are_taken(microbatches):
+    parallel.check_microbatches(microbatches, 128)
+
+
 def test_platform_that_no_one_knows_is_refused():
     with pytest.raises(InputError, match=r"config\.platform is 'cuda', expected cpu"):
         parallel.select_platform("cuda")
@@ -84,6 +104,22 @@ def test_position_is_where_gather_puts_a_row():
     np.testing.assert_array_equal(map_split(own_rows)(rows), rows)
 
 
+def test_scattered_sum_and_own_part_are_split_as_gather_concatenates():
+    arrays = np.random.default_rng(0).normal(size=(8, 3, 16)).astype(np.float32)
+
+    def of_device(array):
+        part = parallel.scatter_sum(array, axis=1)
+        whole = parallel.gather(part, axis=1)
+        return part, whole, parallel.own_part(whole, axis=1)
+
+    part, whole, own = map_split(of_device)(arrays)
+    expected = arrays.sum(0)
+    for device in range(8):
+        np.testing.assert_allclose(whole[device], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(np.concatenate(list(part), 1), whole[0])
+    np.testing.assert_array_equal(own, part)
+
+
 def test_sums_are_over_all_devices():
     tree = {"a": np.arange(8.0), "b": np.ones((8, 2))}
     summed = map_split(parallel.sum_over_devices)(tree)
@@ -112,6 +148,13 @@ def test_replicas_come_back_as_they_were():
     assert replicated["a"].shape == (2, 3)
     assert len(replicated["b"]["c"].devices()) == 8
     jax.tree.map(np.testing.assert_array_equal, parallel.unreplicate(replicated), tree)
+
+
+def test_split_arrays_come_back_as_they_were():
+    tree = {"a": np.arange(48.0).reshape(8, 3, 2), "b": np.arange(8)}
+    split = parallel.put_split(tree)
+    assert split["a"].addressable_shards[0].data.shape == (1, 3, 2)
+    jax.tree.map(np.testing.assert_array_equal, parallel.fetch_split(split), tree)
 
 
 def test_one_host_needs_no_agreement():
@@ -191,17 +234,19 @@ def exhaust_memory():
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "advice"),
+    ("batch_size", "microbatches", "advice"),
     [
-        (128, "try --config.batch_size=64"),
-        (40, "try --config.batch_size=16"),
-        (8, "use a smaller model or more devices"),
+        (128, 0, "; try --config.batch_size=64"),
+        (128, 4, "; try --config.microbatches=8 or --config.batch_size=64"),
+        (128, 16, "; try --config.batch_size=64"),
+        (40, 1, "; try --config.batch_size=16"),
+        (8, 1, "; use a smaller model or more devices"),
     ],
 )
-def test_lack_of_memory_names_the_batch_size_to_try(batch_size, advice):
+def test_lack_of_memory_names_what_to_try(batch_size, microbatches, advice):
     with (
         pytest.raises(TrainingError) as error,
-        parallel.reporting_memory(batch_size, "batch_size"),
+        parallel.reporting_memory(batch_size, "batch_size", microbatches),
     ):
         exhaust_memory()
     message = str(error.value)

@@ -25,6 +25,7 @@ def test_defaults_are_valid(config):
         ("loss.similarity", "dot", "'cosine', 'order'"),
         ("optimizer.name", "sgd", "'adam', 'adamw'"),
         ("batch_size", 0, "at least 1"),
+        ("microbatches", 0, "at least 1"),
         ("epochs", -1, "at least 1"),
         ("log_every_steps", 0, "at least 1"),
         ("checkpoint_every_steps", 0, "at least 1"),
@@ -196,6 +197,15 @@ def test_options_that_no_step_depends_on_may_change(config, option):
     before = description(config)
     config.update_from_flattened_dict({option: 10})
     run_config.check_same_run(before, config, "runs/x")
+
+
+def test_state_of_the_optimizer_may_move_but_microbatches_stay(config):
+    before = description(config)
+    config.optimizer.sharded = True
+    run_config.check_same_run(before, config, "runs/x")
+    config.microbatches = 2
+    with pytest.raises(InputError, match=r"config\.microbatches was 1 and is now 2"):
+        run_config.check_same_run(before, config, "runs/x")
 
 
 @pytest.mark.parametrize("option", OF_THE_BEST)

@@ -10,31 +10,20 @@ import pytest
 from configs import common
 from tests import parity, tpu
 from vse_jax import parallel
-from vse_jax.losses import MININGS, AnchorCosts
+from vse_jax.losses import MININGS
 from vse_jax.models.image_encoders import Backbone
-from vse_jax.models.kernels import packed_gru
 from vse_jax.models.vse import VSE
 from vse_jax.optimizer import create_optimizer
 from vse_jax.torch_import import parameter_names
 from vse_jax.train_step import (
     TrainState,
-    anchor_metrics,
     create_train_state,
-    global_costs,
     make_train_step,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "few_branches")
 
 BATCH, TIME, VOCABULARY = 16, 5, 20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_branches():
-    """Compiles each product of packed rows once instead of for many sizes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed_gru, "PACKED_PARTS", 1)
-        yield
 
 
 # Covers every mining, and every encoder at least once.
@@ -59,7 +48,12 @@ def record_gradients():
 def adamw(learning_rate, *, weight_decay=0.01, clip=2.0):
     """Returns the optimizer under test, preceded by the recorder, and its schedule."""
     settings = parity.ml_collections.ConfigDict(
-        {"name": "adamw", "weight_decay": weight_decay, "gradient_clip": clip}
+        {
+            "name": "adamw",
+            "weight_decay": weight_decay,
+            "gradient_clip": clip,
+            "sharded": False,
+        }
     )
     schedule = optax.constant_schedule(learning_rate)
     optimizer = optax.chain(record_gradients(), create_optimizer(settings, schedule))
@@ -117,10 +111,7 @@ def test_frozen_parameters_stay_bit_identical_and_get_no_gradient():
         common.parameter_group("image/.*/bias", learning_rate=0.5),
     )
     schedule = optax.constant_schedule(5e-4)
-    settings = parity.ml_collections.ConfigDict(
-        {"name": "adamw", "weight_decay": 0.01, "gradient_clip": 2.0}
-    )
-    optimizer = create_optimizer(settings, schedule, groups)
+    optimizer = create_optimizer(common.get_config().optimizer, schedule, groups)
     batch = make_batch()
     state = create_train_state(model.clone(train=True), optimizer, batch, seed=0)
     params = jax.tree.map(np.array, state.params)
@@ -233,50 +224,6 @@ def test_backends_are_the_same_program(platform):
         programs.append(re.sub(r"^module @\w+", "module", text))
     assert programs[0] == programs[1]
     assert "num_partitions = 8" in programs[0]
-
-
-@pytest.mark.parametrize("mining", MININGS)
-def test_pairs_of_one_image_on_two_devices_are_no_negatives(mining):
-    """All pairs except two are far apart; those two share an image and are equal."""
-    embeddings = np.eye(8, dtype=np.float32)
-    embeddings[6] = embeddings[1]
-    image_id = np.arange(8, dtype=np.int32)
-    settings = parity.loss_settings()
-
-    def of_device(embeddings, image_id):
-        costs = global_costs(embeddings, embeddings, image_id, settings, mining)
-        return sum(direction.cost.sum() for direction in costs)
-
-    mapped = jax.pmap(of_device, axis_name=parallel.AXIS)
-    counted = np.asarray(mapped(embeddings[:, None], image_id[:, None]))
-    image_id[6] = image_id[1]
-    masked = np.asarray(mapped(embeddings[:, None], image_id[:, None]))
-    np.testing.assert_array_equal(masked, 0)
-    # As negatives they would cost the margin, except with `semi_hard`, which excludes
-    # negatives that are exactly as similar as the positive.
-    expected = np.isin(np.arange(8), [1, 6]) & (mining != "semi_hard")
-    np.testing.assert_array_equal(counted > 0, expected)
-
-
-def test_metrics_are_means_over_anchors_that_have_negatives():
-    costs = AnchorCosts(
-        cost=jnp.array([9.0, 9.0, 9.0]),
-        is_hard=jnp.array([True, True, False]),
-        gap=jnp.array([jnp.inf, 0.2, 0.4]),
-        positive=jnp.array([0.9, 0.5, 0.1]),
-        hardest=jnp.array([-jnp.inf, 0.3, 0.5]),
-    )
-    one_device = jax.vmap(lambda x: anchor_metrics((x, x)), axis_name=parallel.AXIS)
-    metrics = jax.tree.map(
-        lambda x: x[0], one_device(jax.tree.map(lambda x: x[None], costs))
-    )
-    expected = {
-        "hard_share": 0.5,
-        "gap": 0.3,
-        "positive_similarity": 0.3,
-        "hardest_similarity": 0.4,
-    }
-    assert metrics == pytest.approx(expected)
 
 
 def test_parameters_are_drawn_by_the_seed():

@@ -8,6 +8,7 @@ import optax
 from vse_jax import parameter_groups
 from vse_jax.errors import InputError
 from vse_jax.parameter_groups import Groups
+from vse_jax.sharded_optimizer import clip_by_norm_of_parts
 from vse_jax.stages import Stage
 
 OPTIMIZERS = ("adam", "adamw")
@@ -45,7 +46,8 @@ def create_optimizer(
     """Returns Adam or AdamW, preceded by clipping of the gradient's global norm.
 
     Args:
-      settings: `config.optimizer`; its groups are ignored.
+      settings: `config.optimizer`; its groups are ignored. If `sharded`, updates are
+        for `sharded_optimizer.update`.
       schedule: learning rate by the number of steps.
       groups: parameter groups. A group's learning rate is a factor of the schedule,
         which scales AdamW's weight decay too. Frozen parameters are not updated and
@@ -65,7 +67,10 @@ def create_optimizer(
         update = optax.partition(rules, labels)
     if not settings.gradient_clip:
         return update
-    clip = optax.clip_by_global_norm(settings.gradient_clip)
+    clip_by_norm = (
+        clip_by_norm_of_parts if settings.sharded else optax.clip_by_global_norm
+    )
+    clip = clip_by_norm(settings.gradient_clip)
     if any(group.frozen for group in groups):
         frozen = functools.partial(parameter_groups.frozen, groups)
         clip = optax.chain(optax.masked(optax.set_to_zero(), frozen), clip)

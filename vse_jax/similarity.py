@@ -40,3 +40,14 @@ def order(images: jax.Array, captions: jax.Array) -> jax.Array:
 
 
 SIMILARITIES: dict[str, Callable] = {"cosine": cosine, "order": order}
+
+
+def bytes_of_pair(name: str, dim: int) -> int:
+    """Returns the memory that a similarity takes for an image and a caption, in bytes.
+
+    Args:
+      name: one of `SIMILARITIES`.
+      dim: dimensions of the embeddings.
+    """
+    # The order similarity may store the difference of each pair.
+    return 4 * dim if name == "order" else 4

@@ -10,6 +10,7 @@ from vse_jax.compile_ahead import Program
 from vse_jax.experiment import Experiment
 from vse_jax.optimizer import create_optimizer, create_schedule
 from vse_jax.stages import Stage
+from vse_jax.state_placement import StatePlacement
 from vse_jax.train_step import TrainState, create_train_state, make_train_step
 
 
@@ -19,6 +20,7 @@ class StageSteps:
     Attributes:
       stage: the stage.
       optimizer: the stage's optimizer.
+      placement: where the state is on the devices.
     """
 
     def __init__(
@@ -59,6 +61,11 @@ class StageSteps:
             lambda step: schedule(step - stage.start),
             config.loss,
             groups=stage.groups,
+            microbatches=config.microbatches,
+            sharded=config.optimizer.sharded,
+        )
+        self.placement = StatePlacement(
+            self.optimizer, sharded=config.optimizer.sharded
         )
         self._loss = config.loss
         self._warmup_steps = 0
@@ -72,8 +79,8 @@ class StageSteps:
     def _mapped(self, step):
         return parallel.map_over_devices(
             step,
-            (parallel.REPLICATED, parallel.SPLIT),
-            parallel.REPLICATED,
+            (self.placement.specs, parallel.SPLIT),
+            (self.placement.specs, parallel.REPLICATED),
             donate_argnums=0,
             devices=self._devices,
             backend="shard_map" if self._devices else self._experiment.config.mapping,
@@ -103,6 +110,12 @@ class StageSteps:
         seed = self._experiment.config.seed
         return create_train_state(self._model, self.optimizer, example, seed)
 
+    def state_shapes(self, example: dict) -> TrainState:
+        """Returns the shapes of the state on the devices; see `create_state`."""
+        state = jax.eval_shape(functools.partial(self.create_state, example))
+        devices = self._devices or parallel.all_devices()
+        return self.placement.shapes(state, len(devices))
+
     def program(self, mining: str, example: dict, batch: dict, length: int) -> Program:
         """Returns the program of a step.
 
@@ -112,7 +125,7 @@ class StageSteps:
           batch: a batch on the devices with any number of tokens, or its shapes.
           length: number of tokens of the step's batches.
         """
-        state = jax.eval_shape(functools.partial(self.create_state, example))
+        state = self.state_shapes(example)
         tokens = batch["tokens"]
         shape = (*tokens.shape[:-1], length)
         batch = batch | {"tokens": jax.ShapeDtypeStruct(shape, tokens.dtype)}

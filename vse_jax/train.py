@@ -63,6 +63,7 @@ def train_and_evaluate(
         seconds_compiling=parallel.seconds_compiling, seconds_before=seconds_before
     )
     parallel.check_batch_size(config.batch_size, "batch_size")
+    parallel.check_microbatches(config.microbatches, config.batch_size)
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
     data = config.data
     experiment = create_experiment(
@@ -134,7 +135,7 @@ class Training:
         state = self._restore_or_create()
         self.step = self._saved = int(state.step)
         self._has_stepped = False
-        self._state = parallel.replicate(state)
+        self._state = self._steps.placement.put(state)
         self._programs = TrainingPrograms(
             experiment, self._evaluator, self._stages, self._steps_of, self._example
         )
@@ -211,7 +212,7 @@ class Training:
         logger.info("fine-tuning the best checkpoint, of step %d", best.step)
         self._set_stage(stage)
         state = start_training(self._steps.optimizer, best.variables, self.step)
-        self._state = parallel.replicate(state)
+        self._state = self._steps.placement.put(state)
 
     def run(self, writer) -> bool:
         """Runs the remaining steps; returns False if a signal stopped them early."""
@@ -227,7 +228,9 @@ class Training:
         )
         profile = self._profile()
         feed = Feed(batches, self._data.put, step_log.is_idle)
-        fits = parallel.reporting_memory(self._config.batch_size, "batch_size")
+        fits = parallel.reporting_memory(
+            self._config.batch_size, "batch_size", self._config.microbatches
+        )
         self._goodput.begin(STEPS)
         with Termination() as termination, fits, feed:
             for batch, waited in feed:
@@ -300,7 +303,7 @@ class Training:
         metrics = self._evaluate(writer) if self._must_evaluate() else None
         # The curves must include every step that a checkpoint includes.
         writer.flush()
-        state = parallel.unreplicate(self._state)
+        state = self._steps.placement.fetch(self._state)
         self._check_finite(state)
         run, pca = self._experiment.describe(), self._experiment.pca_arrays
         self._checkpoints.save(state, run, metrics, pca)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from vse_jax import parallel, parameter_groups
-from vse_jax.losses import AnchorCosts, triplet_costs
+from vse_jax import parallel, parameter_groups, sharded_optimizer
+from vse_jax.global_batch import anchor_metrics, global_costs, total_loss
+from vse_jax.microbatches import loss_and_gradients
 from vse_jax.models.vse import VSE, of_encoders
 from vse_jax.parameter_groups import Groups
-from vse_jax.similarity import SIMILARITIES
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -72,6 +72,9 @@ def make_train_step(
     loss: ml_collections.ConfigDict,
     mining: str,
     groups: Groups = (),
+    *,
+    microbatches: int = 1,
+    sharded: bool = False,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Returns the per-device training step, for `parallel.map_over_devices`.
 
@@ -86,42 +89,69 @@ def make_train_step(
       loss: `config.loss`.
       mining: one of `losses.MININGS`.
       groups: parameter groups; no gradient is computed for frozen ones.
+      microbatches: number of parts of the batch that are embedded one after the other,
+        see `vse_jax.microbatches`.
+      sharded: whether the optimizer's state is split over the devices, see
+        `vse_jax.sharded_optimizer`.
     """
+    update = _update_parts if sharded else _update
 
-    def loss_and_aux(params, state, batch):
+    def embed(params, batch_stats, batch):
         params = parameter_groups.stop_frozen(groups, params)
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        (images, captions), updated = model.apply(
-            variables, batch, mutable=["batch_stats"]
-        )
+        variables = {"params": params, "batch_stats": batch_stats}
+        embeddings, updated = model.apply(variables, batch, mutable=["batch_stats"])
+        return embeddings, updated.get("batch_stats", {})
+
+    def loss_of(embeddings, batch):
+        images, captions = embeddings
         directions = global_costs(images, captions, batch["image_id"], loss, mining)
-        total = sum(costs.cost.sum() for costs in directions)
-        if loss.reduction == "mean":
-            total /= 2 * global_batch_size(batch)
-        return total, (updated.get("batch_stats", {}), directions)
+        return total_loss(directions, loss), directions
 
     def train_step(state, batch):
-        gradient_of = jax.value_and_grad(loss_and_aux, has_aux=True)
-        (value, (batch_stats, directions)), gradients = gradient_of(
-            state.params, state, batch
+        value, directions, batch_stats, gradients = loss_and_gradients(
+            embed, loss_of, state.params, state.batch_stats, batch, microbatches
         )
-        value, gradients = parallel.sum_over_devices((value, gradients))
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        value, params, opt_state, norms = update(
+            optimizer, state, groups, value, gradients
+        )
         metrics = {
             "loss": value,
             **anchor_metrics(directions),
-            **gradient_norms(gradients),
+            **norms,
             "learning_rate": schedule(state.step),
         }
         new_state = TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
         return new_state, metrics
 
     return train_step
+
+
+def _update(optimizer, state, groups, value, gradients):
+    """Sums over the devices and updates the parameters.
+
+    Returns:
+      The loss, the new parameters, the optimizer's new state, norms of the gradient.
+    """
+    del groups  # the optimizer knows them
+    value, gradients = parallel.sum_over_devices((value, gradients))
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return value, params, opt_state, gradient_norms(gradients, optax.global_norm)
+
+
+def _update_parts(optimizer, state, groups, value, gradients):
+    """As `_update`, with the optimizer's state split over the devices."""
+    frozen = parameter_groups.frozen(groups, state.params)
+    params, opt_state, parts = sharded_optimizer.update(
+        optimizer, gradients, state.opt_state, state.params, frozen
+    )
+    norms = gradient_norms(parts, sharded_optimizer.norm_of_parts)
+    return parallel.sum_over_devices(value), params, opt_state, norms
 
 
 def make_embed_steps(model: VSE) -> tuple[Callable, Callable]:
@@ -142,75 +172,10 @@ def make_embed_steps(model: VSE) -> tuple[Callable, Callable]:
     return embed_images, embed_captions
 
 
-def global_costs(
-    images: jax.Array,
-    captions: jax.Array,
-    image_id: jax.Array,
-    loss: ml_collections.ConfigDict,
-    mining: str,
-) -> tuple[AnchorCosts, AnchorCosts]:
-    """Computes the costs of this device's anchors against all devices' candidates.
-
-    Args:
-      images: `[batch, embed]`, embeddings of this device.
-      captions: `[batch, embed]`, embeddings of this device.
-      image_id: `[batch]` int32, equal for pairs that share an image. Such pairs are not
-        negatives of each other.
-      loss: `config.loss`.
-      mining: one of `losses.MININGS`.
-
-    Returns:
-      Costs of the images as anchors, and of the captions as anchors.
-    """
-    similarity = SIMILARITIES[loss.similarity]
-    own = parallel.position_in_global_batch(len(images))
-    is_negative = image_id[:, None] != parallel.gather(image_id)[None]
-
-    def costs(scores):
-        return triplet_costs(
-            scores,
-            own,
-            is_negative,
-            mining=mining,
-            margin=loss.margin,
-            epsilon=loss.epsilon,
-        )
-
-    image_anchors = costs(similarity(images, parallel.gather(captions)))
-    caption_anchors = costs(similarity(parallel.gather(images), captions).T)
-    return image_anchors, caption_anchors
-
-
-def anchor_metrics(directions: tuple[AnchorCosts, AnchorCosts]) -> dict:
-    """Returns means over the anchors of both directions and all devices.
-
-    An anchor without a negative has no hardest negative and does not count.
-    """
-    costs = jax.tree.map(lambda *x: jnp.concatenate(x), *directions)
-    has_negative = jnp.isfinite(costs.hardest)
-
-    def total(values):
-        return jnp.where(has_negative, values, 0).sum(dtype=jnp.float32)
-
-    sums = {
-        "hard_share": total(costs.is_hard),
-        "gap": total(costs.gap),
-        "positive_similarity": total(costs.positive),
-        "hardest_similarity": total(costs.hardest),
-    }
-    sums, count = parallel.sum_over_devices((sums, total(True)))
-    return {name: value / jnp.maximum(1, count) for name, value in sums.items()}
-
-
-def gradient_norms(gradients: dict) -> dict:
+def gradient_norms(gradients: dict, global_norm: Callable) -> dict:
     """Returns the gradient norms, before clipping, of each encoder and of the model."""
     norms = {
-        f"gradient_norm_{name}": optax.global_norm(tree)
+        f"gradient_norm_{name}": global_norm(tree)
         for name, tree in of_encoders(gradients).items()
     }
-    return {"gradient_norm": optax.global_norm(gradients)} | norms
-
-
-def global_batch_size(batch: dict):
-    """Returns the number of pairs on all devices together."""
-    return parallel.sum_over_devices(batch["image_id"].shape[0])
+    return {"gradient_norm": global_norm(gradients)} | norms

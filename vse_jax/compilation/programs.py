@@ -121,7 +121,7 @@ def train_programs(
             for length in lengths[-1:] if largest_only else lengths:
                 name = ", ".join([*filter(None, of_mining), f"{length} tokens"])
                 batch = shapes.train_batch(config, config.batch_size, length)
-                state = jax.eval_shape(steps.create_state, batch)
+                state = steps.state_shapes(batch)
                 epochs = (stage.stop - stage.start) // steps_per_epoch
                 found.append(Program(name, steps.mapped(mining), state, batch, epochs))
     return found

@@ -267,6 +267,36 @@ def unreplicate(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
 
+def put_split(tree: Any) -> Any:
+    """Puts a pytree of host arrays on the devices, for `SPLIT`.
+
+    Args:
+      tree: arrays `[devices, ...]`, the same on every host.
+    """
+    sharding = NamedSharding(mesh_of(all_devices()), SPLIT)
+
+    def put_one(array):
+        return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+
+    # Copied, since the devices may share the memory of the host's arrays.
+    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=sharding)
+    return copy(jax.tree.map(put_one, tree))
+
+
+def fetch_split(tree: Any) -> Any:
+    """Fetches a split pytree, `[devices, ...]`, to every host; all must call it."""
+    replicated = NamedSharding(mesh_of(all_devices()), REPLICATED)
+    gather_all = jax.jit(lambda x: x, out_shardings=replicated)
+
+    def fetch(array):
+        if not array.is_fully_addressable:
+            # One array at a time, since the devices may not have room for all.
+            array = gather_all(array).addressable_data(0)
+        return np.asarray(array)
+
+    return jax.tree.map(fetch, tree)
+
+
 def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Splits this host's rows, `[batch, ...]` to `[local_devices, rows, ...]`."""
     devices = jax.local_device_count()

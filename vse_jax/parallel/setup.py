@@ -115,16 +115,43 @@ def check_batch_size(batch_size: int, name: str) -> None:
         )
 
 
+def check_microbatches(microbatches: int, batch_size: int) -> None:
+    """Refuses microbatches that do not divide the pairs of a device.
+
+    Args:
+      microbatches: `config.microbatches`.
+      batch_size: `config.batch_size`, which the devices divide.
+
+    Raises:
+      InputError: with the nearest numbers that would do.
+    """
+    devices = jax.device_count()
+    pairs = batch_size // devices
+    if microbatches >= 1 and pairs % microbatches == 0:
+        return
+    fitting = [number for number in range(1, pairs + 1) if pairs % number == 0]
+    below = [number for number in fitting if number < microbatches][-1:]
+    above = [number for number in fitting if number > microbatches][:1]
+    raise InputError(
+        f"config.microbatches is {microbatches}, which does not divide the {pairs} "
+        f"pairs of config.batch_size={batch_size} on each of {devices} devices; set it "
+        f"to {' or '.join(map(str, below + above))}"
+    )
+
+
 @contextlib.contextmanager
-def reporting_memory(batch_size: int, name: str) -> Iterator[None]:
+def reporting_memory(
+    batch_size: int, name: str, microbatches: int = 0
+) -> Iterator[None]:
     """Turns a device's lack of memory into an error that says what to try.
 
     Args:
       batch_size: global, that of the work inside.
       name: of the option that says so.
+      microbatches: `config.microbatches`; 0 if the work inside has none.
 
     Raises:
-      TrainingError: with the batch size to try.
+      TrainingError: with the batch size, or the number of microbatches, to try.
     """
     try:
         yield
@@ -132,10 +159,14 @@ def reporting_memory(batch_size: int, name: str) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         devices = jax.device_count()
-        smaller = batch_size // 2 // devices * devices
+        ways = []
+        if microbatches and batch_size // devices % (2 * microbatches) == 0:
+            ways.append(f"--config.microbatches={2 * microbatches}")
+        if smaller := batch_size // 2 // devices * devices:
+            ways.append(f"--config.{name}={smaller}")
         advice = (
-            f"try --config.{name}={smaller}"
-            if smaller
+            f"try {' or '.join(ways)}"
+            if ways
             else "use a smaller model or more devices"
         )
         raise TrainingError(

@@ -32,6 +32,7 @@ CHOICES = {
     "loss.reduction": ("mean", "sum"),
     "loss.similarity": tuple(SIMILARITIES),
     "optimizer.name": OPTIMIZERS,
+    "optimizer.sharded": (False, True),
 }
 EXTRACTION_CHOICES = {"extract.regions": ("grid", "pooled")}
 
@@ -65,6 +66,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     _check_at_least_one(
         config,
         "batch_size",
+        "microbatches",
         "evaluation_batch_size",
         "epochs",
         *(f"{stage}epochs" for stage in stages),

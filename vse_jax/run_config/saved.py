@@ -50,6 +50,7 @@ FREE_OPTIONS = (
     "log_every_steps",
     "checkpoint_every_steps",
     "evaluate_every_epochs",
+    "optimizer.sharded",
     "stuck_steps",
     "profile_at_step",
 )

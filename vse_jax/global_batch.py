@@ -1,0 +1,131 @@
+"""Costs of this device's anchors among the pairs of all devices; per-device code."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from vse_jax import parallel
+from vse_jax.losses import AnchorCosts, triplet_costs
+from vse_jax.similarity import SIMILARITIES, bytes_of_pair
+
+# Memory of a block of similarities, of which a step holds a few copies. On 8 devices
+# this is enough for 16,384 pairs without blocks; with the order similarity of 1,024
+# dimensions, for 512.
+BLOCK_BYTES = 2**27
+
+
+def global_costs(
+    images: jax.Array,
+    captions: jax.Array,
+    image_id: jax.Array,
+    loss: ml_collections.ConfigDict,
+    mining: str,
+    *,
+    block_bytes: int = BLOCK_BYTES,
+) -> tuple[AnchorCosts, AnchorCosts]:
+    """Computes the costs of this device's anchors against all devices' candidates.
+
+    If the similarities need more than `block_bytes`, blocks of anchors are computed one
+    after the other, and again for the gradient. Memory is then proportional to the
+    global batch, not to its square.
+
+    Args:
+      images: `[batch, embed]`, embeddings of this device.
+      captions: `[batch, embed]`, embeddings of this device.
+      image_id: `[batch]` int32, equal for pairs that share an image. Such pairs are not
+        negatives of each other.
+      loss: `config.loss`.
+      mining: one of `losses.MININGS`.
+      block_bytes: memory of a block of similarities in bytes. A block has at least one
+        anchor.
+
+    Returns:
+      Costs of the images as anchors, and of the captions as anchors.
+    """
+    similarity = SIMILARITIES[loss.similarity]
+    all_images, all_captions, all_ids = map(
+        parallel.gather, (images, captions, image_id)
+    )
+
+    def costs(scores, own, image_id):
+        return triplet_costs(
+            scores,
+            own,
+            image_id[:, None] != all_ids[None],
+            mining=mining,
+            margin=loss.margin,
+            epsilon=loss.epsilon,
+        )
+
+    def of_images(images, own, image_id):
+        return costs(similarity(images, all_captions), own, image_id)
+
+    def of_captions(captions, own, image_id):
+        return costs(similarity(all_images, captions).T, own, image_id)
+
+    own = parallel.position_in_global_batch(len(images))
+    bytes_of_anchor = len(all_ids) * bytes_of_pair(loss.similarity, images.shape[1])
+    rows = max(1, block_bytes // bytes_of_anchor)
+    return (
+        _in_blocks(of_images, rows, images, own, image_id),
+        _in_blocks(of_captions, rows, captions, own, image_id),
+    )
+
+
+def _in_blocks(
+    function: Callable[..., AnchorCosts], rows: int, *arrays: jax.Array
+) -> AnchorCosts:
+    """Applies a function to blocks of at most `rows` rows of the arrays."""
+    total = len(arrays[0])
+    if total <= rows:
+        return function(*arrays)
+    blocks = -(-total // rows)
+    missing = -total % blocks  # so that all blocks are equal
+
+    def split(array):
+        padded = jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+        return padded.reshape(blocks, -1, *array.shape[1:])
+
+    # Without the checkpoint the gradient would keep the similarities of all blocks.
+    block = jax.checkpoint(lambda x: function(*x), prevent_cse=False)
+    costs = jax.lax.map(block, tuple(map(split, arrays)))
+    return jax.tree.map(lambda x: x.reshape(-1)[:total], costs)
+
+
+def total_loss(
+    directions: tuple[AnchorCosts, AnchorCosts], loss: ml_collections.ConfigDict
+) -> jax.Array:
+    """Returns this device's part of the loss, whose sum over the devices is the loss.
+
+    Args:
+      directions: of `global_costs`.
+      loss: `config.loss`.
+    """
+    total = sum(costs.cost.sum() for costs in directions)
+    if loss.reduction == "mean":
+        anchors = len(directions[0].cost)
+        total /= 2 * parallel.sum_over_devices(anchors)
+    return total
+
+
+def anchor_metrics(directions: tuple[AnchorCosts, AnchorCosts]) -> dict:
+    """Returns means over the anchors of both directions and all devices.
+
+    An anchor without a negative has no hardest negative and does not count.
+    """
+    costs = jax.tree.map(lambda *x: jnp.concatenate(x), *directions)
+    has_negative = jnp.isfinite(costs.hardest)
+
+    def total(values):
+        return jnp.where(has_negative, values, 0).sum(dtype=jnp.float32)
+
+    sums = {
+        "hard_share": total(costs.is_hard),
+        "gap": total(costs.gap),
+        "positive_similarity": total(costs.positive),
+        "hardest_similarity": total(costs.hardest),
+    }
+    sums, count = parallel.sum_over_devices((sums, total(True)))
+    return {name: value / jnp.maximum(1, count) for name, value in sums.items()}
