@@ -32,6 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.allowed_missing = 0.05  # share of a split's photos that may be skipped, 0 to 1
     data.maximum_pixels = 100_000_000  # width x height of a photo; larger are invalid
     data.data_dir = "~/tensorflow_datasets"  # folder of prepared data; may be gs://
+    # Local folder for copies of remote prepared data; "" is ~/.cache/vse_jax.
+    data.local_copy = ""
     data.name = ""  # name of the prepared data; "" derives it from the source
     data.scene_counts = (6000, 500, 500)  # scenes in train, dev and test; shapes only
     data.region_dim = 2048  # required dimensions of the features; 0 allows any

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from vse_jax import storage
+
 logger = logging.getLogger(__name__)
 
 UNFINISHED = "incomplete."  # prefix of the name of a file that is being written
@@ -87,17 +89,35 @@ def is_local(path: str | os.PathLike) -> bool:
     return "://" not in os.fspath(path)
 
 
-def size_and_time(path: epath.Path) -> list[int]:
-    """Returns the size of a file in bytes and its modification time.
+def size_and_time(path: epath.Path) -> storage.SizeAndTime:
+    """Returns the size of a file in bytes and its modification time in nanoseconds.
 
-    The time is in nanoseconds, or in seconds if the file is remote.
+    If the file is remote, a number that grows with each write replaces the time.
+
+    Raises:
+      OSError: if there is no such file.
     """
-    try:
-        status = os.stat(path)
-    except OSError:  # a remote path, which only has whole seconds
-        status = path.stat()
-        return [status.length, int(status.mtime)]
+    if not is_local(path):
+        return storage.size_and_time(path)
+    status = os.stat(path)
     return [status.st_size, status.st_mtime_ns]
+
+
+def sizes_and_times(paths: list[epath.Path]) -> list[storage.SizeAndTime]:
+    """Returns `size_and_time` of several files; remote folders are listed once.
+
+    Raises:
+      OSError: if one of the files does not exist.
+    """
+    folders = {path.parent for path in paths if not is_local(path)}
+    listed = {folder: storage.list_folder(folder)[0] for folder in folders}
+    try:
+        return [
+            size_and_time(path) if is_local(path) else listed[path.parent][path.name]
+            for path in paths
+        ]
+    except KeyError as error:
+        raise FileNotFoundError(f"{error.args[0]} does not exist") from None
 
 
 def copy_folder(source: epath.Path, target: epath.Path) -> None:

@@ -1,0 +1,196 @@
+"""Files of object stores, such as `gs://bucket/folder`.
+
+`etils.epath` reads and writes them. This module adds what it lacks: one request for the
+sizes and times of a folder, downloads in large parts, and errors in one line.
+"""
+
+import contextlib
+import datetime
+import functools
+import logging
+import os
+import re
+import socket
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator
+
+import fsspec
+from etils import epath
+
+from vse_jax.errors import InputError, one_line
+
+SizeAndTime = list[int]  # bytes; nanoseconds, or a number that grows with each write
+# They log stack traces of errors that are also raised.
+for _name in ("gcsfs", "google.auth"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+_CONNECTION_SECONDS = 10.0
+_CREDENTIALS = (
+    "run `gcloud auth application-default login`, or set "
+    "GOOGLE_APPLICATION_CREDENTIALS; on Google Cloud give the machine the scope "
+    "cloud-platform"
+)
+
+
+def file_system(path: str | os.PathLike) -> fsspec.AbstractFileSystem:
+    """Returns the file system of a path.
+
+    Raises:
+      InputError: if its library is not installed.
+    """
+    name = os.fspath(path)
+    try:
+        return fsspec.core.url_to_fs(name)[0]
+    except (ImportError, ValueError) as error:
+        if not isinstance(error, ImportError) and "Protocol not known" not in str(
+            error
+        ):
+            raise
+        scheme = name.partition("://")[0]
+        if scheme == "gs":
+            raise InputError(
+                f"{name}: gs:// paths need gcsfs, which is not installed; pip install "
+                "gcsfs"
+            ) from None
+        raise InputError(
+            f"{name}: {scheme}:// paths are not supported; use a local path or gs://"
+        ) from None
+
+
+def size_and_time(path: epath.Path) -> SizeAndTime:
+    """Returns the size of a remote file and the number of its version.
+
+    Raises:
+      OSError: if there is no such file.
+    """
+    return _status(file_system(path).info(os.fspath(path)))
+
+
+def _status(info: dict) -> SizeAndTime:
+    generation = info.get("generation")  # of Google's; unlike the time, always unique
+    if generation is not None:
+        return [int(info["size"]), int(generation)]
+    time = info.get("mtime") or info.get("LastModified") or 0
+    if isinstance(time, datetime.datetime):
+        time = time.timestamp()
+    return [int(info["size"]), int(time * 1e9)]
+
+
+def list_folder(folder: epath.Path) -> tuple[dict[str, SizeAndTime], frozenset[str]]:
+    """Returns the sizes and times of a folder's files by name, and its folders' names.
+
+    Raises:
+      OSError: if there is no such folder.
+    """
+    statuses, folders = {}, set()
+    own = os.fspath(folder).rpartition("://")[2].rstrip("/")
+    for info in file_system(folder).ls(os.fspath(folder), detail=True):
+        path = info["name"].rstrip("/")
+        if path == own:  # a marker that the folder exists
+            continue
+        name = path.rpartition("/")[2]
+        if info["type"] == "directory":
+            folders.add(name)
+        else:
+            statuses[name] = _status(info)
+    return statuses, frozenset(folders)
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """Returns the types of the errors of object stores that are not OSError."""
+    if "gcsfs" not in sys.modules:
+        return ()
+    import aiohttp
+    import gcsfs.retry
+    import google.api_core.exceptions
+    import google.auth.exceptions
+
+    return (
+        gcsfs.retry.HttpError,
+        aiohttp.ClientError,
+        google.api_core.exceptions.GoogleAPIError,
+        google.auth.exceptions.GoogleAuthError,
+    )
+
+
+@contextlib.contextmanager
+def as_os_errors() -> Iterator[None]:
+    """Converts the errors of object stores to OSError."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, errors()):
+            raise OSError(reason(error)) from error
+        raise
+
+
+def reason(error: Exception) -> str:
+    """Returns why a request failed, in one line."""
+    code, text = getattr(error, "code", None), one_line(error)
+    is_credentials = "google.auth" in type(error).__module__
+    if code in (401, "401") or is_credentials or "Anonymous caller" in text:
+        return f"no valid credentials ({text}); {_CREDENTIALS}"
+    if str(error).startswith("Forbidden"):
+        details = " ".join(str(error).splitlines()[1:]) or "403"
+        return f"permission denied: {details[:300]}"
+    return text
+
+
+def check_reachable(paths: Iterable[tuple[str, str]]) -> None:
+    """Checks that the buckets of remote paths exist and can be listed.
+
+    Args:
+      paths: name of the option and value, for each path. Local paths are ignored.
+
+    Raises:
+      InputError: if a bucket does not exist, the network is down, or credentials or
+        permissions are missing. Names the option.
+    """
+    for option, path in paths:
+        scheme, separator, rest = path.partition("://")
+        if not separator:
+            continue
+        where = f"{option} is {path}"
+        if scheme != "gs":
+            file_system(path)
+            raise InputError(f"{where}; expected a local path or gs://")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]+[a-z0-9](/.*)?", rest):
+            raise InputError(f"{where}; expected gs://bucket/folder")
+        _check_bucket(where, rest.partition("/")[0])
+
+
+def _check_bucket(where: str, bucket: str) -> None:
+    try:
+        _list_bucket(bucket)
+    except FileNotFoundError:
+        raise InputError(
+            f"{where}, but there is no bucket {bucket!r}; create it, or correct the "
+            "name"
+        ) from None
+    except (OSError, *errors()) as error:
+        raise InputError(f"{where}: {reason(error)}") from error
+
+
+@functools.cache
+def _list_bucket(bucket: str) -> None:
+    _connect()
+    system = file_system(f"gs://{bucket}")
+    system.call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
+
+
+def _connect() -> None:
+    """Raises OSError if the store cannot be reached; gcsfs tries for half a minute."""
+    url = os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com"
+    url = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+    if urllib.request.getproxies().get(url.scheme):
+        return
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((url.hostname, port), _CONNECTION_SECONDS).close()
+    except OSError as error:
+        raise OSError(
+            f"{url.hostname} cannot be reached ({error.strerror or one_line(error)}); "
+            "check the network"
+        ) from error
