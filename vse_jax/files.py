@@ -15,7 +15,7 @@ from vse_jax import storage
 
 logger = logging.getLogger(__name__)
 
-UNFINISHED = "incomplete."  # prefix of the name of a file that is being written
+UNFINISHED = storage.UNFINISHED
 
 
 @contextlib.contextmanager
@@ -42,14 +42,15 @@ def unfinished(path: epath.Path, *, shared: bool = False) -> Iterator[epath.Path
 @contextlib.contextmanager
 def unfinished_local(path: epath.Path) -> Iterator[epath.Path]:
     """Like `unfinished`, for writers of local files only, such as ArrayRecord's."""
-    with unfinished(path) as other:
-        if is_local(path):
+    if is_local(path):
+        with unfinished(path) as other:
             yield other
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            local = epath.Path(folder) / path.name
-            yield local
-            local.copy(other, overwrite=True)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = epath.Path(folder) / path.name
+        yield local
+        with storage.as_os_errors():
+            storage.copy_file(local, path, local.stat().length)
 
 
 @contextlib.contextmanager
@@ -120,11 +121,18 @@ def sizes_and_times(paths: list[epath.Path]) -> list[storage.SizeAndTime]:
         raise FileNotFoundError(f"{error.args[0]} does not exist") from None
 
 
-def copy_folder(source: epath.Path, target: epath.Path) -> None:
-    """Copies the files of a folder, JSON last, since it makes a folder a dataset."""
+def upload_folder(source: epath.Path, target: epath.Path) -> None:
+    """Uploads the files of a folder, JSON last, since it makes a folder a dataset.
+
+    Raises:
+      OSError: if a file cannot be uploaded.
+    """
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir(), key=lambda path: path.suffix == ".json"):
-        path.copy(target / path.name, overwrite=True)
+    sizes = {path.name: path.stat().length for path in source.iterdir()}
+    logger.info("uploading %.2f GB to %s", sum(sizes.values()) / 1e9, target)
+    for is_json in (False, True):
+        some = {n: size for n, size in sizes.items() if n.endswith(".json") == is_json}
+        storage.transfer("uploading", source, target, some)
 
 
 @contextlib.contextmanager

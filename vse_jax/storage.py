@@ -4,6 +4,7 @@
 sizes and times of a folder, downloads in large parts, and errors in one line.
 """
 
+import concurrent.futures
 import contextlib
 import datetime
 import functools
@@ -14,14 +15,17 @@ import socket
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import fsspec
 from etils import epath
 
 from vse_jax.errors import InputError, one_line
+from vse_jax.progress import Progress
 
 SizeAndTime = list[int]  # bytes; nanoseconds, or a number that grows with each write
+UNFINISHED = "incomplete."  # prefix of the name of a file that is being written
+_AT_ONCE = 4  # files that are transferred at the same time
 # They log stack traces of errors that are also raised.
 for _name in ("gcsfs", "google.auth"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
@@ -96,6 +100,68 @@ def list_folder(folder: epath.Path) -> tuple[dict[str, SizeAndTime], frozenset[s
         else:
             statuses[name] = _status(info)
     return statuses, frozenset(folders)
+
+
+def transfer(
+    what: str, source: epath.Path, target: epath.Path, sizes: Mapping[str, int]
+) -> None:
+    """Copies files between a local folder and an object store, several at a time.
+
+    Args:
+      what: name of the operation for its progress, such as `copying train`.
+      source: folder of the files.
+      target: existing folder for the files. An object appears when it is complete; a
+        local file does so because it has another name until then.
+      sizes: bytes of each file, by name.
+
+    Raises:
+      OSError: if a file cannot be copied or gets another size.
+    """
+
+    def copy(name: str) -> int:
+        with as_os_errors():
+            copy_file(source / name, target / name, sizes[name])
+        return sizes[name]
+
+    megabytes = sum(sizes.values()) // 2**20
+    with (
+        concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as threads,
+        Progress(what, megabytes, "MiB") as progress,
+    ):
+        done = 0
+        tasks = [threads.submit(copy, name) for name in sizes]
+        try:
+            for task in concurrent.futures.as_completed(tasks):
+                before, done = done, done + task.result()
+                progress.add(done // 2**20 - before // 2**20)
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def copy_file(source: epath.Path, target: epath.Path, size: int) -> None:
+    """Copies a file from or to an object store; `target` is complete or absent.
+
+    Args:
+      source: path of the file.
+      target: path of the copy.
+      size: expected size in bytes.
+
+    Raises:
+      OSError: if the file has another size.
+    """
+    if "://" in os.fspath(target):
+        file_system(target).put_file(os.fspath(source), os.fspath(target))
+        return
+    unfinished = target.parent / f"{UNFINISHED}{target.name}"
+    # One request for the whole file.
+    file_system(source).get_file(
+        os.fspath(source), os.fspath(unfinished), concurrency=1
+    )
+    found = os.path.getsize(unfinished)
+    if found != size:
+        raise OSError(f"{source} has {found} bytes instead of {size}")
+    unfinished.replace(target)
 
 
 def errors() -> tuple[type[Exception], ...]:
@@ -175,8 +241,8 @@ def _check_bucket(where: str, bucket: str) -> None:
 
 @functools.cache
 def _list_bucket(bucket: str) -> None:
-    _connect()
     system = file_system(f"gs://{bucket}")
+    _connect()
     system.call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
 
 

@@ -5,7 +5,6 @@ of a split are therefore copied to a local folder when it is first read. All pro
 of a machine share the copy, and later runs find it.
 """
 
-import concurrent.futures
 import hashlib
 import json
 import logging
@@ -17,12 +16,10 @@ from etils import epath
 
 from vse_jax import files, storage
 from vse_jax.errors import InputError, ReportedError, one_line, write_advice
-from vse_jax.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 DEFAULT = "~/.cache/vse_jax"
-_AT_ONCE = 4  # files that are downloaded at the same time
 _SPARE_BYTES = 2**28  # that remain free
 _METADATA = (".json", ".txt")  # endings of the files besides the records
 
@@ -62,12 +59,14 @@ class RemoteDataset(tfds.core.read_only_builder.ReadOnlyBuilder):
                 # Another process may have copied some of them.
                 missing = _missing(folder, names, statuses)
                 _check_space(f"{remote}: the split {split!r}", folder, missing)
-                with storage.as_os_errors():
-                    _download(f"copying {split}", remote, folder, missing)
+                gigabytes = sum(missing.values()) / 1e9
+                logger.info("copying %s (%.2f GB) to %s", split, gigabytes, folder)
+                storage.transfer(f"copying {split}", remote, folder, missing)
         except OSError as error:
             raise ReportedError(
                 f"{remote} cannot be copied to {folder} "
-                f"({error.strerror or one_line(error)}); {write_advice(error)}"
+                f"({error.strerror or one_line(error)}); {write_advice(error)}, or set "
+                "config.data.local_copy to another folder"
             ) from error
         return folder
 
@@ -152,36 +151,3 @@ def _check_space(what: str, folder: epath.Path, missing: dict[str, int]) -> None
             "free; free some space, or set config.data.local_copy to a folder on a "
             "larger disk"
         )
-
-
-def _download(
-    what: str, remote: epath.Path, folder: epath.Path, missing: dict[str, int]
-) -> None:
-    """Downloads some files, each of which appears only when it is complete."""
-    logger.info("%s (%.2f GB) to %s", what, sum(missing.values()) / 1e9, folder)
-    system = storage.file_system(remote)
-
-    def download(name: str) -> int:
-        with files.unfinished(folder / name) as path:
-            system.get_file(os.fspath(remote / name), os.fspath(path))
-            size = os.path.getsize(path)
-            if size != missing[name]:
-                raise OSError(
-                    f"{remote / name} has {size} bytes instead of {missing[name]}"
-                )
-        return size
-
-    megabytes = sum(missing.values()) // 2**20
-    with (
-        concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as threads,
-        Progress(what, megabytes, "MiB") as progress,
-    ):
-        done = 0
-        tasks = [threads.submit(download, name) for name in missing]
-        try:
-            for task in concurrent.futures.as_completed(tasks):
-                before, done = done, done + task.result()
-                progress.add(done // 2**20 - before // 2**20)
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
 
-from vse_jax import files
+from vse_jax import files, storage
 from vse_jax.data import local_copy
 from vse_jax.data.datasets import source_folder
 from vse_jax.data.datasets.coco_captions import CocoCaptionsSource
@@ -307,15 +307,23 @@ def _next_version(source: Source, data_dir: epath.Path) -> tfds.core.Version:
 
 
 def _write(source: Source, data_dir: epath.Path, version: tfds.core.Version) -> None:
-    downloads = data_dir / "downloads"
     if files.is_local(data_dir):
-        _write_locally(source, data_dir, version, downloads)
+        _write_locally(source, data_dir, version, data_dir / "downloads")
         return
     # ArrayRecord files can only be written to local disks.
+    downloads = epath.Path(files.absolute(local_copy.DEFAULT)) / "downloads"
     with tempfile.TemporaryDirectory() as folder:
         local = epath.Path(folder)
-        _write_locally(source, local, version, downloads)
-        files.copy_folder(
+        try:
+            _write_locally(source, local, version, downloads)
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise ReportedError(
+                f"{data_dir}: the dataset cannot be written to the temporary folder "
+                f"{folder} first: {reason}; {write_advice(error)}, or set TMPDIR to a "
+                "folder on a larger disk"
+            ) from error
+        files.upload_folder(
             _directory(source, local, version), _directory(source, data_dir, version)
         )
 
@@ -376,7 +384,8 @@ def _remove_empty(directory: epath.Path, data_dir: epath.Path) -> None:
 def _reporting(data_dir: epath.Path) -> Iterator[None]:
     """Reports a full or read-only disk in one line."""
     try:
-        yield
+        with storage.as_os_errors():
+            yield
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise ReportedError(
