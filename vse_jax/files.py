@@ -2,12 +2,14 @@
 
 import contextlib
 import fcntl
+import io
 import logging
 import os
 import re
 import tempfile
 import uuid
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from etils import epath
 
@@ -88,6 +90,12 @@ def absolute(path: str) -> str:
 def is_local(path: str | os.PathLike) -> bool:
     """Returns whether the path is local rather than on an object store (`gs://`)."""
     return "://" not in os.fspath(path)
+
+
+def open_binary(path: epath.Path) -> BinaryIO:
+    """Opens a file to read; unlike remote files of epath, its lines can be limited."""
+    file = path.open("rb")
+    return file if is_local(path) else io.BufferedReader(file, 2**20)
 
 
 def size_and_time(path: epath.Path) -> storage.SizeAndTime:

@@ -166,7 +166,7 @@ def copy_file(source: epath.Path, target: epath.Path, size: int) -> None:
 
 def errors() -> tuple[type[Exception], ...]:
     """Returns the types of the errors of object stores that are not OSError."""
-    if "gcsfs" not in sys.modules:
+    if sys.modules.get("gcsfs") is None:
         return ()
     import aiohttp
     import gcsfs.retry
