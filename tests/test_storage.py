@@ -1,11 +1,15 @@
+import io
 import os
 
+import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 
 from tests import object_store, programs
 from vse_jax import files, run_lock, storage
 from vse_jax.errors import InputError
+from vse_jax.evaluation import pictures
 
 
 def message(*paths):
@@ -51,7 +55,7 @@ def test_unreachable_store_is_reported(emulator, monkeypatch):
 @pytest.mark.parametrize("path", ["gs://", "gs:///run", "gs://Bucket/run"])
 def test_invalid_bucket_is_refused(path):
     assert message(("--workdir", path)) == (
-        f"--workdir is {path}; expected gs://bucket/folder"
+        f"--workdir is {path}; expected a local path or gs://bucket/folder"
     )
 
 
@@ -69,8 +73,8 @@ storage.check_reachable([("--workdir", "gs://bucket/run")])
 """
     finished = programs.finish(programs.start_python("-c", program))
     assert finished.stderr.splitlines()[-1] == (
-        "vse_jax.errors.InputError: gs://bucket: gs:// paths need gcsfs, which is not "
-        "installed; pip install gcsfs"
+        "vse_jax.errors.InputError: gs://bucket/run: gs:// paths need gcsfs, which is "
+        "not installed; pip install gcsfs"
     )
 
 
@@ -145,3 +149,10 @@ def test_folders_go_to_a_bucket_and_back(bucket, tmp_path):
     assert storage.list_folder(bucket)[0].keys() == {"a.bin", "info.json"}
     back = object_store.download(bucket, tmp_path / "back")
     assert (back / "a.bin").read_bytes() == b"a" * 10
+
+
+def test_picture_is_written_to_a_bucket(bucket):
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    pictures.save(picture, bucket / "picture.png")
+    with Image.open(io.BytesIO((bucket / "picture.png").read_bytes())) as image:
+        np.testing.assert_array_equal(np.asarray(image), picture)

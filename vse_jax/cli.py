@@ -176,7 +176,7 @@ def _check_storage(config, workdir):
     }
     if config is not None:
         named |= {
-            f"config.{option}": operator.attrgetter(option)(config)
+            f"config.{option}": str(operator.attrgetter(option)(config) or "")
             for option in _PATH_OPTIONS
         }
     storage.check_reachable(named.items())

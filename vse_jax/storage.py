@@ -39,27 +39,23 @@ _CREDENTIALS = (
 
 
 def file_system(path: str | os.PathLike) -> fsspec.AbstractFileSystem:
-    """Returns the file system of a path.
+    """Returns the file system of a remote path.
 
     Raises:
-      InputError: if its library is not installed.
+      InputError: if the path is not `gs://`, or if gcsfs is not installed.
     """
-    name = os.fspath(path)
+    _check_installed(os.fspath(path))
+    return fsspec.filesystem("gs")
+
+
+def _check_installed(path: str) -> None:
+    if not path.startswith("gs://"):
+        raise InputError(f"{path}: expected a local path or gs://bucket/folder")
     try:
-        return fsspec.core.url_to_fs(name)[0]
-    except (ImportError, ValueError) as error:
-        if not isinstance(error, ImportError) and "Protocol not known" not in str(
-            error
-        ):
-            raise
-        scheme = name.partition("://")[0]
-        if scheme == "gs":
-            raise InputError(
-                f"{name}: gs:// paths need gcsfs, which is not installed; pip install "
-                "gcsfs"
-            ) from None
+        fsspec.get_filesystem_class("gs")
+    except ImportError:
         raise InputError(
-            f"{name}: {scheme}:// paths are not supported; use a local path or gs://"
+            f"{path}: gs:// paths need gcsfs, which is not installed; pip install gcsfs"
         ) from None
 
 
@@ -219,11 +215,10 @@ def check_reachable(paths: Iterable[tuple[str, str]]) -> None:
         if not separator:
             continue
         where = f"{option} is {path}"
-        if scheme != "gs":
-            file_system(path)
-            raise InputError(f"{where}; expected a local path or gs://")
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]+[a-z0-9](/.*)?", rest):
-            raise InputError(f"{where}; expected gs://bucket/folder")
+        is_valid = re.fullmatch(r"[a-z0-9][a-z0-9._-]+[a-z0-9](/.*)?", rest)
+        if scheme != "gs" or not is_valid:
+            raise InputError(f"{where}; expected a local path or gs://bucket/folder")
+        _check_installed(path)
         _check_bucket(where, rest.partition("/")[0])
 
 
@@ -241,8 +236,8 @@ def _check_bucket(where: str, bucket: str) -> None:
 
 @functools.cache
 def _list_bucket(bucket: str) -> None:
-    system = file_system(f"gs://{bucket}")
     _connect()
+    system = file_system(f"gs://{bucket}")
     system.call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
 
 

@@ -1,3 +1,4 @@
+import concurrent.futures
 import re
 import shutil
 
@@ -60,6 +61,17 @@ def test_copy_is_shared_and_found_again(remote, emulator, bucket, tmp_path):
     again = local_copy.locate(local_copy.open_dataset(bucket), str(tmp_path / "copy"))
     read(again)
     assert of_records(emulator) == 0
+
+
+def test_several_readers_share_one_download(remote, emulator, bucket):
+    def open_and_read(_):
+        builder = local_copy.open_dataset(bucket)
+        return read(local_copy.locate(builder, remote.local_copy))
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        first, *others = threads.map(open_and_read, range(4))
+    assert all(other == first for other in others)
+    assert of_records(emulator) == len(remote.info.splits["train"].filepaths)
 
 
 def test_only_the_splits_that_are_read_are_copied(remote, tmp_path):
