@@ -8,6 +8,7 @@ conditions on them. The emulator runs in a thread and records all requests.
 import collections
 import functools
 import http.server
+import logging
 import re
 import threading
 import urllib.parse
@@ -16,6 +17,9 @@ from gcp_storage_emulator import server
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import buckets, objects
 from gcp_storage_emulator.storage import Storage
+
+for _name in ("gcp_storage_emulator", "api.object"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 BUCKET = "bucket"
 FORBIDDEN = "forbidden"  # a bucket without permission

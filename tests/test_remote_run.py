@@ -24,18 +24,23 @@ def test_run_in_a_bucket_equals_a_local_run(emulator, base, bucket, tmp_path):
         f"--config.data.data_dir={ROOT}/data",
         f"--config.data.local_copy={tmp_path}/copy",
         f"--config.compilation_cache={ROOT}/cache",
+        "--config.checkpoint_every_steps=10",
         f"--workdir={workdir}",
     ]
-    stopped = programs.stop_after(base.start(*options), "step 31/", signal.SIGTERM)
+    killed = programs.stop_after(base.start(*options), "step 21/", signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (workdir / "run.lease").exists()
+    stopped = programs.stop_after(base.start(*options), "step 27/", signal.SIGTERM)
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
-    assert re.search("stopped by SIGTERM after step 3[1-9]", stopped.stderr)
+    assert re.search("stopped by SIGTERM after step (2[7-9]|[34])", stopped.stderr)
+    assert re.search("resuming from the checkpoint of step [12]0", stopped.stderr)
     # One request for each split, all of which the identity of the dataset includes.
     assert emulator.count(r"array_record.*alt=media") == 3
     assert emulator.count("upload.*name=cache/")
     emulator.requests.clear()
     resumed = base.run(*options)
     assert resumed.returncode == 0, resumed.stderr
-    assert "resuming from the checkpoint of step 3" in resumed.stderr
+    assert re.search("resuming from the checkpoint of step [234]", resumed.stderr)
     assert emulator.count(r"array_record.*alt=media") == 0  # they are copied already
     local = object_store.download(workdir, tmp_path / "run")
     programs.assert_same_run(local, reference, 2 * programs.STEPS_PER_EPOCH)
