@@ -1,6 +1,7 @@
 import io
 import os
 
+import gcsfs.retry
 import numpy as np
 import pytest
 from etils import epath
@@ -8,7 +9,7 @@ from PIL import Image
 
 from tests import object_store, programs
 from vse_jax import files, run_lock, storage
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, TrainingError, reporting_writes
 from vse_jax.evaluation import pictures
 
 
@@ -156,3 +157,27 @@ def test_picture_is_written_to_a_bucket(bucket):
     pictures.save(picture, bucket / "picture.png")
     with Image.open(io.BytesIO((bucket / "picture.png").read_bytes())) as image:
         np.testing.assert_array_equal(np.asarray(image), picture)
+
+
+def write_while_the_store_fails():
+    with reporting_writes("gs://bucket/run"):
+        raise gcsfs.retry.HttpError({"code": 503, "message": "try later"})
+
+
+def test_failure_of_the_store_during_a_run_is_reported():
+    with pytest.raises(TrainingError) as error:
+        write_while_the_store_fails()
+    assert str(error.value) == (
+        "cannot write to gs://bucket/run (try later, 503); check the file system and "
+        "start again"
+    )
+
+
+def list_absent_permission():
+    with storage.as_os_errors():
+        storage.file_system("gs://forbidden").ls("gs://forbidden/a")
+
+
+def test_failed_request_is_an_os_error_with_the_reason(emulator):
+    with pytest.raises(OSError, match="does not have storage.objects.list access"):
+        list_absent_permission()
