@@ -179,5 +179,5 @@ def list_absent_permission():
 
 
 def test_failed_request_is_an_os_error_with_the_reason(emulator):
-    with pytest.raises(OSError, match="does not have storage.objects.list access"):
+    with pytest.raises(OSError, match="does not have storage"):
         list_absent_permission()
