@@ -28,7 +28,11 @@ def our_pass(name, batch):
 
     module = backbones.create_backbone(name, pooled=False)
     variables = jax.jit(module.init)(jax.random.key(0), batch[:1])
-    apply = parallel.map_over_devices(backbones.fast_apply(name, module))
+    apply = parallel.map_over_devices(
+        backbones.fast_apply(name, module),
+        (parallel.REPLICATED, parallel.SPLIT),
+        parallel.SPLIT,
+    )
     variables = parallel.replicate(variables)
     image = parallel.shard({"image": batch})["image"]
     return lambda: apply(variables, image)

@@ -57,13 +57,15 @@ def jax_step(sizes: Sizes, batch: dict[str, np.ndarray]):
         config,
         sizes.vocabulary_size,
         train=True,
-        sum_over_devices=parallel.sum_over_devices,
+        gather_over_devices=parallel.gather,
     )
     schedule = optax.constant_schedule(config.optimizer.learning_rate)
     optimizer = create_optimizer(config.optimizer, schedule)
     state = parallel.replicate(create_train_state(model, optimizer, batch, seed=0))
     step = parallel.map_over_devices(
         make_train_step(model, optimizer, schedule, config.loss, config.loss.mining),
+        (parallel.REPLICATED, parallel.SPLIT),
+        parallel.REPLICATED,
         donate_argnums=0,
     )
 

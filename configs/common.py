@@ -12,12 +12,17 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the default options; experiments or users set `data.root`."""
     config = ml_collections.ConfigDict()
     config.seed = 0  # seed of parameters, image order, captions and augmentation
-    config.dtype = "float32"  # dtype of the encoders' arithmetic; or bfloat16
+    # dtype of the encoders' arithmetic, float32 or bfloat16. "" is that of the run in
+    # the workdir; for a new run, it is bfloat16 on TPUs and float32 elsewhere.
+    config.dtype = ""
     config.distributed = False  # True connects the hosts that JAX detects, as on a pod
     # The next three connect hosts that JAX does not detect; they imply `distributed`.
     config.coordinator = ""  # host:port of process 0, equal on all hosts
     config.num_processes = 0  # number of processes; 0 without a coordinator
     config.process_id = -1  # index of this process, from 0; -1 without a coordinator
+    config.mapping = (
+        "pmap"  # or shard_map: runs steps on all devices, with equal results
+    )
     config.platform = ""  # required device: cpu, gpu or tpu; "" uses the best one
 
     config.batch_size = 128  # training pairs per step, over all devices and hosts
@@ -46,6 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.image_size = 0  # height and width in pixels; 0 if stored photos have one size
     data.resize = 0  # shorter side in pixels before a crop; 0: image_size * 256 / 224
     data.crops = 1  # crops per photo in evaluation: 1 (centre) or 10 (also mirrored)
+    data.device_resident = False  # True: training features in the devices' memory
     data.folds = 0  # folds whose mean is also reported; 0 for none, 5 for COCO's 1K
     data.train_split = "train"  # or a sum of splits, such as COCO's train+restval
     data.validation_split = "dev"  # split that selects the best checkpoint

@@ -3,8 +3,8 @@
     python main.py --config configs/f30k_rvse.py --config.data.root=FOLDER
 
 FOLDER contains `train_ims.npy` `[29000, 36, 2048]` (bottom-up attention),
-`train_caps.txt`, and the same for `dev` and `test` with 1,000 images each. On a GPU or
-TPU add `--config.dtype=bfloat16`.
+`train_caps.txt`, and the same for `dev` and `test` with 1,000 images each. On a GPU
+add `--config.dtype=bfloat16`.
 """
 
 from configs import common

@@ -2,22 +2,28 @@
 
 import csv
 import json
+import shutil
 import signal
 import socket
-import subprocess
 
 import numpy as np
 import pytest
 
 from configs import common
 from tests import photo_files, programs
+from tests.host_processes import (
+    SECONDS_TO_EXIT,
+    Hosts,
+    assert_named,
+    finish_all,
+    free_port,
+    kill_one,
+    with_regions,
+)
 from vse_jax import host_connection
 from vse_jax.errors import InputError
 
 STEPS = programs.STEPS_PER_EPOCH
-# A model that compiles in seconds.
-REGION_OPTIONS = ("--config.model.text_encoder=gru", "--config.epochs=1")
-ATTEMPTS = 3  # another process may take a port that was free
 PHOTO_OPTIONS = {
     "batch_size": 8,
     "epochs": 1,
@@ -33,50 +39,6 @@ PHOTO_OPTIONS = {
     "model.text_encoder": "gru",
     "model.word_dim": 4,
 }
-
-
-class Hosts:
-    """Starts the program once per host; each host has one device."""
-
-    def __init__(self, start):
-        """Takes a function that starts one process with further options."""
-        self._start = start
-
-    def start(self, *options, own_options=((), ())) -> list[subprocess.Popen]:
-        """Starts both; `own_options` are those of each host alone."""
-        address = f"127.0.0.1:{free_port()}"
-        return [
-            self._start(
-                f"--config.coordinator={address}",
-                "--config.num_processes=2",
-                f"--config.process_id={number}",
-                *options,
-                *own,
-            )
-            for number, own in enumerate(own_options)
-        ]
-
-    def run(self, *options, **starting) -> list[programs.Finished]:
-        """Runs both to their end."""
-        for _ in range(ATTEMPTS):
-            finished = finish_all(self.start(*options, **starting))
-            if "cannot use its port" not in finished[0].stderr:
-                return finished
-        pytest.fail("no port stayed free")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def finish_all(processes):
-    try:
-        return [programs.finish(process) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
 
 
 def stop_second_after(processes, text):
@@ -98,39 +60,88 @@ def place(tmp_path_factory):
     return programs.playground(tmp_path_factory.getbasetemp())
 
 
-def start_with_regions(place):
-    return lambda *options, **popen: place.start(*REGION_OPTIONS, *options, **popen)
-
-
 @pytest.fixture(scope="module")
 def reference(place):
     """The workdir of a run on two devices of one process."""
     workdir = place.workdir("of_one_host")
-    start = start_with_regions(place)
+    start = with_regions(place)
     finished = programs.finish(start(f"--workdir={workdir}", devices=2))
     assert finished.returncode == 0, finished.stderr
     return workdir
 
 
-def test_stopped_and_resumed_run_of_two_hosts_ends_as_that_of_one(place, reference):
-    workdir = place.workdir("of_two_hosts")
-    hosts = Hosts(start_with_regions(place))
+def test_disturbed_run_ends_as_an_undisturbed_one(place, reference):
+    """Stopped, resumed as one process, killed on two hosts, with a damaged checkpoint.
 
-    stopped = stop_second_after(hosts.start(f"--workdir={workdir}"), "step 7/")
-    assert [host.returncode for host in stopped] == [143, 143], stopped[0].stderr
-    step = programs.checkpoint_steps(workdir)[0]
-    assert 7 <= step < STEPS
-    assert f"stopped by SIGTERM after step {step}" in stopped[0].stderr
+    Equal bit for bit: parameters, statistics, the optimizer's moments, and loss and
+    gradient norm of every step. Two addends have one sum, whatever their order.
+    """
+    workdir = place.workdir("disturbed")
+    hosts = Hosts(with_regions(place))
 
-    resumed = hosts.run(f"--workdir={workdir}")
-    assert_succeeded(resumed)
-    assert f"resuming from the checkpoint of step {step}\n" in resumed[0].stderr
-    # Equal bit for bit: parameters, statistics, the optimizer's moments, and loss and
-    # gradient norm of every step. Two addends have one sum, whatever their order.
+    step = stop_on_two_hosts(hosts, workdir, "step 4/")
+    step = stop_on_one_host(place, workdir, step)
+    step = kill_second_host(hosts, workdir, step)
+    damaged = damage(workdir)
+    last = hosts.run(f"--workdir={workdir}")
+    assert_succeeded(last)
+    assert f"{damaged} is damaged" in last[0].stderr
+    assert f"moved {damaged} to" in last[0].stderr
+    assert not last[1].stderr
     programs.assert_same_run(workdir, reference, STEPS)
     run = programs.restored(workdir, STEPS).run
     assert run["config"]["coordinator"] == ""
     assert run["config"]["process_id"] == -1
+
+
+def stop_on_two_hosts(hosts, workdir, text):
+    """The second host receives SIGTERM; both save the same step."""
+    stopped = stop_second_after(hosts.start(f"--workdir={workdir}"), text)
+    assert [host.returncode for host in stopped] == [143, 143], stopped[0].stderr
+    step = programs.checkpoint_steps(workdir)[0]
+    assert 4 <= step < STEPS
+    assert f"stopped by SIGTERM after step {step}" in stopped[0].stderr
+    return step
+
+
+def stop_on_one_host(place, workdir, step):
+    """The run of two hosts is resumed as one process with two devices."""
+    process = with_regions(place)(f"--workdir={workdir}", devices=2)
+    stopped = programs.stop_after(process, f"step {step + 2}/", signal.SIGTERM)
+    assert stopped.returncode == 143, stopped.stderr
+    assert f"resuming from the checkpoint of step {step}\n" in stopped.stderr
+    return programs.checkpoint_steps(workdir)[0]
+
+
+def kill_second_host(hosts, workdir, step):
+    """The run of one process is resumed by two hosts, one of which is killed."""
+    processes = hosts.start(f"--workdir={workdir}")
+    before = [next(line for line in processes[0].stderr if "resuming" in line)]
+    assert f"of step {step}\n" in before[0]
+    text = f"step {step + 5 - step % 5 + 1}/"  # a save has begun before
+    assert any(text in line for line in processes[0].stderr)
+    finished, seconds = kill_one(processes, 1)
+    assert_named(finished, 1)
+    assert seconds < SECONDS_TO_EXIT
+    return step
+
+
+def damage(workdir):
+    """Truncates the largest file of the latest checkpoint; returns its folder."""
+    folder = workdir / "checkpoints" / str(programs.checkpoint_steps(workdir)[0])
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    return folder
+
+
+def test_two_hosts_share_the_features_in_device_memory(place, reference):
+    workdir = place.workdir("of_two_hosts_resident")
+    hosts = Hosts(with_regions(place))
+    finished = hosts.run(f"--workdir={workdir}", "--config.data.device_resident=True")
+    assert_succeeded(finished)
+    assert "the features of 40 images are in the devices' memory" in finished[0].stderr
+    programs.assert_same_run(workdir, reference, STEPS)
 
 
 def test_two_hosts_evaluate_as_one(place, reference):
@@ -138,12 +149,31 @@ def test_two_hosts_evaluate_as_one(place, reference):
     report = reference / "eval" / "test.json"
     expected = json.loads(report.read_text())
     report.unlink()
-    hosts = Hosts(start_with_regions(place))
+    hosts = Hosts(with_regions(place))
     finished = hosts.run("--mode=eval", f"--workdir={reference}")
     assert_succeeded(finished)
     found = json.loads(report.read_text())
     assert found["metrics"] == expected["metrics"]
     assert f"{'rSum':15}{found['metrics']['rsum']:7.1f}" in finished[0].stdout
+
+
+def test_metrics_that_cannot_be_read_end_both_with_one_line(place, reference):
+    workdir = place.workdir("unreadable_metrics")
+    shutil.copytree(reference, workdir)
+    metrics = workdir / "checkpoints" / str(STEPS) / "metrics" / "metrics"
+    metrics.write_text("{")
+    finished = Hosts(with_regions(place)).run("--mode=eval", f"--workdir={workdir}")
+    assert [host.returncode for host in finished] == [2, 2]
+    assert programs.refusal(finished[0]).startswith(f"error: {metrics} is damaged")
+    assert not finished[1].stderr
+
+
+def test_one_of_two_hosts_prepares(place, tmp_path):
+    options = "--mode=prepare", f"--config.data.data_dir={tmp_path}"
+    finished = Hosts(place.start).run(*options)
+    assert [host.returncode for host in finished] == [0, 0], finished[1].stderr
+    assert finished[0].stdout.startswith(f"prepared: {tmp_path}")
+    assert not finished[1].stdout + finished[1].stderr
 
 
 def test_failure_of_one_host_ends_both_with_one_line(place):

@@ -1,5 +1,7 @@
 import subprocess
 import sys
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -56,11 +58,19 @@ def test_platform_that_is_not_there_is_refused():
     assert lines[0].startswith("config.platform is 'gpu', but JAX finds no such device")
 
 
-def test_gather_keeps_the_order_of_shards():
+def map_split(function, backend="pmap"):
+    """Maps a function whose arguments and results are split over the devices."""
+    count = function.__code__.co_argcount
+    specs = (parallel.SPLIT,) * count, parallel.SPLIT
+    return parallel.map_over_devices(function, *specs, backend=backend)
+
+
+@pytest.mark.parametrize("backend", parallel.BACKENDS)
+def test_gather_keeps_the_order_of_shards(backend):
     batch = {"x": np.arange(32.0).reshape(16, 2)}
     parts = parallel.shard(batch)["x"]
     assert parts.shape == (8, 2, 2)
-    gathered = parallel.map_over_devices(parallel.gather)(parts)
+    gathered = map_split(parallel.gather, backend)(parts)
     for device in range(8):
         np.testing.assert_array_equal(gathered[device], batch["x"])
 
@@ -71,24 +81,27 @@ def test_position_is_where_gather_puts_a_row():
     def own_rows(rows):
         return parallel.gather(rows)[parallel.position_in_global_batch(3)]
 
-    np.testing.assert_array_equal(parallel.map_over_devices(own_rows)(rows), rows)
+    np.testing.assert_array_equal(map_split(own_rows)(rows), rows)
 
 
 def test_sums_are_over_all_devices():
     tree = {"a": np.arange(8.0), "b": np.ones((8, 2))}
-    summed = parallel.map_over_devices(parallel.sum_over_devices)(tree)
+    summed = map_split(parallel.sum_over_devices)(tree)
     np.testing.assert_array_equal(summed["a"], [28] * 8)
     np.testing.assert_array_equal(summed["b"], np.full((8, 2), 8))
 
 
-def test_gradient_reaches_the_rows_that_were_gathered():
+@pytest.mark.parametrize("backend", parallel.BACKENDS)
+def test_gradient_reaches_the_rows_that_were_gathered(backend):
     rows = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     weights = np.random.default_rng(1).normal(size=(8, 16)).astype(np.float32)
 
     def part_of_loss(rows, weights):
         return (parallel.gather(rows) ** 2 * weights).sum()
 
-    gradient = parallel.map_over_devices(jax.grad(part_of_loss))(rows, weights)
+    specs = (parallel.SPLIT, parallel.SPLIT), parallel.SPLIT
+    mapped = parallel.map_over_devices(jax.grad(part_of_loss), *specs, backend=backend)
+    gradient = mapped(rows, weights)
     expected = 2 * rows * weights.sum(0).reshape(8, 2)
     np.testing.assert_allclose(gradient, expected, rtol=1e-5)
 
@@ -96,7 +109,7 @@ def test_gradient_reaches_the_rows_that_were_gathered():
 def test_replicas_come_back_as_they_were():
     tree = {"a": np.arange(6.0).reshape(2, 3), "b": {"c": np.int32(7)}}
     replicated = parallel.replicate(tree)
-    assert replicated["a"].shape == (8, 2, 3)
+    assert replicated["a"].shape == (2, 3)
     assert len(replicated["b"]["c"].devices()) == 8
     jax.tree.map(np.testing.assert_array_equal, parallel.unreplicate(replicated), tree)
 
@@ -116,21 +129,58 @@ def test_each_shape_is_compiled_once():
         traced.append(x.shape)
         return 2 * x
 
-    mapped = parallel.map_over_devices(double)
+    mapped = map_split(double)
     for width in (3, 5, 3, 5):
         array = np.ones((8, width), np.float32)
         np.testing.assert_array_equal(mapped(array), 2 * array)
     assert traced == [(3,), (5,)]
 
 
-def test_donated_arguments_are_given_up():
-    state = parallel.replicate({"x": np.zeros(4)})
-    step = parallel.map_over_devices(
-        lambda s: jax.tree.map(jnp.exp, s), donate_argnums=0
+@pytest.mark.parametrize("backend", parallel.BACKENDS)
+def test_replicated_state_has_no_axis_of_devices_and_is_donated(backend):
+    def step(state, rows):
+        total = parallel.sum_over_devices(rows.sum())
+        return {"x": state["x"] + total, "own": rows}
+
+    out_specs = {"x": parallel.REPLICATED, "own": parallel.SPLIT}
+    mapped = parallel.map_over_devices(
+        step,
+        (parallel.REPLICATED, parallel.SPLIT),
+        out_specs,
+        donate_argnums=0,
+        backend=backend,
     )
-    after = step(state)
-    np.testing.assert_array_equal(parallel.unreplicate(after)["x"], 1)
+    state = parallel.replicate({"x": np.zeros(4, np.float32)})
+    rows = np.arange(16, dtype=np.float32)
+    after = mapped(state, parallel.put_rows({"rows": rows})["rows"])
     assert state["x"].is_deleted()
+    np.testing.assert_array_equal(parallel.unreplicate(after["x"]), np.full(4, 120))
+    np.testing.assert_array_equal(after["own"], rows.reshape(8, 2))
+
+
+def test_program_is_compiled_ahead_of_its_call():
+    mapped = map_split(lambda x: x + 1)
+    rows = np.zeros((8, 2), np.float32)
+    ahead = mapped.compile(jax.ShapeDtypeStruct(rows.shape, rows.dtype))
+    mapped(rows)
+    assert mapped.compile(rows) is ahead
+
+
+def test_threads_compile_a_program_once():
+    traced = []
+
+    def double(x):
+        traced.append(x.shape)
+        time.sleep(0.2)
+        return 2 * x
+
+    mapped, rows = map_split(double), np.ones((8, 2), np.float32)
+    threads = [threading.Thread(target=mapped.compile, args=(rows,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(traced) == 1
 
 
 def exhaust_memory():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import common, vsepp
-from vse_jax import train
+from vse_jax import stage_steps, train
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.errors import InputError
 
@@ -62,7 +62,7 @@ def test_stage_starts_from_the_best_checkpoint_and_keeps_frozen_parameters(
 def test_pattern_without_parameters_is_refused_before_the_first_step(
     of_scenes, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(train, "make_train_step", None)
+    monkeypatch.setattr(stage_steps, "make_train_step", None)
     group = common.parameter_group("image/backbone/stage9/.*", frozen=True)
     of_scenes.fine_tuning[0].groups = (group,)
     with pytest.raises(InputError) as error:

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ import optax
 import pytest
 
 from configs import common
-from tests import parity
+from tests import parity, tpu
 from vse_jax import parallel
 from vse_jax.losses import MININGS, AnchorCosts
 from vse_jax.models.image_encoders import Backbone
@@ -67,7 +68,7 @@ def adamw(learning_rate, *, weight_decay=0.01, clip=2.0):
 
 def step_on(devices, model, optimizer, schedule, settings, mining, groups=()):
     """Returns a step on `devices` devices that takes and returns arrays on the host."""
-    model = model.clone(train=True, sum_over_devices=parallel.sum_over_devices)
+    model = model.clone(train=True, gather_over_devices=parallel.gather)
     step = jax.pmap(
         make_train_step(model, optimizer, schedule, settings, mining, groups),
         axis_name=parallel.AXIS,
@@ -179,6 +180,59 @@ def test_eight_devices_make_the_step_of_one(mining):
     norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradients[1])))
     np.testing.assert_allclose(one_metrics["gradient_norm"], norm, rtol=1e-5)
     np.testing.assert_allclose(one_metrics["learning_rate"], 5e-4)
+
+
+def mapped_step(backend, devices=None):
+    """Returns a training step of RVSE++ on a backend, with a state and a batch."""
+    optimizer, schedule = adamw(5e-3)
+    model = VSE(
+        "region_residual",
+        "bigru_gpo",
+        VOCABULARY,
+        word_dim=3,
+        embed_dim=8,
+        train=True,
+        sum_over_devices=parallel.sum_over_devices,
+    )
+    settings = parity.loss_settings()
+    step = parallel.map_over_devices(
+        make_train_step(model, optimizer, schedule, settings, "selective"),
+        (parallel.REPLICATED, parallel.SPLIT),
+        parallel.REPLICATED,
+        donate_argnums=0,
+        devices=devices,
+        backend=backend,
+    )
+    batch = make_batch()
+    del batch["image"], batch["feature"]
+    return step, create_train_state(model, optimizer, batch, seed=0), batch
+
+
+def test_backends_give_equal_parameters_after_twenty_steps():
+    """On eight devices, bit for bit."""
+    ends = []
+    for backend in parallel.BACKENDS:
+        step, state, batch = mapped_step(backend)
+        start, state = state, parallel.replicate(state)
+        for _ in range(20):
+            state, metrics = step(state, parallel.put_rows(batch))
+        ends.append(parallel.unreplicate((state, metrics)))
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    changed = jax.tree.map(lambda x, y: np.any(x != y), start.params, ends[0][0].params)
+    assert any(jax.tree.leaves(changed))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_backends_are_the_same_program(platform):
+    """So what is compiled or measured of one backend holds for the other."""
+    devices = tpu.devices("v5e:2x4") if platform == "tpu" else None
+    programs = []
+    for backend in parallel.BACKENDS:
+        step, state, batch = mapped_step(backend, devices)
+        text = step.lower(state, parallel.shard(batch)).as_text()
+        programs.append(re.sub(r"^module @\w+", "module", text))
+    assert programs[0] == programs[1]
+    assert "num_partitions = 8" in programs[0]
 
 
 @pytest.mark.parametrize("mining", MININGS)

@@ -244,13 +244,14 @@ class Checkpoints:
         """
         damaged = []
         for step in steps:
-            restored, reason = None, "another host cannot read it"
+            reason = ""
             try:
                 restored = self._restore(step, with_optimizer)
             except Exception as error:
                 reason = one_line(error)
             # All hosts restore the same checkpoint.
-            if not parallel.on_all_hosts(restored is not None):
+            reason = parallel.first_failure(reason)
+            if reason:
                 damaged.append(step)
                 logger.error("checkpoint %s is damaged (%s)", self.path(step), reason)
                 continue

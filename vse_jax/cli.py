@@ -61,7 +61,21 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         # Paths and captions may contain characters that a terminal cannot encode.
         stream.reconfigure(errors="backslashreplace")
-    app.run(_run, flags_parser=_parse_flags)
+    try:
+        app.run(_run, flags_parser=_parse_flags)
+    except SystemExit as error:
+        _exit_if_compiling(error.code)
+        raise
+
+
+def _exit_if_compiling(code):
+    """Exits at once if a thread compiles, which a regular exit would wait for."""
+    module = sys.modules.get("vse_jax.compile_ahead")
+    if module is None or not module.is_busy():
+        return
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code if isinstance(code, int) else int(bool(code)))
 
 
 def main(argv: list[str]) -> int:
@@ -78,34 +92,50 @@ def main(argv: list[str]) -> int:
 
 
 def _train(config, workdir):
+    config.dtype = config.dtype or _saved_dtype(workdir)
     with _hosts(config, workdir, preemptible=True):
-        from vse_jax import train
+        from vse_jax import goodput, train
 
-        finished = train.train_and_evaluate(config, workdir)
+        seconds_before = goodput.seconds_since_process_start()
+        finished = train.train_and_evaluate(config, workdir, seconds_before)
     return 0 if finished else termination.exit_code()
 
 
-def _evaluate(config, workdir):
-    from vse_jax import run_config
+def _saved_dtype(workdir):
+    """Returns the dtype of the run in the workdir; "" if there is none."""
     from vse_jax.checkpoint import read_description
 
+    try:
+        return read_description(workdir, "latest")["dtype"]
+    except InputError:
+        return ""
+
+
+def _evaluate(config, workdir):
+    del config  # the checkpoint has one
     overrides = {}
     if FLAGS.config is not None:
         overrides = config_flags.get_override_values(FLAGS["config"])
-    saved = read_description(workdir, FLAGS.checkpoint)
-    config = run_config.merge(saved["config"], overrides)
-    with _hosts(config, workdir):
-        from vse_jax import evaluate
+    with _connected(FLAGS.config or common.get_config()):
+        from vse_jax import evaluate, parallel, run_config
+        from vse_jax.checkpoint import read_description
 
+        saved = read_description(workdir, FLAGS.checkpoint)
+        parallel.set_up(run_config.merge(saved["config"], overrides), workdir)
         evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
     return 0
 
 
 def _prepare(config, workdir):
     del workdir
-    from vse_jax.data import datasets
+    with _connected(config):
+        from vse_jax import parallel
+        from vse_jax.data import datasets
 
-    print(f"prepared: {datasets.prepare(config.data).data_dir}")
+        with parallel.primary_host_first("prepared the dataset"):
+            builder = datasets.prepare(config.data)
+        if parallel.is_primary_host():
+            print(f"prepared: {builder.data_dir}")
     return 0
 
 
@@ -155,10 +185,21 @@ flags.DEFINE_enum(
 @contextlib.contextmanager
 def _hosts(config, workdir, *, preemptible=False):
     """Sets up JAX; within the context, all hosts fail together."""
-    from vse_jax import host_connection, parallel
+    with _connected(config, preemptible=preemptible):
+        from vse_jax import parallel
+
+        parallel.set_up(config, workdir, preemptible=preemptible)
+        yield
+
+
+@contextlib.contextmanager
+def _connected(config, *, preemptible=False):
+    """Connects the hosts; within the context, they fail together."""
+    from vse_jax import host_connection
 
     with host_connection.failing_together():
-        parallel.set_up(config, workdir, preemptible=preemptible)
+        host_connection.check_options(config)
+        host_connection.connect(config, preemptible=preemptible)
         yield
 
 
@@ -320,7 +361,9 @@ def _mistake(error, argv):
 
 def _run(argv):
     try:
-        return main(argv)
+        code = main(argv)
+        _leave_hosts(code)
+        return code
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:  # the reader has exited, such as `| head`
@@ -334,6 +377,13 @@ def _run(argv):
         if isinstance(error, storage.errors()):
             return _fail(f"object storage: {storage.reason(error)}")
         raise
+
+
+def _leave_hosts(code):
+    """Exits, if there are several hosts."""
+    connection = sys.modules.get("vse_jax.host_connection")  # its import takes seconds
+    if connection is not None:
+        connection.leave(code)
 
 
 def _interrupted():

@@ -41,7 +41,7 @@ class Experiment:
             len(self.vocabulary),
             train=train,
             train_backbone=train_backbone,
-            sum_over_devices=parallel.sum_over_devices,
+            gather_over_devices=parallel.gather,
         )
 
     @functools.cached_property
@@ -125,7 +125,9 @@ class Experiment:
         before = identity.read(epath.Path(workdir).expanduser() / _IDENTITY_FILE)
         return identity.difference(saved["dataset"], before, self.identity)
 
-    def train_batches(self, start_step: int, num_steps: int) -> Iterator[dict]:
+    def train_batches(
+        self, start_step: int, num_steps: int, *, with_content: bool = True
+    ) -> Iterator[dict]:
         """Returns this host's training batches, see `input_pipeline.train_batches`."""
         return input_pipeline.train_batches(
             self.builder,
@@ -133,7 +135,14 @@ class Experiment:
             self.config,
             start_step=start_step,
             num_steps=num_steps,
+            with_content=with_content,
             **parallel.this_host(),
+        )
+
+    def training_lengths(self, start_step: int) -> list[int]:
+        """Returns the lengths of batches, see `input_pipeline.training_lengths`."""
+        return input_pipeline.training_lengths(
+            self.builder, self.vocabulary, self.config, start_step
         )
 
     def log_unknown_words(self, *splits: str) -> None:

@@ -1,8 +1,8 @@
 """The connection of the processes of several hosts, which fail together.
 
-A host that fails leaves the others waiting, in a collective or at a barrier. So the
-message of a failure is published in JAX's coordination service, which every host
-watches. The primary host prints it, and all hosts exit.
+A host that fails leaves the others waiting, in a collective or at a barrier. So all
+hosts are linked. The primary host prints the message of a failure, or which host is
+gone, and all hosts exit. If the primary host is gone, every other host says so.
 """
 
 import contextlib
@@ -19,9 +19,10 @@ from collections.abc import Iterator
 import jax
 import ml_collections
 
-# Its key-value store has no public name.
-from jax._src import distributed
+# These have no public names.
+from jax._src import clusters, compilation_cache, compiler, distributed
 
+from vse_jax import host_links
 from vse_jax.errors import InputError, ReportedError, one_line
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,8 @@ EXIT_CODE = 2
 _LOST = re.compile(
     "UNAVAILABLE|DEADLINE|ABORTED|CANCELLED|gloo|heartbeat|connection", re.IGNORECASE
 )
-_FAILURE = "vse_jax/failure"
-_SEEN = "vse_jax/failure_seen"  # a folder: which hosts have read the failure
-_POLL_SECONDS = 1.0
-_LINGER_SECONDS = 10.0  # at most; the primary host's exit ends the service
+_INVITATION = "vse_jax/invitation"  # to link with the primary host
+_links = None  # to the other hosts, once they are connected
 _failing = threading.Lock()  # held from the first failure to the end of the process
 
 
@@ -82,6 +81,8 @@ def check_options(config: ml_collections.ConfigDict) -> None:
 def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
     """Connects the processes, if the configuration says that there are several.
 
+    Does nothing if they are connected already.
+
     Args:
       config: `CONNECTION_OPTIONS` are used.
       preemptible: whether JAX notes SIGTERM, instead of the process ending.
@@ -91,27 +92,98 @@ def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
     """
     if not config.distributed and not config.coordinator:
         return
+    if distributed.global_state.client is not None:
+        return
     jax.config.update("jax_enable_preemption_service", preemptible)
-    given = {}
     if config.coordinator:
-        given = {
-            "coordinator_address": config.coordinator,
-            "num_processes": config.num_processes,
-            "process_id": config.process_id,
-        }
         _check_address(config.coordinator, config.process_id)
     # JAX would abort the process with a stack trace at its own timeout.
     timer = threading.Timer(CONNECTION_TIMEOUT, _give_up, [config])
     timer.start()
     try:
+        address, count, number = _place(config)
+        reached = address if number == 0 else _proxy(address)
         jax.distributed.initialize(
-            **given, initialization_timeout=2 * CONNECTION_TIMEOUT
+            reached, count, number, initialization_timeout=2 * CONNECTION_TIMEOUT
         )
     except (RuntimeError, ValueError) as error:
         raise _not_connected(config, one_line(error)) from error
     finally:
         timer.cancel()
-    threading.Thread(target=_watch, daemon=True).start()
+    if count > 1:
+        compiler._cache_write = _write_to_cache
+        _link_hosts(address)
+
+
+def _place(config):
+    """Returns the coordinator's address, the number of processes and this one's.
+
+    Raises:
+      ValueError: if JAX does not detect them.
+    """
+    if config.coordinator:
+        return config.coordinator, config.num_processes, config.process_id
+    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        os.environ.get("JAX_COORDINATOR_ADDRESS"),
+        num_processes=None,
+        process_id=None,
+        local_device_ids=None,
+        cluster_detection_method=None,
+        initialization_timeout=CONNECTION_TIMEOUT,
+    )[:3]
+    if None in found:
+        raise ValueError("JAX detects no other hosts")
+    return found
+
+
+def _proxy(address):
+    """Returns the address by which JAX reaches the coordinator at `address`."""
+    return host_links.Proxy(*_split(address), on_loss=_end_before_links).address
+
+
+def _end_before_links():
+    time.sleep(1.0)  # the primary host may have ended this one
+    if _links is None:
+        _end(host_links.gone(0))
+
+
+def _link_hosts(address):
+    """Links all hosts, from now on they notice each other's death."""
+    global _links
+    client = distributed.global_state.client
+    try:
+        if _is_primary():
+            number_of_hosts = distributed.global_state.num_processes
+            links = host_links.PrimaryLinks(number_of_hosts, _end)
+            client.key_value_set(_INVITATION, links.invitation)
+            _links = links
+            links.accept()
+        else:
+            timeout = 1000 * CONNECTION_TIMEOUT
+            invitation = client.blocking_key_value_get(_INVITATION, timeout)
+            host, _ = _split(address)
+            _links = host_links.HostLink(host, invitation, _number(), _end)
+    except host_links.HostGoneError as error:
+        _end(str(error))
+
+
+def _write_to_cache(key, seconds, name, backend, executable, host_callbacks):
+    """Writes a program to JAX's compilation cache, which JAX does on host 0 only.
+
+    Programs of a host's own devices have other keys on every host, and so has every
+    program of CPUs. Without this, hosts would compile them again at every start.
+    """
+    is_slow = seconds >= jax.config.jax_persistent_cache_min_compile_time_secs
+    if is_slow and not host_callbacks:
+        with contextlib.suppress(Exception):  # the cache only saves time
+            compilation_cache.put_executable_and_time(
+                key, name, executable, backend, int(seconds)
+            )
+
+
+def _split(address):
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _check_address(address, process_id):
@@ -120,9 +192,9 @@ def _check_address(address, process_id):
     Raises:
       InputError: if the host has no address, or process 0 cannot use the port.
     """
-    host, port = address.rsplit(":", 1)
+    host, port = _split(address)
     try:
-        socket.getaddrinfo(host.strip("[]"), int(port))
+        socket.getaddrinfo(host, port)
     except OSError as error:
         raise InputError(
             f"config.coordinator is {address!r}, but {host} has no address "
@@ -133,7 +205,7 @@ def _check_address(address, process_id):
         try:
             with socket.socket(family) as free:
                 free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                free.bind(("", int(port)))
+                free.bind(("", port))
         except OSError as error:
             raise InputError(
                 f"config.coordinator is {address!r}, but process 0 cannot use its port "
@@ -166,94 +238,85 @@ def failing_together() -> Iterator[None]:
     """Ends the processes of all hosts if the body raises on this one.
 
     With several hosts, the primary host prints the message of a `ReportedError`, and
-    all hosts exit with 2. With a single host the error is raised as usual.
+    all hosts exit with 2. Otherwise it returns when the body has ended on all hosts.
+    With a single host the error is raised as usual.
     """
     try:
         yield
+        if _links is not None:
+            _links.finish()
     except (Exception, KeyboardInterrupt) as error:
-        if _number_of_hosts() in (None, 1):
+        if _links is None:
             raise
-        _fail(_message(error))
+        _fail(error)
+
+
+def leave(code: int) -> None:
+    """Exits with `code` if there are several hosts, all of which have finished.
+
+    JAX would wait for the other hosts once more, which may be gone by now.
+    """
+    if _links is not None:
+        _exit(code)
+
+
+def _fail(error):
+    """Reports an error of this host, which ends all hosts."""
+    if _is_of_connection(error):
+        # If another host is gone, its link says so, and names it.
+        time.sleep(host_links.PROBE_SECONDS)
+    message = _message(error)
+    if not _is_primary():
+        _links.report(message)  # the primary host prints it, and ends this one
+    _end(message)
 
 
 def _message(error):
+    if _is_of_connection(error):
+        return (
+            f"host {_number()} lost its connection to another host "
+            f"({one_line(error)}); start the same command again on every host"
+        )
     if isinstance(error, ReportedError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
         return f"Ctrl-C on host {_number()}: completed work is kept"
-    if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)):
-        return (
-            f"the connection to another host was lost ({one_line(error)}); start the "
-            "same command again on every host"
-        )
+    if isinstance(error, BrokenPipeError):
+        return f"the output of host {_number()} is closed: completed work is kept"
     traceback.print_exception(error)
     return f"host {_number()} failed ({one_line(error)}); see its traceback"
 
 
-def _fail(message):
-    """Publishes a failure and ends the process."""
-    published = _publish(message)
-    if published and not _is_primary():
-        time.sleep(2 * _POLL_SECONDS)  # the primary host prints it, and ends this one
-    _end(message, print_it=_is_primary() or not published)
+def _is_of_connection(error):
+    """Whether an error, or one that it was raised from, is due to another host."""
+    while error is not None:
+        if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
-def _publish(message) -> bool:
-    """Returns whether the other hosts can read a failure, of this host or another."""
-    try:
-        distributed.global_state.client.key_value_set(_FAILURE, message)
-    except jax.errors.JaxRuntimeError as error:
-        return "ALREADY_EXISTS" in str(error)
-    return True
-
-
-def _watch():
-    """Ends this process when a host has published a failure."""
-    while True:
-        time.sleep(_POLL_SECONDS)
-        client = distributed.global_state.client
-        if client is None:  # shut down
-            return
-        try:
-            message = client.key_value_try_get(_FAILURE)
-        except jax.errors.JaxRuntimeError:  # there is none
-            continue
-        _end(message, print_it=_is_primary())
-
-
-def _end(message, *, print_it):
+def _end(message):
+    """Prints a failure if there is a message, and ends the processes of all hosts."""
     if not _failing.acquire(blocking=False):
         threading.Event().wait()  # another thread is ending the process
-    if print_it:
-        print(f"error: {message}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        _wait_until_seen()
+    if message:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    if isinstance(_links, host_links.PrimaryLinks):
+        _links.dismiss()
+    _exit(EXIT_CODE)
+
+
+def _exit(code):
     # Not `sys.exit`: JAX would wait there for hosts that cannot come.
-    os._exit(EXIT_CODE)
-
-
-def _wait_until_seen():
-    """Tells that this host knows of the failure; the primary host waits for all."""
-    client = distributed.global_state.client
-    client.key_value_set(f"{_SEEN}/{_number()}", "")
-    end = time.monotonic() + _LINGER_SECONDS
-    while _is_primary() and time.monotonic() < end:
-        if (
-            len(client.key_value_dir_get(_SEEN))
-            == distributed.global_state.num_processes
-        ):
-            return
-        time.sleep(0.1)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _is_primary():
     return _number() == 0
-
-
-def _number_of_hosts():
-    return distributed.global_state.num_processes
 
 
 def _number():

@@ -9,12 +9,15 @@ In training, both signals are noted instead, so that the loop can save a checkpo
 after the step it is at. A second Ctrl-C ends the process at once.
 """
 
+import contextlib
+import ctypes
 import os
 import signal
 import sys
 import threading
 
 WATCHDOG_SECONDS = 10.0
+_SIGACTION_BYTES = 512  # more than any system's `struct sigaction`
 _HOW_TO_QUIT = "; press Ctrl-C again to exit immediately"
 
 _noted: signal.Signals | None = None  # the last signal that asked the program to end
@@ -61,7 +64,7 @@ class Termination:
     def __enter__(self):
         global _is_noted_only
         _is_noted_only = True
-        self._received = False
+        self._received = self._is_before_steps = False
         self._handlers = {
             number: signal.signal(number, self._note) for number in self._signals()
         }
@@ -89,11 +92,47 @@ class Termination:
         # Not by `print`, which the signal may have interrupted.
         os.write(2, f"{signal_name()}: saving after this step{_HOW_TO_QUIT}\n".encode())
 
+    def is_received(self) -> bool:
+        """Whether this host received a signal that it handles itself.
+
+        With several hosts, JAX handles SIGTERM, except in `before_steps`. A host never
+        stops alone between steps.
+        """
+        from vse_jax import parallel
+
+        return self._received and (self._is_before_steps or parallel.is_single_host())
+
+    @contextlib.contextmanager
+    def before_steps(self):
+        """Notes SIGTERM on several hosts too, where JAX would wait for a step."""
+        self._is_before_steps = True
+        with _own_handler(signal.SIGTERM, self._note):
+            yield
+        self._is_before_steps = False
+
     def is_due(self, step: int) -> bool:
         """Whether to save and leave after `step`; the same on all hosts."""
         from vse_jax import parallel
 
         return parallel.agree_to_stop(self._received, step)
+
+
+@contextlib.contextmanager
+def _own_handler(number, handler):
+    """Handles a signal in Python, then restores the handler, which may be a library's.
+
+    `signal.signal` cannot restore a handler that was not set by Python.
+    """
+    library = ctypes.CDLL(None)
+    saved = ctypes.create_string_buffer(_SIGACTION_BYTES)
+    library.sigaction(number, None, saved)
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(number, before)
+        library.sigaction(number, saved, None)
 
 
 def _interrupt(number, frame):

@@ -21,27 +21,27 @@ from vse_jax.evaluation import pictures
 from vse_jax.evaluation.evaluator import Evaluator, check_folds
 from vse_jax.evaluation.report import report
 from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
+from vse_jax.feed import Feed
+from vse_jax.goodput import CHECKPOINTS, EVALUATION, STEPS, Goodput
 from vse_jax.models.vse import with_backbone
-from vse_jax.optimizer import create_optimizer, create_schedule
 from vse_jax.run_config import check_same_run, flatten
 from vse_jax.run_lock import sole_run
+from vse_jax.stage_steps import StageSteps
 from vse_jax.stages import Stage, check_groups, plan_stages, stage_of
 from vse_jax.step_log import StepLog
 from vse_jax.summaries import create_writer
 from vse_jax.termination import Termination, signal_name
 from vse_jax.torch_import import backbone_weights
-from vse_jax.train_step import (
-    TrainState,
-    create_train_state,
-    init_variables,
-    make_train_step,
-    start_training,
-)
+from vse_jax.train_step import TrainState, init_variables, start_training
+from vse_jax.training_data import create_training_data
+from vse_jax.training_programs import TrainingPrograms
 
 logger = logging.getLogger(__name__)
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str, seconds_before: float = 0.0
+) -> bool:
     """Trains a model, or resumes training from the latest checkpoint in the workdir.
 
     Every `config.evaluate_every_epochs` epochs, the validation split is evaluated and a
@@ -50,6 +50,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
     Args:
       config: see `configs/common.py`.
       workdir: folder for checkpoints, TensorBoard's files and reports.
+      seconds_before: time that the start has taken already, for the log.
 
     Returns:
       Whether training is finished; False if a signal stopped it early, after saving.
@@ -58,6 +59,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
       InputError: if the configuration, the dataset or the workdir is invalid.
       TrainingError: if the loss is not finite or a checkpoint cannot be saved.
     """
+    goodput = Goodput(
+        seconds_compiling=parallel.seconds_compiling, seconds_before=seconds_before
+    )
     parallel.check_batch_size(config.batch_size, "batch_size")
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
     data = config.data
@@ -73,7 +77,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
         saved = checkpoints.describe()
         check_same_run(saved, config, workdir)
         experiment.check_same_dataset(saved, workdir)
-        return _train(experiment, checkpoints, workdir)
+        return _train(experiment, checkpoints, workdir, goodput)
 
 
 def _sole_run(workdir):
@@ -83,8 +87,8 @@ def _sole_run(workdir):
     return contextlib.nullcontext()
 
 
-def _train(experiment, checkpoints, workdir) -> bool:
-    training = Training(experiment, checkpoints, workdir)
+def _train(experiment, checkpoints, workdir, goodput) -> bool:
+    training = Training(experiment, checkpoints, workdir, goodput)
     with reporting_writes(workdir):
         experiment.check_not_replaced()
         experiment.write_identity(workdir)
@@ -92,19 +96,30 @@ def _train(experiment, checkpoints, workdir) -> bool:
         writer = create_writer(workdir, training.step, primary=is_primary)
         try:
             finished = training.run(writer)
-            checkpoints.wait()
+            with goodput.spent_on(CHECKPOINTS):
+                checkpoints.wait()
         finally:
             writer.close()
         if finished:
-            training.report_best()
+            with goodput.spent_on(EVALUATION):
+                training.report_best()
+    logger.info("%s", goodput.line())
     return finished
 
 
 class Training:
     """A training run: its state on the devices and the work between steps."""
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, workdir: str):
+    def __init__(
+        self,
+        experiment: Experiment,
+        checkpoints: Checkpoints,
+        workdir: str,
+        goodput: Goodput,
+    ):
         self._experiment = experiment
+        self._goodput = goodput
+        self._data = create_training_data(experiment)
         self._checkpoints = checkpoints
         self._workdir = workdir
         self._config = config = experiment.config
@@ -113,11 +128,16 @@ class Training:
             experiment.builder, config
         )
         self._stages = plan_stages(config, self._steps_per_epoch)
+        self._stage_steps = {}  # by the first step of the stage
         self._num_steps = self._stages[-1].stop
         self._check_groups()
         state = self._restore_or_create()
-        self.step = int(state.step)
+        self.step = self._saved = int(state.step)
+        self._has_stepped = False
         self._state = parallel.replicate(state)
+        self._programs = TrainingPrograms(
+            experiment, self._evaluator, self._stages, self._steps_of, self._example
+        )
 
     def _restore_or_create(self) -> TrainState:
         restored = self._checkpoints.restore(
@@ -125,7 +145,7 @@ class Training:
         )
         if restored is None:
             self._set_stage(self._stages[0])
-            state = self._load_backbone(self._create_state())
+            state = self._load_backbone(self._steps.create_state(self._example))
             table = parameter_overview.get_parameter_overview(
                 state.params, include_stats=False
             )
@@ -136,7 +156,8 @@ class Training:
         logger.info("resuming from the checkpoint of step %d", restored.step)
         # The state after the last step of a stage still belongs to that stage.
         self._set_stage(stage_of(self._stages, max(0, restored.step - 1)))
-        return restored.train_state(jax.eval_shape(self._create_state))
+        create_state = functools.partial(self._steps.create_state, self._example)
+        return restored.train_state(jax.eval_shape(create_state))
 
     def _check_groups(self) -> None:
         if any(stage.groups for stage in self._stages):
@@ -153,36 +174,20 @@ class Training:
         return jax.eval_shape(init, self._example, self._config.seed)["params"]
 
     def _set_stage(self, stage: Stage) -> None:
-        """Creates the model, the optimizer and the training steps of a stage."""
         self._stage = stage
-        config = self._config
-        schedule = create_schedule(
-            stage, config.optimizer.decay_factor, self._steps_per_epoch
-        )
-        train_backbone = not (
-            stage.groups and stage.freezes_backbone(self._param_shapes)
-        )
-        model = self._experiment.create_model(train=True, train_backbone=train_backbone)
-        self._optimizer = optimizer = create_optimizer(
-            config.optimizer, schedule, stage.groups
-        )
-        self._create_state = functools.partial(
-            create_train_state, model, optimizer, self._example, config.seed
-        )
-        self._train_steps = {
-            mining: parallel.map_over_devices(
-                make_train_step(
-                    model,
-                    optimizer,
-                    lambda step: schedule(step - stage.start),
-                    config.loss,
-                    mining,
-                    stage.groups,
-                ),
-                donate_argnums=0,
+        self._steps = self._steps_of(stage)
+
+    def _steps_of(self, stage: Stage) -> StageSteps:
+        if stage.start not in self._stage_steps:
+            is_frozen = stage.groups and stage.freezes_backbone(self._param_shapes)
+            self._stage_steps[stage.start] = StageSteps(
+                self._experiment,
+                stage,
+                self._steps_per_epoch,
+                train_backbone=not is_frozen,
+                in_step=self._data.in_step,
             )
-            for mining in {config.loss.mining, config.loss.warmup_mining} - {""}
-        }
+        return self._stage_steps[stage.start]
 
     @functools.cached_property
     def _example(self) -> dict:
@@ -200,17 +205,19 @@ class Training:
 
     def _begin_stage(self, stage: Stage) -> None:
         """Starts a stage from the best checkpoint so far, with a new optimizer."""
-        self._checkpoints.wait()
-        best = self._checkpoints.restore(self._checkpoints.best_first())
+        with self._goodput.spent_on(CHECKPOINTS):
+            self._checkpoints.wait()
+            best = self._checkpoints.restore(self._checkpoints.best_first())
         logger.info("fine-tuning the best checkpoint, of step %d", best.step)
         self._set_stage(stage)
-        state = start_training(self._optimizer, best.variables, self.step)
+        state = start_training(self._steps.optimizer, best.variables, self.step)
         self._state = parallel.replicate(state)
 
     def run(self, writer) -> bool:
         """Runs the remaining steps; returns False if a signal stopped them early."""
         if self.step == 0:
             writer.write_hparams(flatten(self._config))
+        batches = self._data.batches(self.step, self._num_steps - self.step)
         step_log = StepLog(
             self._config,
             self._steps_per_epoch,
@@ -219,19 +226,24 @@ class Training:
             self._how_to_resume,
         )
         profile = self._profile()
-        batches = self._experiment.train_batches(self.step, self._num_steps - self.step)
+        feed = Feed(batches, self._data.put, step_log.is_idle)
         fits = parallel.reporting_memory(self._config.batch_size, "batch_size")
-        with Termination() as termination, fits:
-            for batch in batches:
+        self._goodput.begin(STEPS)
+        with Termination() as termination, fits, feed:
+            for batch, waited in feed:
+                self._goodput.waited(waited)
+                step_log.waited(waited)
                 stage = stage_of(self._stages, self.step)
                 if stage != self._stage:
                     self._begin_stage(stage)
-                self._train(batch, step_log)
-                profile(self.step)
-                stopping = termination.is_due(self.step)
-                if self._must_save() or stopping:
+                stopping = not self._compile(batch, termination)
+                if not stopping:
+                    self._train(batch, step_log)
+                    profile(self.step)
+                    stopping = termination.is_due(self.step)
+                if self.step > self._saved and (self._must_save() or stopping):
                     step_log.report(self.step)
-                    with step_log.paused():
+                    with step_log.paused(), self._goodput.spent_on(CHECKPOINTS):
                         self._evaluate_and_save(writer)
                 elif self._is_multiple_of(self._config.log_every_steps):
                     step_log.report(self.step)
@@ -239,18 +251,28 @@ class Training:
                     return self._leave()
         return True
 
-    def _train(self, batch, step_log):
-        mining = self._mining()
-        self._state, metrics = self._train_steps[mining](
-            self._state, parallel.shard(batch)
-        )
-        self.step += 1
-        step_log.add(self.step, metrics)
+    def _compile(self, batch: dict, termination: Termination) -> bool:
+        """Compiles what a batch needs; returns False if a signal was received."""
+        is_before_steps = not self._has_stepped
+        with (
+            termination.before_steps() if is_before_steps else contextlib.nullcontext()
+        ):
+            compiled = self._programs.compile_for(
+                self.step, self._state.variables, batch, termination.is_received
+            )
+        if not compiled and is_before_steps and not parallel.is_single_host():
+            raise TrainingError(  # the other hosts still compile
+                f"stopped by {signal_name()} during compilation; run the same command "
+                "on every host to resume"
+            )
+        return compiled
 
-    def _mining(self) -> str:
-        loss = self._config.loss
-        is_warmup = self.step < loss.warmup_epochs * self._steps_per_epoch
-        return loss.warmup_mining if is_warmup and loss.warmup_mining else loss.mining
+    def _train(self, batch, step_log):
+        step = self._steps.at(self.step)
+        self._state, metrics = step(self._state, batch)
+        self.step += 1
+        self._has_stepped = True
+        step_log.add(self.step, metrics)
 
     def _profile(self):
         """Returns an action that profiles if `config.profile_at_step` is set."""
@@ -281,6 +303,7 @@ class Training:
         self._check_finite(state)
         run, pca = self._experiment.describe(), self._experiment.pca_arrays
         self._checkpoints.save(state, run, metrics, pca)
+        self._saved = self.step
 
     def _check_finite(self, state: TrainState) -> None:
         """Raises if parameters became non-finite although the loss was finite."""
@@ -295,7 +318,8 @@ class Training:
     def _evaluate(self, writer) -> dict[str, float]:
         split = self._config.data.validation_split
         self._experiment.check_not_replaced()
-        evaluation = self._evaluator.evaluate(self._state.variables, split)
+        with self._goodput.spent_on(EVALUATION):
+            evaluation = self._evaluator.evaluate(self._state.variables, split)
         metrics = evaluation.metrics
         writer.write_scalars(
             self.step, {f"{split}/{name}": value for name, value in metrics.items()}
@@ -315,12 +339,13 @@ class Training:
         return metrics
 
     def _leave(self) -> bool:
-        self._checkpoints.wait()
+        with self._goodput.spent_on(CHECKPOINTS):
+            self._checkpoints.wait()
+        when = f"after step {self.step}, which is saved"
+        if self.step == 0:
+            when = "before the first step"
         logger.info(
-            "stopped by %s after step %d, which is saved; run the same command to "
-            "resume",
-            signal_name(),
-            self.step,
+            "stopped by %s %s; run the same command to resume", signal_name(), when
         )
         return False
 

@@ -46,8 +46,8 @@ def create_train_state(
 
 def init_variables(model: VSE, batch: dict, seed: int) -> dict:
     """Returns random variables of the model; `batch` gives the input's shapes."""
-    # Outside a mapped step there is no axis to sum over.
-    single = model.clone(sum_over_devices=lambda tree: tree)
+    # Outside a mapped step there are no devices to gather from.
+    single = model.clone(gather_over_devices=lambda array: array)
     one_pair = jax.tree.map(lambda x: jnp.asarray(x[:1]), batch)
     return jax.jit(single.init)(jax.random.key(seed), one_pair)
 

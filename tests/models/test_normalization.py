@@ -28,8 +28,10 @@ def problem():
     return vectors.astype(np.float32), exists, jax.tree.map(np.float32, variables)
 
 
-def apply(variables, vectors, exists, *, train, sum_over_devices=lambda tree: tree):
-    norm = MaskedBatchNorm(train, sum_over_devices)
+def apply(
+    variables, vectors, exists, *, train, gather_over_devices=lambda array: array
+):
+    norm = MaskedBatchNorm(train, gather_over_devices)
     return norm.apply(variables, vectors, exists, mutable=["batch_stats"])
 
 
@@ -42,7 +44,7 @@ def on_devices(number, variables, vectors, exists):
             vectors,
             exists,
             train=True,
-            sum_over_devices=parallel.sum_over_devices,
+            gather_over_devices=parallel.gather,
         )
 
     mapped = jax.pmap(
@@ -89,6 +91,75 @@ def test_eight_devices_normalize_like_one(problem):
             np.testing.assert_allclose(
                 eight_stats[name][device], one_stats[name][0], rtol=1e-5
             )
+
+
+def test_eight_devices_equal_a_float64_reference_far_from_zero(problem):
+    """A sum of squares would lose all digits of such a variance."""
+    vectors, exists, variables = problem
+    vectors = (vectors + 3e4).astype(np.float32)
+    _, updated = on_devices(8, variables, vectors, exists)
+    some = vectors[exists].astype(np.float64)
+    batch = {"mean": some.mean(0), "variance": some.var(0, ddof=1)}
+    for name, value in batch.items():
+        running = (1 - MOMENTUM) * variables["batch_stats"][name] + MOMENTUM * value
+        np.testing.assert_allclose(updated[name][0], running, rtol=1e-4)
+
+
+def test_gradients_of_eight_devices_equal_those_of_one(problem):
+    vectors, exists, variables = problem
+    direction = np.random.default_rng(1).normal(size=vectors.shape)
+    direction = np.where(exists[..., None], direction, 0).astype(np.float32)
+
+    def gradients(number):
+        def of_device(vectors, exists, direction):
+            def total(params, vectors):
+                outputs, _ = apply(
+                    {**variables, "params": params},
+                    vectors,
+                    exists,
+                    train=True,
+                    gather_over_devices=parallel.gather,
+                )
+                return (outputs * direction).sum()
+
+            to_params, to_vectors = jax.grad(total, (0, 1))(
+                variables["params"], vectors
+            )
+            return parallel.sum_over_devices(to_params), to_vectors
+
+        mapped = jax.pmap(
+            of_device, axis_name=parallel.AXIS, devices=jax.devices()[:number]
+        )
+        parts = [
+            x.reshape(number, -1, *x.shape[1:]) for x in (vectors, exists, direction)
+        ]
+        to_params, to_vectors = mapped(*parts)
+        first = {name: x[0] for name, x in to_params.items()}
+        return first, np.asarray(to_vectors).reshape(vectors.shape)[exists]
+
+    (eight, eight_vectors), (one, one_vectors) = map(gradients, (8, 1))
+    np.testing.assert_allclose(eight_vectors, one_vectors, atol=1e-6)
+    for name in one:
+        np.testing.assert_allclose(eight[name], one[name], rtol=1e-5, atol=1e-5)
+
+
+def test_one_collective_gathers_the_statistics(problem):
+    vectors, exists, variables = problem
+
+    def of_device(vectors, exists):
+        return apply(
+            variables,
+            vectors,
+            exists,
+            train=True,
+            gather_over_devices=parallel.gather,
+        )
+
+    mapped = jax.pmap(of_device, axis_name=parallel.AXIS)
+    parts = [x.reshape(8, -1, *x.shape[1:]) for x in (vectors, exists)]
+    lowered = mapped.lower(*parts).as_text()
+    assert lowered.count("stablehlo.all_gather") == 1
+    assert "all_reduce" not in lowered
 
 
 def test_initialization_does_not_update_the_statistics():

@@ -15,17 +15,15 @@ and one of
     feature       float32 [batch, dim]
 """
 
-import functools
-import os
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from vse_jax.data import photo_crops, records
+from vse_jax.data import photo_crops, reading, records
+from vse_jax.data.batch_options import has_photos, own_rows, token_lengths
 from vse_jax.data.sampling import Sampler, passes_per_epoch
 from vse_jax.data.split_index import SplitIndex, check_captions, split_index
 from vse_jax.data.text.encoded_captions import (
@@ -35,7 +33,6 @@ from vse_jax.data.text.encoded_captions import (
 )
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.data.training_plan import Batch, TrainingPlan, region_counts
-from vse_jax.errors import InputError
 
 __all__ = [
     "Batch",
@@ -45,10 +42,8 @@ __all__ = [
     "split_index",
     "steps_per_epoch",
     "train_batches",
+    "training_lengths",
 ]
-
-_AT_ONCE = min(8, os.cpu_count() or 1)  # batches read, and decoded, in parallel
-_AHEAD = 2  # finished batches that are buffered
 
 
 def steps_per_epoch(
@@ -74,6 +69,7 @@ def train_batches(
     *,
     start_step: int,
     num_steps: int,
+    with_content: bool = True,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -90,36 +86,66 @@ def train_batches(
         `token_lengths`, `image_size` and `augment`.
       start_step: first step.
       num_steps: number of steps.
+      with_content: False leaves out the image content and reads no records.
       process_index: index of this host.
       process_count: number of hosts.
 
     Returns:
-      Batches with tokens, token_count, image_id and the image content.
+      Batches with tokens, token_count, image_id and the image content. Without content
+      they have image_index, int32 `[batch]`: record numbers; with regions,
+      region_count; and, if regions are dropped, region_source, int32
+      `[batch, regions]`: see `augmentation.keep_regions`.
 
     Raises:
       InputError: if the split is missing, empty or unreadable; if an image has no
         caption; if the batch size does not suit the hosts or the images; or if photos
         of any size lack `config.data.image_size`.
     """
-    own = _own_rows("batch_size", config.batch_size, process_index, process_count)
+    own = own_rows("batch_size", config.batch_size, process_index, process_count)
+    plan = _training_plan(builder, vocabulary, config, own)
+    steps = range(start_step, start_step + num_steps)
+    if not with_content:
+        return reading.planned_batches(steps, plan)
+    split = config.data.train_split
+    return _read(builder, split, config, plan.index, steps, plan, crops=1)
+
+
+def training_lengths(
+    builder: tfds.core.DatasetBuilder,
+    vocabulary: Vocabulary,
+    config: ml_collections.ConfigDict,
+    start_step: int,
+) -> list[int]:
+    """Returns the lengths in tokens of training batches, in the order of first use.
+
+    The arguments are those of `train_batches`.
+    """
+    plan = _training_plan(builder, vocabulary, config, slice(None))
+    # One pass over the images shows all lengths, except very rare ones.
+    steps_per_pass = max(1, plan.index.image_count // config.batch_size)
+    return plan.token_lengths(start_step, steps_per_pass)
+
+
+def _training_plan(
+    builder: tfds.core.DatasetBuilder,
+    vocabulary: Vocabulary,
+    config: ml_collections.ConfigDict,
+    own: slice,
+) -> TrainingPlan:
     split = config.data.train_split
     index = split_index(builder, split, config.data.tokenizer)
     check_captions(builder, split, index)
-    lengths = _token_lengths(config)
-    has_photos = _has_photos(builder, config)
-    plan = TrainingPlan(
+    lengths = token_lengths(config)
+    return TrainingPlan(
         index=index,
         captions=encode_captions(index, vocabulary, lengths[-1], split),
         sampler=Sampler(config.seed, index.caption_counts, config.batch_size),
         seed=config.seed,
         lengths=lengths,
         augment=config.data.augment,
-        has_photos=has_photos,
+        has_photos=has_photos(builder, config),
         own=own,
     )
-    steps = tf.data.Dataset.range(start_step, start_step + num_steps)
-    parse = _parser(builder, config, index, crops=1)
-    return _batches(builder, split, parse, steps, plan)
 
 
 def image_batches(
@@ -156,7 +182,7 @@ def image_batches(
         `config.data.image_size`.
     """
     size = config.evaluation_batch_size
-    own = _own_rows("evaluation_batch_size", size, process_index, process_count)
+    own = own_rows("evaluation_batch_size", size, process_index, process_count)
     index = split_index(builder, split, config.data.tokenizer)
     images = np.arange(index.image_count) if numbers is None else np.asarray(numbers)
 
@@ -170,9 +196,9 @@ def image_batches(
         }
         return image, batch | region_counts(index, image)
 
-    steps = tf.data.Dataset.range(-(-len(images) // size))
-    parse = _parser(builder, config, index, crops=config.data.crops)
-    return _batches(builder, split, parse, steps, plan)
+    steps = range(-(-len(images) // size))
+    crops = config.data.crops
+    return _read(builder, split, config, index, steps, plan, crops=crops)
 
 
 def caption_batches(
@@ -205,8 +231,8 @@ def caption_batches(
         not a multiple of the hosts.
     """
     size = config.evaluation_batch_size
-    own = _own_rows("evaluation_batch_size", size, process_index, process_count)
-    lengths = _token_lengths(config)
+    own = own_rows("evaluation_batch_size", size, process_index, process_count)
+    lengths = token_lengths(config)
     index = split_index(builder, split, config.data.tokenizer)
     captions = encode_captions(index, vocabulary, lengths[-1], split)
     return _sorted_captions(captions, config.evaluation_batch_size, lengths, own)
@@ -227,36 +253,24 @@ def _sorted_captions(
         }
 
 
-def _has_photos(
-    builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict
-) -> bool:
-    """Checks the options of photos; returns whether images are cropped to one size."""
-    content, size = records.content_of(builder), config.data.image_size
-    if content.key != "image":
-        return False
-    if config.data.crops not in (1, 10):
-        raise InputError(f"config.data.crops is {config.data.crops}; expected 1 or 10")
-    if size < 0 or (size == 0 and None in content.shape):
-        raise InputError(
-            f"config.data.image_size is {size}, but the photos of {builder.data_dir} "
-            "differ in size; set it to the height and width of the model's input in "
-            "pixels, such as 224"
-        )
-    if config.data.resize and config.data.resize < size:
-        raise InputError(
-            f"config.data.resize is {config.data.resize}, which is smaller than "
-            f"config.data.image_size ({size}); set it to {size} or more, or to 0"
-        )
-    if size == 0 and config.data.crops != 1:
-        raise InputError(
-            f"config.data.crops is {config.data.crops}, but config.data.image_size is "
-            "0; set config.data.image_size to the height and width of a crop in pixels"
-        )
-    return size > 0
-
-
-# Adds the image content to a batch: (serialized examples, batch) -> batch.
-_Parse = Callable[[tf.Tensor, dict[str, tf.Tensor]], dict[str, tf.Tensor]]
+def _read(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    config: ml_collections.ConfigDict,
+    index: SplitIndex,
+    steps: range,
+    plan: reading.Plan,
+    crops: int,
+) -> Iterator[Batch]:
+    """Returns an iterator over the planned batches with their image content."""
+    if has_photos(builder, config):
+        row_bytes = crops * config.data.image_size**2 * 3
+    else:
+        content = records.content_of(builder)
+        spec = records.parsed_spec(content, int(index.region_count.max()))
+        row_bytes = spec.shape.num_elements() * spec.dtype.size
+    parse = _parser(builder, config, index, crops)
+    return reading.batches(builder, split, parse, row_bytes, steps, plan)
 
 
 def _parser(
@@ -264,7 +278,7 @@ def _parser(
     config: ml_collections.ConfigDict,
     index: SplitIndex,
     crops: int,
-) -> _Parse:
+) -> reading.Parse:
     """Returns the function that adds the image content to a planned batch.
 
     It removes the arrays of the plan that only it needs.
@@ -296,72 +310,7 @@ def _parser(
             image = photo_crops.center_crops(encoded, shorter, size)
         return batch | {content.key: image}
 
-    return parse_photos if _has_photos(builder, config) else parse
-
-
-def _batches(
-    builder: tfds.core.DatasetBuilder,
-    split: str,
-    parse: _Parse,
-    steps: tf.data.Dataset,
-    plan: Callable[[int], tuple[np.ndarray, Batch]],
-) -> Iterator[Batch]:
-    """Returns an iterator over batches that are read and parsed in parallel.
-
-    The plan must return arrays of the same names, dtypes and batch size at every step.
-    """
-    reader = records.RecordReader(builder, split)
-    image, example = plan(0)
-    types = [tf.string, *(array.dtype for array in example.values())]
-
-    def read(step: np.int64) -> list[np.ndarray]:
-        image, batch = plan(int(step))
-        return [reader.read(image), *batch.values()]
-
-    def load(step: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        serialized, *arrays = tf.numpy_function(read, [step], types, stateful=False)
-        serialized.set_shape([len(image)])
-        for array, like in zip(arrays, example.values(), strict=True):
-            array.set_shape([len(image)] + [None] * (like.ndim - 1))
-        return serialized, dict(zip(example, arrays, strict=True))
-
-    dataset = (
-        steps.map(load, num_parallel_calls=_AT_ONCE, deterministic=True)
-        .map(parse, num_parallel_calls=_AT_ONCE, deterministic=True)
-        .prefetch(_AHEAD)
-    )
-    return _Reading(records.without_autotuning(dataset), builder, split)
-
-
-class _Reading(Iterator[Batch]):
-    """Iterates over a dataset until it ends, is closed, or the program exits.
-
-    Threads that call Python while the interpreter shuts down would hang it. They are
-    stopped before that, even if the iterator is still referenced.
-    """
-
-    def __init__(
-        self, dataset: tf.data.Dataset, builder: tfds.core.DatasetBuilder, split: str
-    ):
-        self._unreadable = functools.partial(records.unreadable, builder, split)
-        self._open = [dataset.as_numpy_iterator()]
-        weakref.finalize(self, self._open.clear)
-
-    def __next__(self) -> Batch:
-        if not self._open:
-            raise StopIteration
-        try:
-            return next(self._open[0])
-        except StopIteration:
-            self.close()
-            raise
-        except tf.errors.OpError as error:
-            self.close()
-            raise self._unreadable(error) from error
-
-    def close(self) -> None:
-        """Stops reading; the iterator yields no more batches."""
-        self._open.clear()
+    return parse_photos if has_photos(builder, config) else parse
 
 
 def _move_regions(
@@ -371,24 +320,3 @@ def _move_regions(
     moved = tf.gather(regions, source, batch_dims=1)
     kept = tf.sequence_mask(region_count, regions.shape[1])
     return tf.where(kept[:, :, None], moved, tf.zeros([], regions.dtype))
-
-
-def _own_rows(option: str, size: int, process_index: int, process_count: int) -> slice:
-    """Returns this host's rows of a global batch of `size`."""
-    if size < 1 or size % process_count:
-        raise InputError(
-            f"config.{option} is {size}, which {process_count} hosts cannot share "
-            f"equally; expected a multiple of {process_count}"
-        )
-    own = size // process_count
-    return slice(process_index * own, (process_index + 1) * own)
-
-
-def _token_lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
-    lengths = tuple(sorted(config.data.token_lengths))
-    if not lengths or lengths[0] < 2:
-        raise InputError(
-            f"config.data.token_lengths is {lengths}; expected one or more lengths of "
-            "at least 2 tokens, for the start and the end"
-        )
-    return lengths

@@ -12,6 +12,7 @@ from vse_jax.data.text.encoded_captions import EncodedCaptions, pad_to_length
 Batch = dict[str, np.ndarray]
 
 _DROP_REGIONS = 0.2  # probability that a region is dropped
+_SAMPLED_STEPS = 200  # to find the lengths of batches
 _CHANGE_WORDS = 0.2  # probability that a token is masked, replaced or dropped
 
 
@@ -64,6 +65,22 @@ class TrainingPlan:
             )
         tokens = pad_to_length(tokens, self.lengths, count.max())
         return {"tokens": tokens[self.own], "token_count": count[self.own]}
+
+    def token_lengths(self, start_step: int, num_steps: int) -> list[int]:
+        """Returns the lengths in tokens of batches, in the order of their first use.
+
+        They are those of some steps, and all lengths between the shortest of these and
+        the longest caption. A length that is missing here is very rare.
+        """
+        steps = np.unique(np.linspace(0, num_steps - 1, _SAMPLED_STEPS).astype(int))
+        found = {}
+        for step in (start_step + steps).tolist():
+            rows = self.sampler.rows(step)
+            found[self._text(rows)["tokens"].shape[1]] = None
+        longest = int(self.captions.token_count.max())
+        largest = next(length for length in self.lengths if length >= longest)
+        between = [n for n in self.lengths if min(found) <= n <= largest]
+        return list(found | dict.fromkeys(between))
 
     def _regions(self, rows: Rows) -> Batch:
         counts = region_counts(self.index, rows.image)

@@ -1,11 +1,13 @@
 """Embeds the images and captions of a split on all devices and hosts."""
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from vse_jax import parallel
+from vse_jax.compile_ahead import Program
 from vse_jax.data import input_pipeline
 from vse_jax.data.split_index import SplitIndex, split_index
 from vse_jax.errors import TrainingError
@@ -34,8 +36,48 @@ class Embedder:
         embed_images, embed_captions = make_embed_steps(
             experiment.create_model(train=False)
         )
-        self._embed_images = parallel.map_over_devices(embed_images)
-        self._embed_captions = parallel.map_over_devices(embed_captions)
+        self._embed_images, self._embed_captions = (
+            parallel.map_over_devices(
+                step,
+                (parallel.REPLICATED, parallel.SPLIT),
+                parallel.REPLICATED,
+                backend=experiment.config.mapping,
+            )
+            for step in (embed_images, embed_captions)
+        )
+
+    def programs(self, variables: dict, split: str) -> list[Program]:
+        """Returns the programs that embed a split, to be compiled ahead of time.
+
+        Args:
+          variables: variables of the model, or their shapes.
+          split: name of the split.
+        """
+        batches = {
+            f"embedding of {batch['tokens'].shape[1]} tokens": batch
+            for batch in self._caption_batches(split)
+        }
+        programs = [
+            _program(name, self._embed_captions, variables, batch, "caption_index")
+            for name, batch in batches.items()
+        ]
+        with contextlib.closing(self._image_batches(split)) as images:
+            batch = next(images)
+        images = _program(
+            "embedding of images", self._embed_images, variables, batch, "image_index"
+        )
+        return [images, *programs]
+
+    def _image_batches(self, split):
+        builder, config = self._experiment.builder, self._experiment.config
+        host = parallel.this_host()
+        return input_pipeline.image_batches(builder, split, config, **host)
+
+    def _caption_batches(self, split):
+        builder, config = self._experiment.builder, self._experiment.config
+        return input_pipeline.caption_batches(
+            builder, split, self._experiment.vocabulary, config, **parallel.this_host()
+        )
 
     def embed(self, variables: dict, split: str) -> tuple[SplitIndex, Embeddings]:
         """Embeds a split.
@@ -56,13 +98,12 @@ class Embedder:
             return self._embed(variables, split)
 
     def _embed(self, variables, split):
-        builder, config = self._experiment.builder, self._experiment.config
-        host = parallel.this_host()
-        index = split_index(builder, split, config.data.tokenizer)
+        tokenizer = self._experiment.config.data.tokenizer
+        index = split_index(self._experiment.builder, split, tokenizer)
         images = _embed_all(
             self._embed_images,
             variables,
-            input_pipeline.image_batches(builder, split, config, **host),
+            self._image_batches(split),
             position="image_index",
             total=index.image_count,
             what=f"{split} images",
@@ -70,14 +111,17 @@ class Embedder:
         captions = _embed_all(
             self._embed_captions,
             variables,
-            input_pipeline.caption_batches(
-                builder, split, self._experiment.vocabulary, config, **host
-            ),
+            self._caption_batches(split),
             position="caption_index",
             total=len(index.captions),
             what=f"{split} captions",
         )
         return index, Embeddings(images, captions)
+
+
+def _program(name, mapped, variables, batch, position):
+    content = {key: array for key, array in batch.items() if key != position}
+    return Program.of(name, mapped, variables, parallel.shapes_of_rows(content))
 
 
 def _embed_all(

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from vse_jax.compile_ahead import Program
 from vse_jax.data.split_index import SplitIndex
 from vse_jax.errors import InputError
 from vse_jax.evaluation import retrieval
@@ -34,6 +35,10 @@ class Evaluator:
     def __init__(self, experiment: Experiment):
         self._config = experiment.config
         self._embedder = Embedder(experiment)
+
+    def programs(self, variables: dict, split: str) -> list[Program]:
+        """Returns the programs of an evaluation, see `Embedder.programs`."""
+        return self._embedder.programs(variables, split)
 
     def evaluate(self, variables: dict, split: str) -> Evaluation:
         """Evaluates a split.

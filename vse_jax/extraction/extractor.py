@@ -37,7 +37,9 @@ class FeatureExtractor:
           variables: variables of the backbone.
           pca: PCA to project the features with, if any.
         """
-        self._run = parallel.map_over_local_devices(_make_step(config))
+        self._run = parallel.map_over_local_devices(
+            _make_step(config), (parallel.REPLICATED, parallel.SPLIT), parallel.SPLIT
+        )
         self._parameters = parallel.replicate_on_host((variables, pca))
 
     def extract(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -131,7 +133,7 @@ def _backbone(config) -> nn.Module:
     return create_backbone(
         config.model.backbone.name,
         pooled=config.extract.regions == "pooled",
-        dtype=jnp.dtype(config.dtype),
+        dtype=jnp.dtype(config.dtype or "float32"),
     )
 
 

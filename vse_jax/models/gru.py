@@ -5,7 +5,8 @@
     n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
     h' = (1 - z) * n + z * h
 
-`kernels/packed_gru.py` computes the recurrence.
+The kernels compute the recurrence: `packed_gru.py` on CPUs, which skips padding, and
+`static_gru.py` on accelerators, which runs both directions in one loop.
 """
 
 import flax.linen as nn
@@ -13,7 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from vse_jax.models import initializers
-from vse_jax.models.kernels.packed_gru import GRUWeights, packed_states
+from vse_jax.models.kernels.packed_gru import packed_states
+from vse_jax.models.kernels.platforms import per_platform
+from vse_jax.models.kernels.scanned_gru import GRUWeights
+from vse_jax.models.kernels.static_gru import static_states
 
 
 class GRU(nn.Module):
@@ -29,7 +33,6 @@ class GRU(nn.Module):
     reverse: bool = False
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
     def __call__(
         self, inputs: jax.Array, lengths: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -44,20 +47,26 @@ class GRU(nn.Module):
           sequence, and the state after the last step of the recurrence,
           `[batch, hidden]` float32.
         """
-        init = initializers.uniform(self.hidden_dim**-0.5)
-        width = 3 * self.hidden_dim
-        input_kernel = self.param("input_kernel", init, (inputs.shape[-1], width))
-        input_bias = self.param("input_bias", init, (width,))
-        kernel = self.param("recurrent_kernel", init, (self.hidden_dim, width))
-        bias = self.param("recurrent_bias", init, (width,))
-
-        weights = GRUWeights(input_kernel, input_bias, kernel, bias)
-        dtype = jnp.dtype(self.dtype).name
-        states = packed_states(inputs, weights, lengths, self.reverse, dtype)
+        weights = self.weights(inputs.shape[-1])
+        (states,) = gru_states(
+            inputs, (weights,), lengths, (self.reverse,), jnp.dtype(self.dtype).name
+        )
         if self.reverse:
             return states, states[:, 0]
         last = jnp.maximum(lengths - 1, 0)[:, None, None]
         return states, jnp.take_along_axis(states, last, axis=1)[:, 0]
+
+    @nn.compact
+    def weights(self, dim: int) -> GRUWeights:
+        """Returns the parameters for inputs of `dim` dimensions, float32."""
+        init = initializers.uniform(self.hidden_dim**-0.5)
+        width = 3 * self.hidden_dim
+        return GRUWeights(
+            self.param("input_kernel", init, (dim, width)),
+            self.param("input_bias", init, (width,)),
+            self.param("recurrent_kernel", init, (self.hidden_dim, width)),
+            self.param("recurrent_bias", init, (width,)),
+        )
 
 
 class BidirectionalGRU(nn.Module):
@@ -71,9 +80,54 @@ class BidirectionalGRU(nn.Module):
     hidden_dim: int
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
     def __call__(self, inputs: jax.Array, lengths: jax.Array) -> jax.Array:
         """Maps `[batch, time, dim]`, `[batch]` to `[batch, time, hidden]`."""
-        forward = GRU(self.hidden_dim, dtype=self.dtype, name="forward")
-        backward = GRU(self.hidden_dim, reverse=True, dtype=self.dtype, name="backward")
-        return (forward(inputs, lengths)[0] + backward(inputs, lengths)[0]) / 2
+        forward, backward = gru_states(
+            inputs,
+            self.weights(inputs.shape[-1]),
+            lengths,
+            (False, True),
+            jnp.dtype(self.dtype).name,
+        )
+        return (forward + backward) / 2
+
+    @nn.compact
+    def weights(self, dim: int) -> tuple[GRUWeights, GRUWeights]:
+        """Returns the parameters, forwards and backwards, for inputs of `dim`."""
+        forward = GRU(self.hidden_dim, name="forward")
+        backward = GRU(self.hidden_dim, name="backward")
+        return forward.weights(dim), backward.weights(dim)
+
+
+def gru_states(
+    inputs: jax.Array,
+    weights: tuple[GRUWeights, ...],
+    lengths: jax.Array,
+    reverse: tuple[bool, ...],
+    dtype: str,
+) -> tuple[jax.Array, ...]:
+    """Runs the recurrence in the form that is fastest on the platform.
+
+    Args:
+      inputs: `[batch, time, dim]`.
+      weights: parameters of each direction, float32.
+      lengths: `[batch]` int32, in descending order.
+      reverse: for each direction, whether to run from each sequence's last step to its
+        first.
+      dtype: of the products.
+
+    Returns:
+      For each direction, states `[batch, time, hidden]` float32, zero beyond each
+      sequence's end.
+    """
+
+    def on_cpu(inputs, weights, lengths):
+        return tuple(
+            packed_states(inputs, of_direction, lengths, is_reverse, dtype)
+            for of_direction, is_reverse in zip(weights, reverse, strict=True)
+        )
+
+    def otherwise(inputs, weights, lengths):
+        return static_states(inputs, weights, lengths, reverse, dtype)
+
+    return per_platform(on_cpu, otherwise, inputs, weights, lengths)

@@ -43,7 +43,7 @@ class RegionMLP(nn.Module):
     embed_dim: int
     dtype: jnp.dtype
     train: bool
-    sum_over_devices: Callable
+    gather_over_devices: Callable
 
     @nn.compact
     def __call__(self, regions: jax.Array, exists: jax.Array) -> jax.Array:
@@ -59,7 +59,7 @@ class RegionMLP(nn.Module):
             # Adam would scale this noise to full steps in random directions.
             hidden_bias = jax.lax.stop_gradient(hidden_bias)
         hidden = hidden.astype(jnp.float32) + hidden_bias
-        hidden = MaskedBatchNorm(self.train, self.sum_over_devices, name="norm")(
+        hidden = MaskedBatchNorm(self.train, self.gather_over_devices, name="norm")(
             hidden, exists
         )
         return initializers.torch_dense(
@@ -79,7 +79,7 @@ class RegionEncoder(nn.Module):
         regions themselves (VSE-infinity).
       dtype: of the arithmetic; the pooling is in float32.
       train: whether to normalize by the batch's statistics and update the running ones.
-      sum_over_devices: sums a pytree over all devices.
+      gather_over_devices: concatenates `[rows, ...]` of all devices.
       pooling: one of `pooling.POOLINGS`.
     """
 
@@ -87,7 +87,7 @@ class RegionEncoder(nn.Module):
     residual: bool
     dtype: jnp.dtype
     train: bool
-    sum_over_devices: Callable
+    gather_over_devices: Callable
     pooling: str = "gpo"
 
     @nn.compact
@@ -110,7 +110,7 @@ class RegionEncoder(nn.Module):
             self.embed_dim, dtype=self.dtype, name="projection"
         )(regions)
         mlp = RegionMLP(
-            self.embed_dim, self.dtype, self.train, self.sum_over_devices, name="mlp"
+            self.embed_dim, self.dtype, self.train, self.gather_over_devices, name="mlp"
         )
         embedded = projected + mlp(projected if self.residual else regions, exists)
         embedded = embedded.astype(jnp.float32).reshape(batch, count, -1)
@@ -137,7 +137,7 @@ class ImageEncoderSpec(NamedTuple):
 
     Attributes:
       module: returns the Flax module, given `embed_dim`, `dtype`, `train`,
-        `sum_over_devices`, `pooling` and `name`.
+        `gather_over_devices`, `pooling` and `name`.
       content: the content of a batch that it needs: `regions` or `feature`.
     """
 
@@ -145,8 +145,8 @@ class ImageEncoderSpec(NamedTuple):
     content: str
 
 
-def _global(*, train, sum_over_devices, pooling, **kwargs):
-    del train, sum_over_devices, pooling  # it has no batch normalization or regions
+def _global(*, train, gather_over_devices, pooling, **kwargs):
+    del train, gather_over_devices, pooling  # it has no batch normalization or regions
     return GlobalEncoder(**kwargs)
 
 
@@ -173,7 +173,7 @@ class ImageEncoder(nn.Module):
       dtype: of the arithmetic.
       train: whether batch normalization uses the batch's statistics and updates the
         running ones.
-      sum_over_devices: sums a pytree over all devices.
+      gather_over_devices: concatenates `[rows, ...]` of all devices.
       backbone: computes regions or a feature from photos.
       pooling: of regions, one of `pooling.POOLINGS`.
     """
@@ -182,7 +182,7 @@ class ImageEncoder(nn.Module):
     embed_dim: int
     dtype: jnp.dtype
     train: bool
-    sum_over_devices: Callable
+    gather_over_devices: Callable
     backbone: Backbone | None = None
     pooling: str = "gpo"
 
@@ -193,7 +193,7 @@ class ImageEncoder(nn.Module):
             embed_dim=self.embed_dim,
             dtype=self.dtype,
             train=self.train,
-            sum_over_devices=self.sum_over_devices,
+            gather_over_devices=self.gather_over_devices,
             pooling=self.pooling,
             name="encoder",
         )
@@ -212,7 +212,7 @@ class ImageEncoder(nn.Module):
             pooled=pooled,
             dtype=self.dtype,
             train=self.train and self.backbone.trainable and self.backbone.train_norm,
-            sum_over_devices=self.sum_over_devices,
+            gather_over_devices=self.gather_over_devices,
             name="backbone",
         )
         if self.is_initializing() or (self.train and self.backbone.trainable):

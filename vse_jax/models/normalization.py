@@ -10,18 +10,22 @@ import jax.numpy as jnp
 class BatchNorm(nn.Module):
     """Batch normalization over all devices.
 
-    The statistics are those of the global batch: sums and counts are summed over all
-    devices before the division. As in PyTorch, the running variance is unbiased.
+    The statistics are those of the global batch. Each device computes the count, the
+    mean and the sum of squared deviations of its own vectors. One collective gathers
+    them, and they are combined as in Chan et al., "Updating Formulae and a Pairwise
+    Algorithm for Computing Sample Variances" (1979). A sum of squares would need one
+    collective too, but cancels in float32. As in PyTorch, the running variance is
+    unbiased.
 
     Attributes:
       train: whether to normalize by the batch's statistics and update the running ones.
-      sum_over_devices: sums a pytree over all devices.
+      gather_over_devices: concatenates `[rows, ...]` of all devices.
       momentum: share of the batch in the new running statistics.
       epsilon: added to the variance.
     """
 
     train: bool
-    sum_over_devices: Callable
+    gather_over_devices: Callable
     momentum: float = 0.1
     epsilon: float = 1e-5
 
@@ -64,12 +68,18 @@ class BatchNorm(nn.Module):
         return factor, bias - mean * factor
 
     def _batch_statistics(self, vectors, exists):
-        total, count = self.sum_over_devices(
-            (_sum(vectors, exists), _count(vectors, exists))
-        )
-        mean = total / count
+        count = _count(vectors, exists)
+        mean = _sum(vectors, exists) / jnp.maximum(1, count)
         squares = _sum(jnp.square(vectors - mean), exists)
-        return mean, self.sum_over_devices(squares) / count, count
+        own = jnp.stack([mean, squares, jnp.broadcast_to(count, mean.shape)])
+        gathered = self.gather_over_devices(own[None])
+        if len(gathered) == 1:
+            return mean, squares / count, count
+        means, squares, counts = jnp.unstack(gathered, axis=1)
+        count = counts.sum(0)
+        mean = (counts * means).sum(0) / count
+        squares = (squares + counts * jnp.square(means - mean)).sum(0)
+        return mean, squares / count, count
 
     def _update(self, running, batch):
         running.value += self.momentum * (batch - running.value)

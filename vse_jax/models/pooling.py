@@ -15,6 +15,7 @@ import numpy as np
 
 from vse_jax.models import initializers
 from vse_jax.models.gru import BidirectionalGRU
+from vse_jax.models.kernels.prefix_gru import prefix_states
 from vse_jax.models.kernels.ranked_sum import ranked_sum
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -54,15 +55,14 @@ class GeneralizedPooling(nn.Module):
         The weights depend only on the number of vectors, so they are computed once for
         each possible number instead of once for each sample.
         """
-        counts = jnp.arange(length, 0, -1)  # the recurrence needs descending lengths
-        positions = jnp.asarray(sinusoidal_positions(length, self.position_dim))
-        positions = jnp.broadcast_to(positions, (length, *positions.shape))
-        states = BidirectionalGRU(self.hidden_dim, name="gru")(positions, counts)
+        gru = BidirectionalGRU(self.hidden_dim, name="gru")
+        positions = sinusoidal_positions(length, self.position_dim)
+        states = prefix_states(positions, gru.weights(self.position_dim))
         score = initializers.torch_dense(
             1, self.hidden_dim, use_bias=False, name="score"
         )
         scores = score(states)[..., 0]
-        exists = jnp.arange(length) < counts[:, None]
+        exists = jnp.arange(length) < jnp.arange(length, 0, -1)[:, None]
         scores = jnp.where(exists, scores, MASKED_SCORE)
         return jax.nn.softmax(scores / SCORE_TEMPERATURE, axis=-1)[::-1]
 

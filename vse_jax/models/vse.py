@@ -28,7 +28,7 @@ class VSE(nn.Module):
       dtype: of the encoders' arithmetic; embeddings are float32.
       train: whether batch normalization uses the batch's statistics and updates the
         running ones.
-      sum_over_devices: sums a pytree over all devices.
+      gather_over_devices: concatenates `[rows, ...]` of all devices.
     """
 
     image_encoder: str
@@ -42,7 +42,7 @@ class VSE(nn.Module):
     absolute: bool = False
     dtype: jnp.dtype = jnp.float32
     train: bool = False
-    sum_over_devices: Callable = lambda tree: tree
+    gather_over_devices: Callable = lambda array: array
 
     def setup(self):  # noqa: D102
         self.image = image_encoders.ImageEncoder(
@@ -50,7 +50,7 @@ class VSE(nn.Module):
             self.embed_dim,
             self.dtype,
             self.train,
-            self.sum_over_devices,
+            self.gather_over_devices,
             self.backbone,
             self.pooling,
         )
@@ -85,7 +85,7 @@ def create_model(
     *,
     train: bool,
     train_backbone: bool = True,
-    sum_over_devices: Callable = lambda tree: tree,
+    gather_over_devices: Callable = lambda array: array,
 ) -> VSE:
     """Returns the model that `config.model` and `config.dtype` describe.
 
@@ -96,7 +96,7 @@ def create_model(
         running ones.
       train_backbone: whether any parameter of the backbone is trained. If not, the
         backbone is computed without gradients and as in evaluation.
-      sum_over_devices: sums a pytree over all devices.
+      gather_over_devices: concatenates `[rows, ...]` of all devices.
     """
     options = dict(config.model)
     backbone = options.pop("backbone")
@@ -106,9 +106,9 @@ def create_model(
     return VSE(
         **options,
         vocabulary_size=vocabulary_size,
-        dtype=jnp.dtype(config.dtype),
+        dtype=jnp.dtype(config.dtype or "float32"),
         train=train,
-        sum_over_devices=sum_over_devices,
+        gather_over_devices=gather_over_devices,
     )
 
 

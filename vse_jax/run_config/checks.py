@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import ml_collections
 from ml_collections.config_flags import config_path
 
-from vse_jax import parameter_groups
+from vse_jax import parallel, parameter_groups
 from vse_jax.data.text import tokenizers
 from vse_jax.errors import InputError
 from vse_jax.losses import MININGS
@@ -17,7 +17,8 @@ from vse_jax.optimizer import OPTIMIZERS
 from vse_jax.similarity import SIMILARITIES
 
 CHOICES = {
-    "dtype": ("float32", "bfloat16"),
+    "dtype": ("", "float32", "bfloat16"),
+    "mapping": tuple(parallel.BACKENDS),
     "data.tokenizer": tuple(tokenizers.TOKENIZERS),
     "data.vocabulary": ("dataset", "checkpoint"),
     "data.crops": (1, 10),

@@ -30,6 +30,7 @@ EVALUATION_OPTIONS = (
     "data.validation_split",
     "data.test_split",
     "evaluation_batch_size",
+    "mapping",
     "platform",
     *CONNECTION_OPTIONS,
     "compilation_cache",
@@ -37,6 +38,7 @@ EVALUATION_OPTIONS = (
 # Options that may change when a run is resumed: no training step depends on them.
 FREE_OPTIONS = (
     *EVALUATION_OPTIONS,
+    "data.device_resident",
     "log_every_steps",
     "checkpoint_every_steps",
     "evaluate_every_epochs",
@@ -64,7 +66,7 @@ def describe(
         "config": json.loads(_of_any_start(config).to_json()),
         "vocabulary": json.loads(vocabulary.to_json()),
         "tokenizer": tokenizers.describe(config.data.tokenizer),
-        "dtype": config.dtype,
+        "dtype": config.dtype or "float32",
         "preprocessing": _preprocessing(config),
         "dataset": dataset,
         "extraction": extraction,

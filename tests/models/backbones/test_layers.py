@@ -21,13 +21,13 @@ def maps():
     return draw(8, 6, 5, FEATURES)
 
 
-def create(sum_over_devices=lambda tree: tree, *, train=True):
+def create(gather_over_devices=lambda array: array, *, train=True):
     return ConvolutionNorm(
         FEATURES,
         3,
         jnp.float32,
         train,
-        sum_over_devices,
+        gather_over_devices,
         groups=FEATURES,
         epsilon=1e-3,
     )
@@ -96,7 +96,7 @@ def test_values_gradients_and_statistics_equal_pytorch(variables, maps, train):
 def test_eight_devices_normalize_like_one(variables, maps):
     def on_devices(number):
         def of_device(maps):
-            layer = create(parallel.sum_over_devices)
+            layer = create(parallel.gather)
             return layer.apply(variables, maps, mutable=["batch_stats"])
 
         mapped = jax.pmap(

@@ -13,7 +13,7 @@ def stem():
     model = ConvolutionalStem(
         jnp.float32,
         train=False,
-        sum_over_devices=lambda tree: tree,
+        gather_over_devices=lambda array: array,
         patch=2,
         features=(4, 6),
     )

@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 
 from vse_jax.models.gru import GRU, BidirectionalGRU
-from vse_jax.models.kernels.packed_gru import (
-    ROW_BLOCK,
-    GRUWeights,
-    packed_states,
-    scanned_states,
-)
+from vse_jax.models.kernels.packed_gru import ROW_BLOCK, packed_states
+from vse_jax.models.kernels.scanned_gru import GRUWeights, scanned_states
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -20,7 +20,7 @@ class Spec(NamedTuple):
 
     Attributes:
       module: returns the Flax module, given `pooled`, `dtype`, `train` and
-        `sum_over_devices`.
+        `gather_over_devices`.
       dim: dimensions of a region.
       pooled_dim: dimensions of the pooled feature; 0 if the backbone has none.
       image_size: height and width in pixels for which it was published.
@@ -49,8 +49,8 @@ def _resnet(*blocks, **kwargs):
     return Spec(functools.partial(ResNet, blocks, **kwargs), 2048, 2048)
 
 
-def _vgg19(*, train, sum_over_devices, **kwargs):
-    del train, sum_over_devices  # it has no batch normalization
+def _vgg19(*, train, gather_over_devices, **kwargs):
+    del train, gather_over_devices  # it has no batch normalization
     return VGG19(**kwargs)
 
 
@@ -83,7 +83,7 @@ def create_backbone(
     pooled: bool,
     dtype: jnp.dtype = jnp.float32,
     train: bool = False,
-    sum_over_devices: Callable = lambda tree: tree,
+    gather_over_devices: Callable = lambda array: array,
     **kwargs,
 ) -> nn.Module:
     """Returns one of `BACKBONES`.
@@ -99,7 +99,7 @@ def create_backbone(
       dtype: of the arithmetic, float32 or bfloat16; parameters are float32.
       train: whether to normalize by the batch's statistics over all devices and to
         update the running statistics. If False, the running statistics are used.
-      sum_over_devices: sums a pytree over all devices.
+      gather_over_devices: concatenates `[rows, ...]` of all devices.
       **kwargs: arguments of any Flax module, such as `name`.
 
     Raises:
@@ -109,7 +109,7 @@ def create_backbone(
         pooled=pooled,
         dtype=dtype,
         train=train,
-        sum_over_devices=sum_over_devices,
+        gather_over_devices=gather_over_devices,
         **kwargs,
     )
 

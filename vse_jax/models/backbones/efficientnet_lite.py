@@ -112,14 +112,14 @@ class EfficientNetLite(nn.Module):
       pooled: whether to average the regions.
       dtype: of the arithmetic.
       train: whether to normalize by the batch's statistics and update the running ones.
-      sum_over_devices: sums a pytree over all devices.
+      gather_over_devices: concatenates `[rows, ...]` of all devices.
     """
 
     stages: tuple[StageSpec, ...]
     pooled: bool
     dtype: jnp.dtype
     train: bool
-    sum_over_devices: Callable
+    gather_over_devices: Callable
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -131,7 +131,7 @@ class EfficientNetLite(nn.Module):
             layers.ConvolutionNorm,
             dtype=self.dtype,
             train=self.train,
-            sum_over_devices=self.sum_over_devices,
+            gather_over_devices=self.gather_over_devices,
             same_padding=True,
             epsilon=1e-3,
         )

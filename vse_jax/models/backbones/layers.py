@@ -21,7 +21,7 @@ class ConvolutionNorm(nn.Module):
       size: rows and columns of the kernel.
       dtype: of the arithmetic.
       train: whether to normalize by the batch's statistics and update the running ones.
-      sum_over_devices: sums a pytree over all devices.
+      gather_over_devices: concatenates `[rows, ...]` of all devices.
       stride: of rows and columns.
       groups: number of groups of channels, which are convolved separately.
       same_padding: whether to pad like TensorFlow's "SAME": as little as the stride
@@ -34,7 +34,7 @@ class ConvolutionNorm(nn.Module):
     size: int
     dtype: jnp.dtype
     train: bool
-    sum_over_devices: Callable
+    gather_over_devices: Callable
     stride: int = 1
     groups: int = 1
     same_padding: bool = False
@@ -51,7 +51,7 @@ class ConvolutionNorm(nn.Module):
         init = nn.initializers.variance_scaling(2.0, fan, "normal")
         kernel = self.param("kernel", init, shape)
         norm = BatchNorm(
-            self.train, self.sum_over_devices, epsilon=self.epsilon, name="norm"
+            self.train, self.gather_over_devices, epsilon=self.epsilon, name="norm"
         )
         if self.train:
             return norm(self._convolve(x, kernel)).astype(self.dtype)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vse_jax.models.backbones import layers
+from vse_jax.models.kernels.equal_layers import apply_equal_layers
 
 FEATURES = 2048
 _STEM_FEATURES = 64
@@ -73,7 +74,7 @@ class ResNet(nn.Module):
       pooled: whether to average the regions.
       dtype: of the arithmetic.
       train: whether to normalize by the batch's statistics and update the running ones.
-      sum_over_devices: sums a pytree over all devices.
+      gather_over_devices: concatenates `[rows, ...]` of all devices.
       caffe: whether to compute as Caffe does: 1x1 convolutions have the strides, the
         max pooling is padded at the end only, and pixels are BGR with only their mean
         subtracted.
@@ -85,7 +86,7 @@ class ResNet(nn.Module):
     pooled: bool
     dtype: jnp.dtype
     train: bool
-    sum_over_devices: Callable
+    gather_over_devices: Callable
     caffe: bool = False
     groups: int = 1
     group_width: int = 64
@@ -100,23 +101,48 @@ class ResNet(nn.Module):
             layers.ConvolutionNorm,
             dtype=self.dtype,
             train=self.train,
-            sum_over_devices=self.sum_over_devices,
+            gather_over_devices=self.gather_over_devices,
         )
         x = self._normalize(image)
         x = nn.relu(convolution(_STEM_FEATURES, 7, stride=2, name="stem")(x))
         x = self._pool(x)
         for i, blocks in enumerate(self.blocks):
-            for j in range(blocks):
-                x = Bottleneck(
-                    features=_STEM_FEATURES * 2**i,
-                    stride=2 if i > 0 and j == 0 else 1,
-                    caffe=self.caffe,
-                    groups=self.groups,
-                    group_width=self.group_width,
-                    convolution=convolution,
-                    name=f"stage_{i}_block_{j}",
-                )(x)
+            first, *others = [f"stage_{i}_block_{j}" for j in range(blocks)]
+            create = functools.partial(
+                Bottleneck,
+                features=_STEM_FEATURES * 2**i,
+                caffe=self.caffe,
+                groups=self.groups,
+                group_width=self.group_width,
+                convolution=convolution,
+            )
+            x = create(stride=2 if i > 0 else 1, name=first)(x)
+            x = self._equal_blocks(functools.partial(create, stride=1), others, x)
         return layers.regions_or_average(x, pooled=self.pooled)
+
+    def _equal_blocks(self, create, names, x):
+        """Applies blocks of equal shapes, each with the variables of its name."""
+        if self.is_initializing() or len(names) < 2:
+            for name in names:
+                x = create(name=name)(x)
+            return x
+        block = create(parent=None)
+        updates = self.is_mutable_collection("batch_stats")
+
+        def apply(variables, x):
+            if updates:
+                return block.apply(variables, x, mutable=["batch_stats"])
+            return block.apply(variables, x), {}
+
+        variables = [
+            {collection: tree[name] for collection, tree in self.variables.items()}
+            for name in names
+        ]
+        x, updated = apply_equal_layers(apply, variables, x)
+        for name, collections in zip(names, updated, strict=True):
+            for collection, tree in collections.items():
+                self.put_variable(collection, name, tree)
+        return x
 
     def _normalize(self, image):
         if self.caffe:

@@ -18,14 +18,14 @@ class ConvolutionalStem(nn.Module):
     Attributes:
       dtype: of the arithmetic.
       train: whether to normalize by the batch's statistics and update the running ones.
-      sum_over_devices: sums a pytree over all devices.
+      gather_over_devices: concatenates `[rows, ...]` of all devices.
       patch: height and width of a patch in pixels.
       features: channels of the embedded patches and of each convolution.
     """
 
     dtype: jnp.dtype
     train: bool
-    sum_over_devices: Callable
+    gather_over_devices: Callable
     patch: int = 4
     features: tuple[int, ...] = (64, 96, 128)
 
@@ -55,7 +55,7 @@ class ConvolutionalStem(nn.Module):
         return x.reshape(x.shape[0], -1, x.shape[-1])
 
     def _normalize(self, x, name):
-        norm = MaskedBatchNorm(self.train, self.sum_over_devices, name=name)
+        norm = MaskedBatchNorm(self.train, self.gather_over_devices, name=name)
         return nn.relu(norm(x, jnp.ones(x.shape[:-1], bool)))
 
 

@@ -24,54 +24,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vse_jax.models.kernels.scanned_gru import GRUWeights
+
 # Inside the recurrence, a product's rows are rounded up to a multiple of `ROW_BLOCK`;
 # outside, to a multiple of one `PACKED_PARTS`th of all packed rows.
 ROW_BLOCK = 8
 PACKED_PARTS = 8
 # With smaller states, compiling a product of each size takes longer than it saves.
 SMALLEST_HIDDEN = 256
-
-
-class GRUWeights(NamedTuple):
-    """Parameters of one direction; the gates `r`, `z`, `n` are concatenated."""
-
-    input_kernel: jax.Array  # [dim, 3 hidden]
-    input_bias: jax.Array  # [3 hidden]
-    kernel: jax.Array  # [hidden, 3 hidden]
-    bias: jax.Array  # [3 hidden]
-
-
-def scanned_states(
-    inputs: jax.Array, weights: GRUWeights, lengths: jax.Array, reverse: bool
-) -> jax.Array:
-    """Runs the recurrence from a state of zeros; the plain form of `packed_states`.
-
-    Args:
-      inputs: `[batch, time, dim]` float32.
-      weights: parameters.
-      lengths: `[batch]` int32, in any order.
-      reverse: whether to run from each sequence's last step to its first.
-
-    Returns:
-      States `[batch, time, hidden]` float32, zero beyond each sequence's end.
-    """
-    batch, time, _ = inputs.shape
-
-    def step(state, x):
-        projected, t = x
-        recurrent = state @ weights.kernel + weights.bias
-        (input_r, input_z, input_n), (r, z, n) = (
-            jnp.split(gates, 3, axis=-1) for gates in (projected, recurrent)
-        )
-        r, z = jax.nn.sigmoid(input_r + r), jax.nn.sigmoid(input_z + z)
-        new = (1 - z) * jnp.tanh(input_n + r * n) + z * state
-        runs = (t < lengths)[:, None]
-        return jnp.where(runs, new, state), jnp.where(runs, new, 0)
-
-    projected = inputs @ weights.input_kernel + weights.input_bias
-    start = jnp.zeros((batch, weights.kernel.shape[0]))
-    steps = (projected.swapaxes(0, 1), jnp.arange(time))
-    return jax.lax.scan(step, start, steps, reverse=reverse)[1].swapaxes(0, 1)
 
 
 class _Packing(NamedTuple):

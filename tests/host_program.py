@@ -1,0 +1,107 @@
+"""A program of one of several hosts: what tests need of a run, without a run.
+
+python -m tests.host_program FUNCTION FOLDER ADDRESS NUM_PROCESSES PROCESS_ID
+"""
+
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+
+from configs import common
+from tests import parity
+from tests.test_train_step import BATCH, VOCABULARY, adamw, make_batch
+from vse_jax import host_connection, parallel, termination
+from vse_jax.models.kernels import packed_gru
+from vse_jax.models.vse import VSE
+from vse_jax.train_step import create_train_state, make_train_step
+
+STEPS = 20
+
+
+def train(folder: pathlib.Path) -> None:
+    """Makes steps on all devices of all hosts; the primary host saves the results."""
+    results = steps(jax.devices())
+    if parallel.is_primary_host():
+        np.savez(folder / "results.npz", **results)
+
+
+def steps(devices: list[jax.Device]) -> dict[str, np.ndarray]:
+    """Makes steps from one state, with one global batch.
+
+    Returns:
+      The losses, and the first step's metrics, gradients and statistics by name.
+    """
+    packed_gru.PACKED_PARTS = 1  # compiles sooner
+    model = VSE("region_residual", "gru", VOCABULARY, word_dim=3, embed_dim=8)
+    model = model.clone(train=True, sum_over_devices=parallel.sum_over_devices)
+    optimizer, schedule = adamw(5e-4)
+    settings = parity.loss_settings(epsilon=0.05)
+    batch = make_batch()
+    state = create_train_state(model.clone(train=True), optimizer, batch, seed=0)
+    step = parallel.map_over_devices(
+        make_train_step(model, optimizer, schedule, settings, "mean"),
+        (parallel.REPLICATED, parallel.SPLIT),
+        parallel.REPLICATED,
+        devices=devices,
+    )
+    host = parallel.this_host()
+    own = BATCH // host["process_count"]
+    rows = slice(host["process_index"] * own, (host["process_index"] + 1) * own)
+    local = len(devices) // host["process_count"]
+    parts = {
+        name: array[rows].reshape(local, -1, *array.shape[1:])
+        for name, array in batch.items()
+    }
+    state = jax.tree.map(np.asarray, state)
+    results, losses = {}, []
+    for number in range(STEPS):
+        state, metrics = step(state, parts)
+        losses.append(float(parallel.unreplicate(metrics["loss"])))
+        if number == 0:
+            first = {
+                "metrics": metrics,
+                "gradients": state.opt_state[0],
+                "batch_stats": state.batch_stats,
+            }
+            leaves = jax.tree_util.tree_leaves_with_path(parallel.unreplicate(first))
+            results = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    return results | {"losses": np.array(losses)}
+
+
+def wait(folder: pathlib.Path) -> None:
+    """Waits at a barrier to which the last host does not come."""
+    print("waiting", flush=True)
+    if parallel.this_host()["process_index"] == jax.process_count() - 1:
+        time.sleep(60)
+    parallel.wait_for_hosts("are all there")
+
+
+def gather(folder: pathlib.Path) -> None:
+    """Gathers over the hosts until SIGTERM; all hosts then print the same step."""
+    with termination.Termination() as stop:
+        step = 0
+        while not stop.is_due(step):
+            parallel.gather_over_hosts(np.array([step]))
+            step += 1
+            if step == 1:
+                print("gathering", flush=True)
+    print(f"stopped at {step}", flush=True)
+
+
+def main() -> None:
+    """Connects the hosts and runs the function."""
+    name, folder, address, count, number = sys.argv[1:]
+    config = common.get_config()
+    config.coordinator = address
+    config.num_processes, config.process_id = int(count), int(number)
+    with host_connection.failing_together():
+        parallel.set_up(config, f"{folder}/run", preemptible=True)
+        {"train": train, "wait": wait, "gather": gather}[name](pathlib.Path(folder))
+    host_connection.leave(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Four processes, connected over the loopback interface, without a whole run."""
+
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from tests import host_program, programs
+from tests.host_processes import Hosts, assert_named, finish_all, kill_one
+
+
+def hosts_of(name, folder, count, devices=1):
+    """Returns the hosts that run a function of `host_program`."""
+
+    def start(*options):
+        values = [option.partition("=")[2] for option in options]
+        arguments = ["-m", "tests.host_program", name, folder, *values]
+        return programs.start_python(*arguments, devices=devices)
+
+    return Hosts(start, count)
+
+
+def started(name, folder, text):
+    """Starts four hosts; returns when the first one has printed `text`."""
+    processes = hosts_of(name, folder, 4).start()
+    assert any(text in line for line in processes[0].stdout)
+    return processes
+
+
+@pytest.fixture(scope="module")
+def of_one_process():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vse_jax.models.kernels.packed_gru.PACKED_PARTS", 1)
+        return host_program.steps(jax.devices()[:4])
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 4])
+def test_hosts_make_the_steps_of_one(tmp_path, of_one_process, count):
+    """The four devices belong to two or four processes, or to one."""
+    for host in hosts_of("train", tmp_path, count, devices=4 // count).run():
+        assert host.returncode == 0, host.stderr
+    found, expected = np.load(tmp_path / "results.npz"), of_one_process
+    assert found.keys() == expected.keys()
+    assert expected["losses"][0] > 0.05
+    assert expected["losses"][-1] < 0.95 * expected["losses"][0]
+    differences = {
+        name: np.abs(found[name] - expected[name]).max()
+        / max(1, np.abs(expected[name]).max())
+        for name in expected
+    }
+    drift = differences.pop("losses")
+    print(f"{count} hosts: 1 step {max(differences.values()):.1e}, 20 {drift:.1e}")
+    assert max(differences.values()) < 1e-5, differences
+    assert drift < 1e-3
+
+
+def test_host_killed_in_a_collective_is_named(tmp_path):
+    processes = started("gather", tmp_path, "gathering")
+    finished, seconds = kill_one(processes, 2)
+    assert_named(finished, 2)
+    assert seconds < 10
+
+
+def test_primary_host_killed_while_others_wait_is_named(tmp_path):
+    finished, seconds = kill_one(started("wait", tmp_path, "waiting"), 0)
+    assert_named(finished, 0)
+    assert seconds < 10
+
+
+def test_signal_of_one_host_stops_all_at_one_step(tmp_path):
+    processes = started("gather", tmp_path, "gathering")
+    processes[3].send_signal(signal.SIGTERM)
+    finished = finish_all(processes)
+    assert [host.returncode for host in finished] == [0] * 4, finished[0].stderr
+    assert len({host.stdout.splitlines()[-1] for host in finished}) == 1
+    assert "stopped at" in finished[0].stdout

@@ -1,0 +1,93 @@
+"""What hosts agree on, and waiting for each other."""
+
+import contextlib
+import itertools
+import signal
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+BARRIER_TIMEOUT = 7 * 24 * 3600  # seconds; one host may prepare data for days
+_LONGEST_FAILURE = 1024  # bytes
+_barrier_number = itertools.count()  # a name may be used for one barrier only
+
+
+def gather_over_hosts(array: np.ndarray) -> np.ndarray:
+    """Concatenates the hosts' `[rows, ...]` in order, as `gather` orders devices."""
+    if jax.process_count() == 1:
+        return array
+    gathered = multihost_utils.process_allgather(array)
+    return gathered.reshape(-1, *array.shape[1:])
+
+
+def first_failure(failure: str) -> str:
+    """Returns the failure of the first host that has one; all hosts must call it.
+
+    Args:
+      failure: what failed on this host, in one line; empty if nothing did.
+    """
+    if is_single_host():
+        return failure
+    own = failure.encode()[:_LONGEST_FAILURE].ljust(_LONGEST_FAILURE, b"\0")
+    gathered = multihost_utils.process_allgather(np.frombuffer(own, np.uint8))
+    failures = (bytes(row).rstrip(b"\0") for row in gathered)
+    return next(filter(None, failures), b"").decode(errors="replace")
+
+
+def agree_to_stop(received: bool, step: int) -> bool:
+    """Whether all hosts stop after `step`, since one or more received a signal.
+
+    Args:
+      received: whether this host received a signal. With several hosts JAX notes
+        SIGTERM itself, so this need only be set for other signals.
+      step: number of steps made, the same on all hosts.
+    """
+    if is_single_host():
+        return received
+    if received:
+        signal.raise_signal(signal.SIGTERM)  # JAX's handler tells the other hosts
+    # JAX's service agrees on a step that no host has passed yet.
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def is_single_host() -> bool:
+    """Whether there is no other host."""
+    return jax.process_count() == 1
+
+
+def wait_for_hosts(name: str) -> None:
+    """Returns when all hosts have called it with the same `name`."""
+    # Not a collective of the devices, which would time out within minutes.
+    wait = ocp.multihost.get_barrier_sync_fn()
+    key = f"vse_jax {name} {next(_barrier_number)}"
+    wait(key=key, timeout_ms=1000 * BARRIER_TIMEOUT)
+
+
+@contextlib.contextmanager
+def primary_host_first(name: str) -> Iterator[None]:
+    """Runs the body on the primary host first, then on the others.
+
+    Args:
+      name: the same on all hosts.
+    """
+    if not is_primary_host():
+        wait_for_hosts(name)
+    yield
+    if is_primary_host():
+        wait_for_hosts(name)
+
+
+def this_host() -> dict[str, int]:
+    """This host's index and the number of hosts, as the input pipeline's arguments."""
+    return {
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+
+
+def is_primary_host() -> bool:
+    """Whether this is the host that prints, and writes reports and curves."""
+    return jax.process_index() == 0

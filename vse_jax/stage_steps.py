@@ -1,0 +1,111 @@
+"""The model, the optimizer and the compiled steps of a training stage."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+
+from vse_jax import parallel
+from vse_jax.compile_ahead import Program
+from vse_jax.experiment import Experiment
+from vse_jax.optimizer import create_optimizer, create_schedule
+from vse_jax.stages import Stage
+from vse_jax.train_step import TrainState, create_train_state, make_train_step
+
+
+class StageSteps:
+    """The training steps of a stage on all devices, one for each mining.
+
+    Attributes:
+      stage: the stage.
+      optimizer: the stage's optimizer.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        stage: Stage,
+        steps_per_epoch: int,
+        *,
+        train_backbone: bool,
+        in_step: Callable[[Callable], Callable] = lambda step: step,
+    ):
+        """Creates the steps; nothing is compiled yet.
+
+        Args:
+          experiment: the experiment.
+          stage: the stage.
+          steps_per_epoch: number of steps per epoch.
+          train_backbone: whether any parameter of the backbone is trained.
+          in_step: maps a per-device training step to one for the batches on the
+            devices, see `training_data`.
+        """
+        self.stage = stage
+        self._experiment = experiment
+        config = experiment.config
+        schedule = create_schedule(
+            stage, config.optimizer.decay_factor, steps_per_epoch
+        )
+        self._model = experiment.create_model(train=True, train_backbone=train_backbone)
+        self.optimizer = create_optimizer(config.optimizer, schedule, stage.groups)
+        make = functools.partial(
+            make_train_step,
+            self._model,
+            self.optimizer,
+            lambda step: schedule(step - stage.start),
+            config.loss,
+            groups=stage.groups,
+        )
+        self._loss = config.loss
+        self._warmup_steps = 0
+        if config.loss.warmup_mining:
+            self._warmup_steps = config.loss.warmup_epochs * steps_per_epoch
+        self._steps = {
+            mining: self._mapped(in_step(make(mining=mining)))
+            for mining in self.minings_from(stage.start)
+        }
+
+    def _mapped(self, step):
+        return parallel.map_over_devices(
+            step,
+            (parallel.REPLICATED, parallel.SPLIT),
+            parallel.REPLICATED,
+            donate_argnums=0,
+            backend=self._experiment.config.mapping,
+        )
+
+    def mining(self, step: int) -> str:
+        """Returns the mining of a step, which is another one during the warm-up."""
+        is_warmup = step < self._warmup_steps
+        return self._loss.warmup_mining if is_warmup else self._loss.mining
+
+    def minings_from(self, step: int) -> list[str]:
+        """Returns the minings from `step` to the end of the stage, in order."""
+        first = max(step, self.stage.start)
+        last = max(first, self.stage.stop - 1)
+        return list(dict.fromkeys([self.mining(first), self.mining(last)]))
+
+    def at(self, step: int) -> parallel.Mapped:
+        """Returns the training step of step number `step`."""
+        return self._steps[self.mining(step)]
+
+    def create_state(self, example: dict) -> TrainState:
+        """Returns a state with random parameters; `example` is a batch of a host."""
+        seed = self._experiment.config.seed
+        return create_train_state(self._model, self.optimizer, example, seed)
+
+    def program(self, mining: str, example: dict, batch: dict, length: int) -> Program:
+        """Returns the program of a step.
+
+        Args:
+          mining: mining of the negatives.
+          example: a batch of a host, used for the shapes of the model's input.
+          batch: a batch on the devices with any number of tokens, or its shapes.
+          length: number of tokens of the step's batches.
+        """
+        state = jax.eval_shape(functools.partial(self.create_state, example))
+        tokens = batch["tokens"]
+        shape = (*tokens.shape[:-1], length)
+        batch = batch | {"tokens": jax.ShapeDtypeStruct(shape, tokens.dtype)}
+        name = f"training step for {length} tokens ({mining}, from {self.stage.start})"
+        return Program.of(name, self._steps[mining], state, batch)
