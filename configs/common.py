@@ -2,6 +2,7 @@
 
 The configuration of an experiment calls `get_config()` and changes some options. Every
 option can be overridden on the command line, for example `--config.batch_size=64`.
+Every folder and file may be local or `gs://bucket/...`, except `data.local_copy`.
 """
 
 import ml_collections
@@ -40,7 +41,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.strict = False  # True rejects absent and invalid photos; False skips them
     data.allowed_missing = 0.05  # share of a split's photos that may be skipped, 0 to 1
     data.maximum_pixels = 100_000_000  # width x height of a photo; larger are invalid
-    data.data_dir = "~/tensorflow_datasets"  # folder of prepared data; may be gs://
+    data.data_dir = "~/tensorflow_datasets"  # folder of prepared data
+    # Local folder for copies of remote prepared data; "" is ~/.cache/vse_jax.
+    data.local_copy = ""
     data.name = ""  # name of the prepared data; "" derives it from the source
     data.scene_counts = (6000, 500, 500)  # scenes in train, dev and test; shapes only
     data.region_dim = 2048  # required dimensions of the features; 0 allows any

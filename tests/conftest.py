@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest  # noqa: E402
 
 from configs import common  # noqa: E402
+from tests.object_store import bucket, emulator, running_emulator  # noqa: E402, F401
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 import pytest
 import tensorflow as tf
 
+from tests import object_store
+from vse_jax import storage
 from vse_jax.summaries import create_writer, remove_events_after
 
 
 def write(workdir, steps, at=0):
-    writer = create_writer(workdir, at)
+    writer = create_writer(str(workdir), at)
     for step in steps:
         writer.write_scalars(step, {"loss": float(step)})
     writer.close()
@@ -71,3 +73,32 @@ def test_only_the_primary_host_writes(tmp_path):
     writer.write_scalars(1, {"loss": 1.0})
     writer.close()
     assert not workdir.exists()
+
+
+def steps_in_bucket(bucket, tmp_path):
+    return steps_in(object_store.download(bucket, tmp_path / "downloaded"))
+
+
+def test_curves_of_a_bucket_are_uploaded_by_flush(bucket, tmp_path):
+    writer = create_writer(str(bucket), 0)
+    writer.write_scalars(1, {"loss": 1.0})
+    writer.flush()
+    assert steps_in_bucket(bucket, tmp_path) == [1]
+    writer.write_scalars(2, {"loss": 1.0})
+    writer.close()
+    assert steps_in_bucket(bucket, tmp_path) == [1, 2]
+
+
+def test_resumed_curves_of_a_bucket_have_no_repeated_step(bucket, tmp_path):
+    write(bucket, range(1, 7))
+    write(bucket, range(5, 9), at=4)
+    assert steps_in_bucket(bucket, tmp_path) == list(range(1, 9))
+
+
+def test_unchanged_curves_of_a_bucket_are_not_uploaded_again(bucket, emulator):
+    write(bucket, range(1, 7))
+    before = storage.list_folder(bucket)
+    emulator.requests.clear()
+    create_writer(str(bucket), 6)
+    assert storage.list_folder(bucket) == before
+    assert not any(method == "POST" for method, _, _ in emulator.requests)

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from vse_jax import parallel
+from vse_jax import files, parallel
 from vse_jax.errors import InputError, TrainingError, one_line, write_advice
 from vse_jax.train_step import TrainState
 
@@ -73,7 +73,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str, *, read_only: bool = False):
-        self.directory = epath.Path(workdir).expanduser().resolve() / "checkpoints"
+        self.directory = epath.Path(files.absolute(workdir)) / "checkpoints"
         self._read_only = read_only
         self._open()
 

@@ -12,6 +12,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN logs a notice
 import argparse
 import contextlib
 import logging
+import operator
 import pathlib
 import re
 import signal
@@ -22,7 +23,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from configs import common
-from vse_jax import termination
+from vse_jax import storage, termination
 from vse_jax.errors import InputError, ReportedError
 
 FLAGS = flags.FLAGS
@@ -30,6 +31,14 @@ _USAGE = """Image-text retrieval: trains and evaluates visual-semantic embedding
 
   python main.py --config configs/quickstart.py
   python main.py --config configs/quickstart.py --mode=eval"""
+_PATH_OPTIONS = (  # options of paths that may be gs://
+    "compilation_cache",
+    "data.annotations",
+    "data.data_dir",
+    "data.root",
+    "extract.numpy_layout",
+    "model.backbone.weights",
+)
 _NO_CONFIG = ("eval", "import")  # modes that do not need --config
 
 config_flags.DEFINE_config_file("config", None, "Configuration file.")
@@ -83,6 +92,7 @@ def main(argv: list[str]) -> int:
         raise InputError("--config is missing; an example is configs/quickstart.py")
     workdir = _workdir()
     _set_up_logging()
+    _check_storage(config, workdir)
     return MODES[FLAGS.mode](config, workdir)
 
 
@@ -221,8 +231,28 @@ def _has_config_file():
     return FLAGS.config is not None and _given_config(sys.argv) is not None
 
 
+def _check_storage(config, workdir):
+    """Reports an unreachable bucket now, rather than from within a library."""
+    named = {
+        "--workdir": workdir,
+        "--import_file": FLAGS.import_file,
+        "--vocabulary": FLAGS.vocabulary,
+    }
+    if config is not None:
+        named |= {
+            f"config.{option}": str(operator.attrgetter(option)(config) or "")
+            for option in _PATH_OPTIONS
+        }
+    storage.check_reachable(named.items())
+
+
 def _workdir():
     if FLAGS.workdir:
+        if re.fullmatch("[a-z]+://[^/]*/*", FLAGS.workdir):
+            raise InputError(
+                f"--workdir is {FLAGS.workdir}; expected a folder in the bucket, such "
+                f"as {FLAGS.workdir.rstrip('/')}/runs/first"
+            )
         return os.path.expanduser(FLAGS.workdir)
     if not _has_config_file():
         raise InputError(
@@ -367,6 +397,8 @@ def _run(argv):
             return _interrupted()
         if isinstance(error, ReportedError):
             return _fail(str(error))
+        if isinstance(error, storage.errors()):
+            return _fail(f"object storage: {storage.reason(error)}")
         raise
 
 

@@ -63,11 +63,13 @@ def reporting_writes(directory: str) -> Iterator[None]:
     """
     import tensorflow as tf  # takes seconds; a mistyped option should fail at once
 
+    from vse_jax import storage  # imports this module
+
     try:
         yield
     except (BrokenPipeError, ConnectionError):
         raise
-    except (OSError, tf.errors.OpError) as error:
+    except (OSError, tf.errors.OpError, *storage.errors()) as error:
         raise TrainingError(
             f"cannot write to {directory} ({one_line(error)}); {write_advice(error)}"
         ) from error

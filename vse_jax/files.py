@@ -2,18 +2,22 @@
 
 import contextlib
 import fcntl
+import io
 import logging
 import os
 import re
 import tempfile
 import uuid
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from etils import epath
 
+from vse_jax import storage
+
 logger = logging.getLogger(__name__)
 
-UNFINISHED = "incomplete."  # prefix of the name of a file that is being written
+UNFINISHED = storage.UNFINISHED
 
 
 @contextlib.contextmanager
@@ -40,14 +44,15 @@ def unfinished(path: epath.Path, *, shared: bool = False) -> Iterator[epath.Path
 @contextlib.contextmanager
 def unfinished_local(path: epath.Path) -> Iterator[epath.Path]:
     """Like `unfinished`, for writers of local files only, such as ArrayRecord's."""
-    with unfinished(path) as other:
-        if is_local(path):
+    if is_local(path):
+        with unfinished(path) as other:
             yield other
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            local = epath.Path(folder) / path.name
-            yield local
-            local.copy(other, overwrite=True)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = epath.Path(folder) / path.name
+        yield local
+        with storage.as_os_errors():
+            storage.copy_file(local, path, local.stat().length)
 
 
 @contextlib.contextmanager
@@ -87,24 +92,55 @@ def is_local(path: str | os.PathLike) -> bool:
     return "://" not in os.fspath(path)
 
 
-def size_and_time(path: epath.Path) -> list[int]:
-    """Returns the size of a file in bytes and its modification time.
+def open_binary(path: epath.Path) -> BinaryIO:
+    """Opens a file to read; unlike remote files of epath, its lines can be limited."""
+    file = path.open("rb")
+    return file if is_local(path) else io.BufferedReader(file, 2**20)
 
-    The time is in nanoseconds, or in seconds if the file is remote.
+
+def size_and_time(path: epath.Path) -> storage.SizeAndTime:
+    """Returns the size of a file in bytes and its modification time in nanoseconds.
+
+    If the file is remote, a number that grows with each write replaces the time.
+
+    Raises:
+      OSError: if there is no such file.
     """
-    try:
-        status = os.stat(path)
-    except OSError:  # a remote path, which only has whole seconds
-        status = path.stat()
-        return [status.length, int(status.mtime)]
+    if not is_local(path):
+        return storage.size_and_time(path)
+    status = os.stat(path)
     return [status.st_size, status.st_mtime_ns]
 
 
-def copy_folder(source: epath.Path, target: epath.Path) -> None:
-    """Copies the files of a folder, JSON last, since it makes a folder a dataset."""
+def sizes_and_times(paths: list[epath.Path]) -> list[storage.SizeAndTime]:
+    """Returns `size_and_time` of several files; remote folders are listed once.
+
+    Raises:
+      OSError: if one of the files does not exist.
+    """
+    folders = {path.parent for path in paths if not is_local(path)}
+    listed = {folder: storage.list_folder(folder)[0] for folder in folders}
+    try:
+        return [
+            size_and_time(path) if is_local(path) else listed[path.parent][path.name]
+            for path in paths
+        ]
+    except KeyError as error:
+        raise FileNotFoundError(f"{error.args[0]} does not exist") from None
+
+
+def upload_folder(source: epath.Path, target: epath.Path) -> None:
+    """Uploads the files of a folder, JSON last, since it makes a folder a dataset.
+
+    Raises:
+      OSError: if a file cannot be uploaded.
+    """
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir(), key=lambda path: path.suffix == ".json"):
-        path.copy(target / path.name, overwrite=True)
+    sizes = {path.name: path.stat().length for path in source.iterdir()}
+    logger.info("uploading %.2f GB to %s", sum(sizes.values()) / 1e9, target)
+    for is_json in (False, True):
+        some = {n: size for n, size in sizes.items() if n.endswith(".json") == is_json}
+        storage.transfer("uploading", source, target, some)
 
 
 @contextlib.contextmanager

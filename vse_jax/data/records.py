@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from vse_jax import files
+from vse_jax import files, storage
 from vse_jax.errors import InputError, one_line
 
 CONTENTS = ("regions", "image", "feature")
@@ -189,9 +189,11 @@ def status_of_split(builder: tfds.core.DatasetBuilder, split: str) -> list:
         for path in builder.info.splits[part].filepaths
     ]
     try:
-        return [[path.name, *files.size_and_time(path)] for path in paths]
+        with storage.as_os_errors():
+            statuses = files.sizes_and_times(paths)
     except OSError as error:
         raise unreadable(builder, split, error) from error
+    return [[path.name, *status] for path, status in zip(paths, statuses, strict=True)]
 
 
 def parse_captions(

@@ -2,6 +2,7 @@
 
 import array
 import dataclasses
+import functools
 import io
 import itertools
 import logging
@@ -92,10 +93,12 @@ def split_index(
     # File sizes and modification times show whether the cache matches the records.
     status = records.status_of_split(builder, split)
     made_by = f"{_VERSION}, {tokenizers.describe(tokenizer)}, {status}"
-    index = _load(path, made_by, images=builder.info.splits[split].num_examples)
+    load = _load if files.is_local(path) else _download
+    index = load(path, made_by, builder.info.splits[split].num_examples)
     if index is None:
         index = _build(builder, split, tokenizer)
         _save(index, path, made_by)
+        _download.cache_clear()
     return index
 
 
@@ -200,6 +203,10 @@ def _load(path: epath.Path, made_by: str, images: int) -> SplitIndex | None:
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         logger.warning("%s: damaged, so it is built again: %s", path, error)
         return None
+
+
+# A run opens the index of a split several times.
+_download = functools.lru_cache(maxsize=4)(_load)
 
 
 def _index_of(arrays: np.lib.npyio.NpzFile) -> SplitIndex:

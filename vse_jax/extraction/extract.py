@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from vse_jax import files, parallel
-from vse_jax.data import datasets, input_pipeline, sampling
+from vse_jax.data import datasets, input_pipeline, local_copy, sampling
 from vse_jax.data.datasets import numpy_export
 from vse_jax.data.datasets.extracted_features import PCA_FILE
 from vse_jax.data.identity import identity_of
@@ -188,7 +188,9 @@ class Extraction:
         speed = self._write_shards()
         parallel.wait_for_hosts("extracted the features")
         if parallel.is_primary_host():
-            builder = self._folder.complete()
+            builder = local_copy.locate(
+                self._folder.complete(), self._config.data.local_copy
+            )
             layout = self._config.extract.numpy_layout
             if layout:
                 layout = epath.Path(layout).expanduser()

@@ -17,7 +17,7 @@ from array_record.python import array_record_module
 from etils import epath
 
 from vse_jax import files
-from vse_jax.data import identity
+from vse_jax.data import identity, local_copy
 from vse_jax.data.datasets import captioned_images
 from vse_jax.data.datasets.extracted_features import (
     DESCRIPTION_FILE,
@@ -206,7 +206,7 @@ class FeatureFolder:
             disable_shuffling=True,
             check_data=False,
         )
-        return tfds.builder_from_directory(self.directory)
+        return local_copy.open_dataset(self.directory)
 
 
 def _short(value, length=80):

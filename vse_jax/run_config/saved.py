@@ -23,6 +23,7 @@ EVALUATION_OPTIONS = (
     "data.maximum_pixels",
     "data.crops",
     "data.data_dir",
+    "data.local_copy",
     "data.folds",
     "data.name",
     "data.vocabulary",
@@ -89,6 +90,7 @@ def _of_any_start(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     config.update(CONNECTION_DEFAULTS)
     config.data.root = files.absolute(config.data.root)
     config.data.data_dir = files.absolute(config.data.data_dir)
+    config.data.local_copy = files.absolute(config.data.local_copy)
     return config
 
 

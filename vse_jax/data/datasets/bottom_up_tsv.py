@@ -19,6 +19,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from etils import epath
 
+from vse_jax import files
 from vse_jax.data.datasets.layout_captions import quoted
 from vse_jax.data.datasets.padded_features import StoredImage
 from vse_jax.data.datasets.zero_regions import ZeroReport
@@ -126,15 +127,15 @@ class TsvFeatures:
         """
         del report  # the file says how many regions there are
         with contextlib.ExitStack() as stack:
-            files: dict[int, BinaryIO] = {}
+            opened: dict[int, BinaryIO] = {}
             for image_id in self.image_ids[start:stop]:
                 row = self.index.rows[image_id]
                 path = self.index.paths[row.file]
                 try:
-                    if row.file not in files:
-                        files[row.file] = stack.enter_context(path.open("rb"))
-                    files[row.file].seek(row.offset)
-                    content = files[row.file].readline(_LINE_BYTES)
+                    if row.file not in opened:
+                        opened[row.file] = stack.enter_context(files.open_binary(path))
+                    opened[row.file].seek(row.offset)
+                    content = opened[row.file].readline(_LINE_BYTES)
                 except OSError as error:
                     raise unreadable(path, error) from None
                 yield self._decode(path, row, image_id, content)
@@ -186,7 +187,10 @@ def _scan(path: epath.Path, number: int) -> Iterator[tuple[Row, _Line]]:
     """Yields the lines of a file in their order."""
     columns, offset = None, 0
     what, size = f"indexing {path.name}", path.stat().length
-    with path.open("rb") as file, Progress(what, size, "bytes") as progress:
+    with (
+        files.open_binary(path) as file,
+        Progress(what, size, "bytes") as progress,
+    ):
         for line_number, content in enumerate(_lines(path, file), 1):
             begin, offset = offset, offset + len(content)
             progress.add(len(content))

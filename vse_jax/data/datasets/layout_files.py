@@ -94,4 +94,6 @@ def files_of(root: epath.Path) -> list[epath.Path]:
 
 def fingerprint(root: epath.Path) -> dict[str, list[int]]:
     """Returns size in bytes and time of change of each file of the layout."""
-    return {path.name: files.size_and_time(path) for path in files_of(root)}
+    paths = files_of(root)
+    statuses = files.sizes_and_times(paths)
+    return {path.name: status for path, status in zip(paths, statuses, strict=True)}

@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
 
-from vse_jax import files
+from vse_jax import files, storage
+from vse_jax.data import local_copy
 from vse_jax.data.datasets import source_folder
 from vse_jax.data.datasets.coco_captions import CocoCaptionsSource
 from vse_jax.data.datasets.extracted_features import (
@@ -91,11 +92,11 @@ def make_builder(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
         files; or if it does not match the config.
     """
     if is_extracted(data):
-        return _open_extracted(data)
+        return local_copy.locate(_open_extracted(data), data.local_copy)
     source, data_dir = _make_source(data), _data_dir(data)
     prepared = _open_if_fresh(source, data_dir)
     if prepared is not None:
-        return prepared
+        return local_copy.locate(prepared, data.local_copy)
     source.check_source()
     versions = _versions(source, data_dir)
     if versions:
@@ -133,17 +134,19 @@ def prepare(
       ReportedError: if the data cannot be written.
     """
     if is_extracted(data):
-        return _open_extracted(data)
+        return local_copy.locate(_open_extracted(data), data.local_copy)
     source, data_dir = _make_source(data), _data_dir(data)
     prepared = _open_if_fresh(source, data_dir)
     if prepared is not None:
-        return prepared
+        return local_copy.locate(prepared, data.local_copy)
     source.check_source()  # before files are deleted or written
     _check_splits(data, source, required_splits)
     with _reporting(data_dir), files.sole_writer(data_dir):
         # Another process may have prepared the data in the meantime.
         prepared = _open_if_fresh(source, data_dir)
-        return _prepare(source, data_dir) if prepared is None else prepared
+        if prepared is None:
+            prepared = _prepare(source, data_dir)
+    return local_copy.locate(prepared, data.local_copy)
 
 
 def _open_extracted(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
@@ -226,7 +229,7 @@ def _open_complete(directory: epath.Path) -> tfds.core.DatasetBuilder | None:
     if not {"dataset_info.json", "features.json"} <= present:
         return None
     try:
-        builder = tfds.builder_from_directory(directory)
+        builder = local_copy.open_dataset(directory)
     except (ValueError, json_format.Error):  # damaged JSON
         return None
     expected = {
@@ -304,15 +307,23 @@ def _next_version(source: Source, data_dir: epath.Path) -> tfds.core.Version:
 
 
 def _write(source: Source, data_dir: epath.Path, version: tfds.core.Version) -> None:
-    downloads = data_dir / "downloads"
     if files.is_local(data_dir):
-        _write_locally(source, data_dir, version, downloads)
+        _write_locally(source, data_dir, version, data_dir / "downloads")
         return
     # ArrayRecord files can only be written to local disks.
+    downloads = epath.Path(files.absolute(local_copy.DEFAULT)) / "downloads"
     with tempfile.TemporaryDirectory() as folder:
         local = epath.Path(folder)
-        _write_locally(source, local, version, downloads)
-        files.copy_folder(
+        try:
+            _write_locally(source, local, version, downloads)
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise ReportedError(
+                f"{data_dir}: the dataset cannot be written to the temporary folder "
+                f"{folder} first: {reason}; {write_advice(error)}, or set TMPDIR to a "
+                "folder on a larger disk"
+            ) from error
+        files.upload_folder(
             _directory(source, local, version), _directory(source, data_dir, version)
         )
 
@@ -373,7 +384,8 @@ def _remove_empty(directory: epath.Path, data_dir: epath.Path) -> None:
 def _reporting(data_dir: epath.Path) -> Iterator[None]:
     """Reports a full or read-only disk in one line."""
     try:
-        yield
+        with storage.as_os_errors():
+            yield
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise ReportedError(

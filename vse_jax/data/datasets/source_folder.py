@@ -10,19 +10,16 @@ from collections.abc import Callable, Iterable
 
 from etils import epath
 
-from vse_jax import files
+from vse_jax import files, storage
 from vse_jax.errors import InputError, unreadable
-
-SizeAndTime = list[int]  # bytes; nanoseconds, or whole seconds for remote files
+from vse_jax.storage import SizeAndTime
 
 
 def absolute(root: str) -> epath.Path | None:
     """Returns the absolute path of an option's folder; None if it is empty."""
     if not root:
         return None
-    if files.is_local(root):
-        root = os.path.abspath(os.path.expanduser(root))
-    return epath.Path(root)
+    return epath.Path(files.absolute(root))
 
 
 def name_of(root: epath.Path | None, annotations: str = "") -> str | None:
@@ -75,9 +72,6 @@ _NO_SUCH_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 class _Folder:
     """The entries of a folder.
 
-    Remote listings do not distinguish files from folders, so they list each entry as
-    both.
-
     Attributes:
       files: sizes and times of files by name.
       folders: names of folders.
@@ -91,7 +85,7 @@ class Listing:
     """Sizes and times of the files below a folder.
 
     Each folder is listed once, which is much faster than a query for each of many
-    files. For remote files only names are known; sizes and times are 0.
+    files.
     """
 
     def __init__(self, root: epath.Path):
@@ -155,8 +149,7 @@ class Listing:
 def _list(folder: epath.Path) -> _Folder:
     try:
         if not files.is_local(folder):
-            names = [path.name for path in folder.iterdir()]
-            return _Folder({name: [0, 0] for name in names}, frozenset(names))
+            return _Folder(*storage.list_folder(folder))
         with os.scandir(folder) as entries:
             return _split_entries(entries)
     except (FileNotFoundError, NotADirectoryError):
