@@ -6,10 +6,12 @@ Features are generated, written in the numpy layout, prepared as a dataset and r
 size augmentation in batches of 128, at the sizes of Flickr8k here and of the papers.
 All files lie in a temporary folder, thus mostly in the memory of the operating system:
 what is measured is reading, decoding and augmentation, not the disk.
+
+`streamed` batches hold features. `resident` ones hold what the host makes for a step
+with config.data.device_resident: tokens and the indices of images and regions.
 """
 
 import argparse
-import functools
 import itertools
 import random
 import tempfile
@@ -53,22 +55,44 @@ def _config(folder: Path, dim: int) -> ml_collections.ConfigDict:
     return config
 
 
-def _endless_batches(
-    folder: Path, images: int, regions: int, dim: int
-) -> Iterator[input_pipeline.Batch]:
+class _Side:
+    """Endless batches of a dataset, in one of both forms."""
+
+    def __init__(self, builder, config: ml_collections.ConfigDict, *, resident: bool):
+        self.batches = input_pipeline.train_batches(
+            builder,
+            training_vocabulary(builder, 1),
+            config,
+            start_step=0,
+            num_steps=2**40,
+            with_content=not resident,
+        )
+        batch = next(self.batches)
+        self.kilobytes = sum(array.nbytes for array in batch.values()) / 1000
+
+    def run(self) -> None:
+        for _ in itertools.islice(self.batches, _STEPS):
+            pass
+
+    def row(self, measured: timing.Timing) -> dict[str, float]:
+        pairs = _BATCH_SIZE * _STEPS
+        return {
+            "pairs/s": pairs / measured.median,
+            "slowest run": pairs / measured.maximum,
+            "fastest run": pairs / measured.minimum,
+            "ms/batch": 1000 * measured.median / _STEPS,
+            "KB/batch": self.kilobytes,
+        }
+
+
+def _sides(folder: Path, images: int, regions: int, dim: int) -> Iterator[_Side]:
+    """Yields the streamed and the resident form of a dataset."""
     folder.mkdir()
     _write_source(folder, images, regions, dim)
     config = _config(folder, dim)
     builder = datasets.prepare(config.data)
-    vocabulary = training_vocabulary(builder, 1)
-    return input_pipeline.train_batches(
-        builder, vocabulary, config, start_step=0, num_steps=2**40
-    )
-
-
-def _consume(batches: Iterator[input_pipeline.Batch]) -> None:
-    for _ in itertools.islice(batches, _STEPS):
-        pass
+    for resident in (False, True):
+        yield _Side(builder, config, resident=resident)
 
 
 def main() -> None:
@@ -77,30 +101,20 @@ def main() -> None:
     tiny = parser.parse_args().tiny
     sizes, repeats = (_TINY_SIZES, 2) if tiny else (_SIZES, _REPEATS)
     with tempfile.TemporaryDirectory() as folder:
-        all_batches = {
-            f"{regions}x{dim}": _endless_batches(
-                Path(folder) / f"{regions}x{dim}", images, regions, dim
-            )
-            for images, regions, dim in sizes
-        }
-        runs = {
-            name: functools.partial(_consume, batches)
-            for name, batches in all_batches.items()
-        }
+        sides = {}
+        for images, regions, dim in sizes:
+            size = f"{regions}x{dim}"
+            forms = _sides(Path(folder) / size, images, regions, dim)
+            for form, side in zip(("streamed", "resident"), forms, strict=True):
+                sides[size, form] = side
+        runs = {name: side.run for name, side in sides.items()}
         timings = timing.median_seconds(runs, repeats=repeats, warmup=1)
-        for batches in all_batches.values():
-            batches.close()
-    pairs = _BATCH_SIZE * _STEPS
+        for side in sides.values():
+            side.batches.close()
     timing.print_table(
         [
-            {
-                "regions": name,
-                "pairs/s": pairs / measured.median,
-                "slowest run": pairs / measured.maximum,
-                "fastest run": pairs / measured.minimum,
-                "ms/batch": 1000 * measured.median / _STEPS,
-            }
-            for name, measured in timings.items()
+            {"regions": size, "form": form} | sides[size, form].row(measured)
+            for (size, form), measured in timings.items()
         ]
     )
 

@@ -48,6 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.image_size = 0  # height and width in pixels; 0 if stored photos have one size
     data.resize = 0  # shorter side in pixels before a crop; 0: image_size * 256 / 224
     data.crops = 1  # crops per photo in evaluation: 1 (centre) or 10 (also mirrored)
+    data.device_resident = False  # True: training features in the devices' memory
     data.folds = 0  # folds whose mean is also reported; 0 for none, 5 for COCO's 1K
     data.train_split = "train"  # or a sum of splits, such as COCO's train+restval
     data.validation_split = "dev"  # split that selects the best checkpoint
@@ -101,6 +102,14 @@ def get_config() -> ml_collections.ConfigDict:
     extract.pca_dim = 0  # dimensions of a PCA, fitted on the train split; 0 for none
     extract.numpy_layout = ""  # folder for a copy in the PyTorch layout; "" for none
     extract.shard_megabytes = 128.0  # size of a file; a killed run repeats at most one
+
+    # For --mode=compile, which reads no data: what training would find in the data.
+    config.compile = compiled = ml_collections.ConfigDict()
+    compiled.programs = ("train", "images", "captions")  # training and embedding steps
+    compiled.vocabulary_size = 11_755  # different tokens; COCO's with Karpathy's splits
+    compiled.regions = 36  # regions per image, of datasets of region features
+    compiled.dim = 2048  # dimensions of a region or feature if data.region_dim is 0
+    compiled.pairs_per_epoch = 566_435  # training captions
 
     config.log_every_steps = 50  # steps between logged metrics
     config.checkpoint_every_steps = 500  # in addition to one after every evaluation

@@ -36,7 +36,7 @@ def steps(devices: list[jax.Device]) -> dict[str, np.ndarray]:
     """
     packed_gru.PACKED_PARTS = 1  # compiles sooner
     model = VSE("region_residual", "gru", VOCABULARY, word_dim=3, embed_dim=8)
-    model = model.clone(train=True, sum_over_devices=parallel.sum_over_devices)
+    model = model.clone(train=True, gather_over_devices=parallel.gather)
     optimizer, schedule = adamw(5e-4)
     settings = parity.loss_settings(epsilon=0.05)
     batch = make_batch()

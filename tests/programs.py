@@ -260,6 +260,7 @@ def assert_same_run(workdir: pathlib.Path, reference: pathlib.Path, steps: int) 
             np.testing.assert_array_equal, getattr(ours, name), getattr(theirs, name)
         )
     found, expected = curves(workdir), curves(reference)
-    speeds = [of_run.pop("pairs_per_second") for of_run in (found, expected)]
-    assert speeds[0].keys() == speeds[1].keys()
+    for name in ("pairs_per_second", "host_wait"):
+        timings = [of_run.pop(name) for of_run in (found, expected)]
+        assert timings[0].keys() == timings[1].keys()
     assert found == expected

@@ -13,7 +13,7 @@ BENCHMARKS = {
     "backbones": ["efficientnet_lite0", "ratio"],
     "decode": ["+ crop, resize", "photos/s"],
     "extract": ["vse_jax, whole process", "ratio"],
-    "input_pipeline": ["pairs/s", "ms/batch"],
+    "input_pipeline": ["pairs/s", "resident"],
     "retrieval": ["captions", "median s"],
     "train_step": ["JAX", "times PyTorch"],
 }

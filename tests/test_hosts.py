@@ -136,6 +136,15 @@ def damage(workdir):
     return folder
 
 
+def test_two_hosts_share_the_features_in_device_memory(place, reference):
+    workdir = place.workdir("of_two_hosts_resident")
+    hosts = Hosts(with_regions(place))
+    finished = hosts.run(f"--workdir={workdir}", "--config.data.device_resident=True")
+    assert_succeeded(finished)
+    assert "the features of 40 images are in the devices' memory" in finished[0].stderr
+    programs.assert_same_run(workdir, reference, STEPS)
+
+
 def test_two_hosts_evaluate_as_one(place, reference):
     """The checkpoint and the report are those of one process."""
     report = reference / "eval" / "test.json"

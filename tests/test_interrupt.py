@@ -32,7 +32,8 @@ def test_training_is_saved_and_resumed(place):
     assert "Traceback" not in stopped.stderr
     step = programs.checkpoint_steps(workdir)[0]
     assert 7 <= step < 20
-    last = stopped.stderr.splitlines()[-1]
+    before, last = stopped.stderr.splitlines()[-2:]
+    assert "  time 0:0" in before
     assert last.endswith(
         f"stopped by Ctrl-C after step {step}, which is saved; run the same command to "
         "resume"

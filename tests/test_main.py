@@ -25,6 +25,7 @@ TRAINING_CURVES = {
     "gradient_norm_text",
     "learning_rate",
     "pairs_per_second",
+    "host_wait",
 }
 
 
@@ -89,7 +90,7 @@ def test_line_per_interval(trained):
     _, finished, _ = trained
     line = re.compile(
         r"step (\d+)/50  epoch (\d\.\d\d)  loss \d\.\d{4}  hard-mined \d+%  "
-        r"\d+ pairs/s  (?:\d:\d\d:\d\d|-) left$",
+        r"\d+ pairs/s  host wait \d+%  (?:\d:\d\d:\d\d|-) left$",
         re.MULTILINE,
     )
     found = line.findall(finished.stderr)
@@ -97,6 +98,13 @@ def test_line_per_interval(trained):
     assert [epoch for _, epoch in found] == [
         f"{step / programs.STEPS_PER_EPOCH:.2f}" for step in range(1, STEPS + 1)
     ]
+
+
+def test_shares_of_time_at_the_end(trained):
+    _, finished, _ = trained
+    last = finished.stderr.splitlines()[-1]
+    assert re.search(r"  time 0:\d\d:\d\d: steps \d+%, .*, start-up \d+%$", last), last
+    assert sum(map(int, re.findall(r"(\d+)%", last))) == 100
 
 
 def test_curves(trained):
@@ -156,6 +164,20 @@ def test_more_epochs_continue_a_finished_run(place, trained):
     for name, curve in before.items():
         assert curve.items() <= after[name].items(), name
     assert 3 * programs.STEPS_PER_EPOCH in programs.checkpoint_steps(workdir)
+
+
+def test_features_in_device_memory_make_the_same_run(place):
+    """The option may change when a run is resumed."""
+    reference, _ = place.trained(devices=2)
+    workdir = place.workdir("resident")
+    options = f"--workdir={workdir}", "--config.data.device_resident=True"
+    first = place.run(*options, "--config.epochs=1", devices=2)
+    assert first.returncode == 0, first.stderr
+    assert "the features of 40 images are in the devices' memory" in first.stderr
+    finished = place.run(f"--workdir={workdir}", devices=2)
+    assert finished.returncode == 0, finished.stderr
+    assert "memory" not in finished.stderr
+    programs.assert_same_run(workdir, reference, STEPS)
 
 
 def test_each_form_of_a_configuration_has_its_own_workdir(tmp_path):

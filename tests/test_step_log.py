@@ -1,5 +1,6 @@
 import logging
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -69,10 +70,12 @@ def test_line_shows_progress_of_the_run(run, clock, caplog):
             "gap": pytest.approx(0.3),
             "gradient_norm": 1.5,
             "pairs_per_second": pytest.approx(10),  # 2 steps of 10 pairs in 2 s
+            "host_wait": 0,
         }
     }
     expected = (
-        "step 3/20  epoch 0.60  loss 4.6667  hard-mined 50%  10 pairs/s  0:00:17 left"
+        "step 3/20  epoch 0.60  loss 4.6667  hard-mined 50%  10 pairs/s  "
+        "host wait 0%  0:00:17 left"
     )
     assert lines(caplog)[-1] == expected
 
@@ -100,6 +103,70 @@ def test_pause_does_not_count(run, clock):
     clock.now += 2
     log.report(2)
     assert writer.scalars[2]["pairs_per_second"] == pytest.approx(5)
+
+
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+
+
+def make_interval(log, clock, steps, waited):
+    """Makes steps of one second, of which the devices wait for some part."""
+    for step in steps:
+        log.waited(waited)
+        log.add(step, metrics(1))
+        clock.now += 1
+    log.report(steps[-1])
+
+
+def test_wait_for_the_host_is_reported_and_warned_of_once(run, clock, caplog):
+    log, writer = run
+    log.waited(500)  # for the first batch, before the clock starts
+    log.add(1, metrics(1))
+    make_interval(log, clock, range(2, 12), waited=0.2)
+    assert writer.scalars[11]["host_wait"] == pytest.approx(0.2)
+    assert not warnings(caplog)
+    make_interval(log, clock, range(12, 22), waited=0.25)
+    make_interval(log, clock, range(22, 32), waited=0.5)
+    assert writer.scalars[31]["host_wait"] == pytest.approx(0.5)
+    (warning,) = warnings(caplog)
+    assert warning.startswith(
+        "the devices waited for the host in 25% of the time up to step 21; set "
+        "config.data.device_resident=True if the features fit"
+    )
+    assert "\n" not in warning
+
+
+def test_few_short_steps_are_not_judged(run, clock, caplog):
+    log, _ = run
+    log.add(1, metrics(1))
+    make_interval(log, clock, range(2, 5), waited=0.3)
+    assert not warnings(caplog)
+    make_interval(log, clock, range(5, 8), waited=0.9)  # 2.7 s
+    assert len(warnings(caplog)) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "advice"),
+    [
+        ("model.backbone.name", "resnet50", "prepare smaller photos"),
+        ("data.device_resident", True, "more or faster cores"),
+    ],
+)
+def test_advice_fits_the_data(config, clock, caplog, option, value, advice):
+    config.update_from_flattened_dict({option: value})
+    log = StepLog(config, 5, 20, Writer(), None)
+    log.add(1, metrics(1))
+    make_interval(log, clock, range(2, 12), waited=1)
+    assert advice in warnings(caplog)[0]
+    assert "device_resident" not in warnings(caplog)[0]
+
+
+def test_devices_are_idle_when_the_last_step_is_done(run):
+    log, _ = run
+    assert log.is_idle()
+    done = metrics(1)
+    log.add(1, jax.block_until_ready(done))
+    assert log.is_idle()
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])

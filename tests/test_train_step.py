@@ -192,7 +192,7 @@ def mapped_step(backend, devices=None):
         word_dim=3,
         embed_dim=8,
         train=True,
-        sum_over_devices=parallel.sum_over_devices,
+        gather_over_devices=parallel.gather,
     )
     settings = parity.loss_settings()
     step = parallel.map_over_devices(

@@ -40,6 +40,11 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "checkpoint", "best", "Checkpoint to evaluate: best, latest or a step."
 )
+flags.DEFINE_string("topology", "", "TPU to compile for, such as v5e:2x4.")
+flags.DEFINE_bool(
+    "largest_batch", False, "In --mode=compile, also search the largest batch."
+)
+flags.DEFINE_string("output", "", "JSON file to write, of --mode=compile.")
 flags.DEFINE_string("import_file", "", "Checkpoint file to import: .pth or .pth.tar.")
 flags.DEFINE_string(
     "vocabulary", "", "Vocabulary of the imported model: *_vocab.json or *_vocab.pkl."
@@ -84,9 +89,10 @@ def main(argv: list[str]) -> int:
 def _train(config, workdir):
     config.dtype = config.dtype or _saved_dtype(workdir)
     with _hosts(config, workdir, preemptible=True):
-        from vse_jax import train
+        from vse_jax import goodput, train
 
-        finished = train.train_and_evaluate(config, workdir)
+        seconds_before = goodput.seconds_since_process_start()
+        finished = train.train_and_evaluate(config, workdir, seconds_before)
     return 0 if finished else termination.exit_code()
 
 
@@ -153,12 +159,29 @@ def _import(config, workdir):
     return 0
 
 
+def _compile(config, workdir):
+    del workdir
+    from vse_jax.compilation import topology
+
+    topology.set_environment()  # before JAX is imported
+    from vse_jax.compilation import compile as compilation
+
+    compilation.compile_programs(
+        config,
+        FLAGS.topology,
+        output=FLAGS.output,
+        find_largest_batch=FLAGS.largest_batch,
+    )
+    return 0
+
+
 MODES = {
     "train": _train,
     "eval": _evaluate,
     "prepare": _prepare,
     "extract": _extract,
     "import": _import,
+    "compile": _compile,
 }
 
 
@@ -167,7 +190,8 @@ flags.DEFINE_enum(
     "train",
     list(MODES),
     "train or resume training; evaluate a checkpoint; prepare the dataset; extract "
-    "features from photos; import a checkpoint of the PyTorch repositories.",
+    "features from photos; import a checkpoint of the PyTorch repositories; compile "
+    "for a TPU that is not at hand.",
 )
 
 

@@ -66,7 +66,8 @@ def compile_all(programs: Sequence[Program], should_stop: Callable[[], bool]) ->
     logger.info("compiling %d programs", len(programs))
     waiting = list(programs)
     running = {}
-    with Progress("compiling", len(programs), "programs") as progress:
+    progress = Progress("compiling", len(programs), "programs")
+    with parallel.waiting_for_compiler(), progress:
         while waiting or running:
             while waiting and len(running) < (os.cpu_count() or 1):
                 program = waiting.pop(0)
@@ -83,10 +84,11 @@ def compile_all(programs: Sequence[Program], should_stop: Callable[[], bool]) ->
 def compile_now(program: Program, should_stop: Callable[[], bool]) -> bool:
     """Compiles a program that is needed now; see `compile_all`."""
     future = _start([program])
-    while not future.done():
-        if should_stop():
-            return False
-        _wait(future)
+    with parallel.waiting_for_compiler():
+        while not future.done():
+            if should_stop():
+                return False
+            _wait(future)
     future.result()
     return True
 

@@ -125,7 +125,9 @@ class Experiment:
         before = identity.read(epath.Path(workdir).expanduser() / _IDENTITY_FILE)
         return identity.difference(saved["dataset"], before, self.identity)
 
-    def train_batches(self, start_step: int, num_steps: int) -> Iterator[dict]:
+    def train_batches(
+        self, start_step: int, num_steps: int, *, with_content: bool = True
+    ) -> Iterator[dict]:
         """Returns this host's training batches, see `input_pipeline.train_batches`."""
         return input_pipeline.train_batches(
             self.builder,
@@ -133,6 +135,7 @@ class Experiment:
             self.config,
             start_step=start_step,
             num_steps=num_steps,
+            with_content=with_content,
             **parallel.this_host(),
         )
 

@@ -1,6 +1,7 @@
 """The model, the optimizer and the compiled steps of a training stage."""
 
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -27,6 +28,8 @@ class StageSteps:
         steps_per_epoch: int,
         *,
         train_backbone: bool,
+        devices: Sequence[jax.Device] | None = None,
+        in_step: Callable[[Callable], Callable] = lambda step: step,
     ):
         """Creates the steps; nothing is compiled yet.
 
@@ -35,8 +38,13 @@ class StageSteps:
           stage: the stage.
           steps_per_epoch: number of steps per epoch.
           train_backbone: whether any parameter of the backbone is trained.
+          devices: devices of a topology that is not present, for `mapped` only; None
+            for those of the run.
+          in_step: maps a per-device training step to one for the batches on the
+            devices, see `training_data`.
         """
         self.stage = stage
+        self._devices = devices
         self._experiment = experiment
         config = experiment.config
         schedule = create_schedule(
@@ -57,7 +65,7 @@ class StageSteps:
         if config.loss.warmup_mining:
             self._warmup_steps = config.loss.warmup_epochs * steps_per_epoch
         self._steps = {
-            mining: self._mapped(make(mining=mining))
+            mining: self._mapped(in_step(make(mining=mining)))
             for mining in self.minings_from(stage.start)
         }
 
@@ -67,7 +75,8 @@ class StageSteps:
             (parallel.REPLICATED, parallel.SPLIT),
             parallel.REPLICATED,
             donate_argnums=0,
-            backend=self._experiment.config.mapping,
+            devices=self._devices,
+            backend="shard_map" if self._devices else self._experiment.config.mapping,
         )
 
     def mining(self, step: int) -> str:
@@ -81,6 +90,10 @@ class StageSteps:
         last = max(first, self.stage.stop - 1)
         return list(dict.fromkeys([self.mining(first), self.mining(last)]))
 
+    def mapped(self, mining: str) -> parallel.Mapped:
+        """Returns the training step with a mining of `minings_from`."""
+        return self._steps[mining]
+
     def at(self, step: int) -> parallel.Mapped:
         """Returns the training step of step number `step`."""
         return self._steps[self.mining(step)]
@@ -90,19 +103,18 @@ class StageSteps:
         seed = self._experiment.config.seed
         return create_train_state(self._model, self.optimizer, example, seed)
 
-    def program(self, mining: str, example: dict, length: int) -> Program:
+    def program(self, mining: str, example: dict, batch: dict, length: int) -> Program:
         """Returns the program of a step.
 
         Args:
           mining: mining of the negatives.
-          example: a batch of a host, with any number of tokens.
+          example: a batch of a host, used for the shapes of the model's input.
+          batch: a batch on the devices with any number of tokens, or its shapes.
           length: number of tokens of the step's batches.
         """
         state = jax.eval_shape(functools.partial(self.create_state, example))
-        batch = parallel.shapes_of_rows(example)
         tokens = batch["tokens"]
-        batch["tokens"] = jax.ShapeDtypeStruct(
-            (*tokens.shape[:-1], length), tokens.dtype
-        )
+        shape = (*tokens.shape[:-1], length)
+        batch = batch | {"tokens": jax.ShapeDtypeStruct(shape, tokens.dtype)}
         name = f"training step for {length} tokens ({mining}, from {self.stage.start})"
         return Program.of(name, self._steps[mining], state, batch)

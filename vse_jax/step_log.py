@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 STEPS_IN_FLIGHT = 2  # more would only keep more batches on the device
 COLLAPSE_TOLERANCE = 0.01  # as a fraction of the margin
+LONG_WAIT = 0.2  # share of an interval
+# A shorter interval is not judged, since a few short steps vary by chance.
+_STEPS_TO_JUDGE, _SECONDS_TO_JUDGE = 10, 1.0
 
 
 class StepLog:
@@ -50,7 +53,16 @@ class StepLog:
         self._metrics = []  # of the current interval, on the host
         self._pairs_per_second = 0.0
         self._is_first_step = True
+        self._has_warned_of_wait = False
         self._restart_clock()
+
+    def is_idle(self) -> bool:
+        """Returns whether the devices have finished all steps."""
+        return not self._in_flight or self._in_flight[-1][1]["loss"].is_ready()
+
+    def waited(self, seconds: float) -> None:
+        """Adds seconds in which the devices waited for the host."""
+        self._seconds_waited += seconds
 
     def add(self, step: int, metrics: dict) -> None:
         """Adds the metrics of a step and waits for those of earlier steps.
@@ -87,8 +99,10 @@ class StepLog:
             pairs = self._timed_steps * self._config.batch_size
             self._pairs_per_second = pairs / seconds
         means["pairs_per_second"] = self._pairs_per_second
+        means["host_wait"] = min(1.0, self._seconds_waited / max(seconds, 1e-9))
         self._writer.write_scalars(step, means)
         logger.info("%s", self._line(step, means))
+        self._warn_of_wait(step, means["host_wait"])
         self._metrics = []
         self._restart_clock()
 
@@ -111,6 +125,25 @@ class StepLog:
     def _restart_clock(self):
         self._started = time.perf_counter()
         self._timed_steps = 0
+        self._seconds_waited = 0.0
+
+    def _warn_of_wait(self, step, share):
+        """Warns once per run if the devices waited long for the host."""
+        is_long_enough = (
+            self._timed_steps >= _STEPS_TO_JUDGE
+            or self._seconds_waited >= _SECONDS_TO_JUDGE
+        )
+        if share <= LONG_WAIT or not is_long_enough or self._has_warned_of_wait:
+            return
+        if not parallel.is_primary_host():
+            return
+        self._has_warned_of_wait = True
+        logger.warning(
+            "the devices waited for the host in %.0f%% of the time up to step %d; %s",
+            100 * share,
+            step,
+            _how_to_feed(self._config),
+        )
 
     def _fetch(self, step, metrics):
         metrics = parallel.unreplicate(metrics)
@@ -135,8 +168,24 @@ class StepLog:
             f"step {step:,}/{self._num_steps:,}  "
             f"epoch {step / self._steps_per_epoch:.2f}  "
             f"loss {means['loss']:.4f}  hard-mined {means['hard_share']:.0%}  "
-            f"{means['pairs_per_second']:.0f} pairs/s  {left} left"
+            f"{means['pairs_per_second']:.0f} pairs/s  "
+            f"host wait {means['host_wait']:.0%}  {left} left"
         )
+
+
+def _how_to_feed(config: ml_collections.ConfigDict) -> str:
+    """Returns advice against a host that is too slow for the devices."""
+    if config.model.backbone.name:
+        return (
+            "use a host with more cores, prepare smaller photos, or train on extracted "
+            "features (--mode=extract)"
+        )
+    if config.data.device_resident:
+        return "use a host with more or faster cores"
+    return (
+        "set config.data.device_resident=True if the features fit into the devices' "
+        "memory, or use a host with more cores or a faster disk"
+    )
 
 
 class CollapseWatch:

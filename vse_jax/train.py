@@ -21,6 +21,8 @@ from vse_jax.evaluation import pictures
 from vse_jax.evaluation.evaluator import Evaluator, check_folds
 from vse_jax.evaluation.report import report
 from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
+from vse_jax.feed import Feed
+from vse_jax.goodput import CHECKPOINTS, EVALUATION, STEPS, Goodput
 from vse_jax.models.vse import with_backbone
 from vse_jax.run_config import check_same_run, flatten
 from vse_jax.run_lock import sole_run
@@ -31,12 +33,15 @@ from vse_jax.summaries import create_writer
 from vse_jax.termination import Termination, signal_name
 from vse_jax.torch_import import backbone_weights
 from vse_jax.train_step import TrainState, init_variables, start_training
+from vse_jax.training_data import create_training_data
 from vse_jax.training_programs import TrainingPrograms
 
 logger = logging.getLogger(__name__)
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str, seconds_before: float = 0.0
+) -> bool:
     """Trains a model, or resumes training from the latest checkpoint in the workdir.
 
     Every `config.evaluate_every_epochs` epochs, the validation split is evaluated and a
@@ -45,6 +50,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
     Args:
       config: see `configs/common.py`.
       workdir: folder for checkpoints, TensorBoard's files and reports.
+      seconds_before: time that the start has taken already, for the log.
 
     Returns:
       Whether training is finished; False if a signal stopped it early, after saving.
@@ -53,6 +59,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
       InputError: if the configuration, the dataset or the workdir is invalid.
       TrainingError: if the loss is not finite or a checkpoint cannot be saved.
     """
+    goodput = Goodput(
+        seconds_compiling=parallel.seconds_compiling, seconds_before=seconds_before
+    )
     parallel.check_batch_size(config.batch_size, "batch_size")
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
     data = config.data
@@ -68,7 +77,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> bool:
         saved = checkpoints.describe()
         check_same_run(saved, config, workdir)
         experiment.check_same_dataset(saved, workdir)
-        return _train(experiment, checkpoints, workdir)
+        return _train(experiment, checkpoints, workdir, goodput)
 
 
 def _sole_run(workdir):
@@ -78,8 +87,8 @@ def _sole_run(workdir):
     return contextlib.nullcontext()
 
 
-def _train(experiment, checkpoints, workdir) -> bool:
-    training = Training(experiment, checkpoints, workdir)
+def _train(experiment, checkpoints, workdir, goodput) -> bool:
+    training = Training(experiment, checkpoints, workdir, goodput)
     with reporting_writes(workdir):
         experiment.check_not_replaced()
         experiment.write_identity(workdir)
@@ -87,19 +96,30 @@ def _train(experiment, checkpoints, workdir) -> bool:
         writer = create_writer(workdir, training.step, primary=is_primary)
         try:
             finished = training.run(writer)
-            checkpoints.wait()
+            with goodput.spent_on(CHECKPOINTS):
+                checkpoints.wait()
         finally:
             writer.close()
         if finished:
-            training.report_best()
+            with goodput.spent_on(EVALUATION):
+                training.report_best()
+            logger.info("%s", goodput.line())
     return finished
 
 
 class Training:
     """A training run: its state on the devices and the work between steps."""
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, workdir: str):
+    def __init__(
+        self,
+        experiment: Experiment,
+        checkpoints: Checkpoints,
+        workdir: str,
+        goodput: Goodput,
+    ):
         self._experiment = experiment
+        self._goodput = goodput
+        self._data = create_training_data(experiment)
         self._checkpoints = checkpoints
         self._workdir = workdir
         self._config = config = experiment.config
@@ -113,6 +133,7 @@ class Training:
         self._check_groups()
         state = self._restore_or_create()
         self.step = self._saved = int(state.step)
+        self._has_stepped = False
         self._state = parallel.replicate(state)
         self._programs = TrainingPrograms(
             experiment, self._evaluator, self._stages, self._steps_of, self._example
@@ -164,6 +185,7 @@ class Training:
                 stage,
                 self._steps_per_epoch,
                 train_backbone=not is_frozen,
+                in_step=self._data.in_step,
             )
         return self._stage_steps[stage.start]
 
@@ -183,8 +205,9 @@ class Training:
 
     def _begin_stage(self, stage: Stage) -> None:
         """Starts a stage from the best checkpoint so far, with a new optimizer."""
-        self._checkpoints.wait()
-        best = self._checkpoints.restore(self._checkpoints.best_first())
+        with self._goodput.spent_on(CHECKPOINTS):
+            self._checkpoints.wait()
+            best = self._checkpoints.restore(self._checkpoints.best_first())
         logger.info("fine-tuning the best checkpoint, of step %d", best.step)
         self._set_stage(stage)
         state = start_training(self._steps.optimizer, best.variables, self.step)
@@ -194,6 +217,7 @@ class Training:
         """Runs the remaining steps; returns False if a signal stopped them early."""
         if self.step == 0:
             writer.write_hparams(flatten(self._config))
+        batches = self._data.batches(self.step, self._num_steps - self.step)
         step_log = StepLog(
             self._config,
             self._steps_per_epoch,
@@ -202,13 +226,13 @@ class Training:
             self._how_to_resume,
         )
         profile = self._profile()
-        batches = self._experiment.train_batches(self.step, self._num_steps - self.step)
+        feed = Feed(batches, self._data.put, step_log.is_idle)
         fits = parallel.reporting_memory(self._config.batch_size, "batch_size")
-        with Termination() as termination, fits:
-            with termination.before_steps():
-                if not self._compile_ahead(termination):
-                    return self._leave_before_steps()
-            for batch in batches:
+        self._goodput.begin(STEPS)
+        with Termination() as termination, fits, feed:
+            for batch, waited in feed:
+                self._goodput.waited(waited)
+                step_log.waited(waited)
                 stage = stage_of(self._stages, self.step)
                 if stage != self._stage:
                     self._begin_stage(stage)
@@ -219,7 +243,7 @@ class Training:
                     stopping = termination.is_due(self.step)
                 if self.step > self._saved and (self._must_save() or stopping):
                     step_log.report(self.step)
-                    with step_log.paused():
+                    with step_log.paused(), self._goodput.spent_on(CHECKPOINTS):
                         self._evaluate_and_save(writer)
                 elif self._is_multiple_of(self._config.log_every_steps):
                     step_log.report(self.step)
@@ -227,22 +251,28 @@ class Training:
                     return self._leave()
         return True
 
-    def _compile_ahead(self, termination):
-        variables = self._state.variables
-        return self._programs.compile_ahead(
-            self.step, variables, termination.is_received
-        )
-
-    def _compile(self, batch, termination):
-        variables, length = self._state.variables, batch["tokens"].shape[1]
-        return self._programs.compile_for(
-            self.step, variables, length, termination.is_received
-        )
+    def _compile(self, batch: dict, termination: Termination) -> bool:
+        """Compiles what a batch needs; returns False if a signal was received."""
+        is_before_steps = not self._has_stepped
+        before_steps = contextlib.nullcontext()
+        if is_before_steps:
+            before_steps = termination.before_steps()
+        with before_steps:
+            compiled = self._programs.compile_for(
+                self.step, self._state.variables, batch, termination.is_received
+            )
+        if not compiled and is_before_steps and not parallel.is_single_host():
+            raise TrainingError(  # the other hosts still compile
+                f"stopped by {signal_name()} during compilation; run the same command "
+                "on every host to resume"
+            )
+        return compiled
 
     def _train(self, batch, step_log):
         step = self._steps.at(self.step)
-        self._state, metrics = step(self._state, parallel.put_rows(batch))
+        self._state, metrics = step(self._state, batch)
         self.step += 1
+        self._has_stepped = True
         step_log.add(self.step, metrics)
 
     def _profile(self):
@@ -289,7 +319,8 @@ class Training:
     def _evaluate(self, writer) -> dict[str, float]:
         split = self._config.data.validation_split
         self._experiment.check_not_replaced()
-        evaluation = self._evaluator.evaluate(self._state.variables, split)
+        with self._goodput.spent_on(EVALUATION):
+            evaluation = self._evaluator.evaluate(self._state.variables, split)
         metrics = evaluation.metrics
         writer.write_scalars(
             self.step, {f"{split}/{name}": value for name, value in metrics.items()}
@@ -308,16 +339,10 @@ class Training:
         )
         return metrics
 
-    def _leave_before_steps(self) -> bool:
-        if not parallel.is_single_host():  # the others still compile
-            raise TrainingError(
-                f"stopped by {signal_name()} during compilation; run the same command "
-                "on every host to resume"
-            )
-        return self._leave()
-
     def _leave(self) -> bool:
-        self._checkpoints.wait()
+        with self._goodput.spent_on(CHECKPOINTS):
+            self._checkpoints.wait()
+        logger.info("%s", self._goodput.line())
         when = f"after step {self.step}, which is saved"
         if self.step == 0:
             when = "before the first step"

@@ -42,59 +42,46 @@ class TrainingPrograms:
         self._example = example
         self._compiled = set()
 
-    def compile_ahead(
-        self, step: int, variables: dict, should_stop: Callable[[], bool]
-    ) -> bool:
-        """Compiles all programs where that is worthwhile.
-
-        Args:
-          step: number of steps made.
-          variables: variables of the model, or their shapes.
-          should_stop: returns whether to leave without waiting any longer.
-
-        Returns:
-          False if `should_stop` became true.
-        """
-        if not compile_ahead.is_worthwhile():
-            return True
-        programs = list(self._after(step, variables))
-        return compile_ahead.compile_all(programs, should_stop)
-
     def compile_for(
-        self, step: int, variables: dict, length: int, should_stop: Callable[[], bool]
+        self, step: int, variables: dict, batch: dict, should_stop: Callable[[], bool]
     ) -> bool:
-        """Compiles the training step `step` if necessary.
+        """Compiles the training step of a batch if necessary.
 
-        After the first one, the other programs are compiled in the background.
+        The first call compiles all programs where that is worthwhile, or else starts to
+        compile the other programs in the background.
 
         Args:
           step: number of steps made.
-          variables: variables of the model, or their shapes.
-          length: number of tokens of the batch.
+          variables: variables of the model on the devices.
+          batch: the batch on the devices.
           should_stop: returns whether to leave without waiting any longer.
 
         Returns:
           False if `should_stop` became true.
         """
         steps = self._steps_of(stage_of(self._stages, step))
+        length = batch["tokens"].shape[-1]
         key = steps.stage.start, steps.mining(step), length
         if key in self._compiled:
             return True
-        program = steps.program(steps.mining(step), self._example, length)
-        if not self._compiled:
+        is_first = not self._compiled
+        # The arrays may be given up before a thread looks at them.
+        variables, batch = _shapes((variables, batch))
+        others = self._after(step, variables, batch)
+        compile_all = is_first and compile_ahead.is_worthwhile()
+        if compile_all and not compile_ahead.compile_all(list(others), should_stop):
+            return False
+        program = steps.program(steps.mining(step), self._example, batch, length)
+        if is_first:
             logger.info("compiling the %s", program.name)
         if not compile_ahead.compile_now(program, should_stop):
             return False
-        if not self._compiled and not compile_ahead.is_worthwhile():
-            # The arrays may be given up before the thread looks at them.
-            shapes = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables
-            )
-            compile_ahead.compile_in_background(self._after(step, shapes))
+        if is_first and not compile_all:
+            compile_ahead.compile_in_background(others)
         self._compiled.add(key)
         return True
 
-    def _after(self, step: int, variables: dict) -> Iterator[Program]:
+    def _after(self, step: int, variables: dict, batch: dict) -> Iterator[Program]:
         """Yields the programs from a step on, in the order of their first use."""
         lengths = self._experiment.training_lengths(step)
         split = self._experiment.config.data.validation_split
@@ -103,6 +90,10 @@ class TrainingPrograms:
             steps = self._steps_of(stage)
             for mining in steps.minings_from(step):
                 for length in lengths:
-                    yield steps.program(mining, self._example, length)
+                    yield steps.program(mining, self._example, batch, length)
             if stage == current:
                 yield from self._evaluator.programs(variables, split)
+
+
+def _shapes(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from configs import common
-from vse_jax.data import input_pipeline, split_index
+from vse_jax.data import input_pipeline, reading, split_index
 from vse_jax.data.sampling import Sampler
 from vse_jax.data.text import encoded_captions
 from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
@@ -481,10 +481,39 @@ def _endless(builder):
 
 def test_closing_does_not_wait_for_a_tuner(builder, monkeypatch):
     """TensorFlow's autotuner may sleep for up to a minute, at random."""
-    monkeypatch.setattr(input_pipeline, "_Reading", lambda dataset, *_: dataset)
+    monkeypatch.setattr(reading, "Reading", lambda dataset, *_: dataset)
     assert _endless(builder).options().autotune.enabled is False
     images = input_pipeline.image_batches(builder, "train", _config())
     assert images.options().autotune.enabled is False
+
+
+def test_batches_without_content_are_planned_alike(builder):
+    config = _config(augment=True)
+    vocabulary = training_vocabulary(builder, 1)
+    planned = input_pipeline.train_batches(
+        builder, vocabulary, config, start_step=0, num_steps=12, with_content=False
+    )
+    for batch, whole in zip(planned, _train(builder, config), strict=True):
+        np.testing.assert_array_equal(batch.pop("image_index"), batch["image_id"])
+        assert batch.pop("region_source").dtype == np.int32
+        del whole["regions"]
+        _assert_equal(batch, whole)
+
+
+@pytest.mark.parametrize(
+    ("cores", "batch_bytes", "expected"),
+    [
+        (2, 1, 2),
+        (8, 10**12, 8),  # as few as 8 whatever their size
+        (96, 0, 96),
+        (96, 128 * 36 * 2048 * 2, 96),
+        (224, 128 * 36 * 2048 * 2, 113),  # 4 GiB of records and of arrays
+        (96, 10**12, 8),
+    ],
+)
+def test_cores_and_memory_limit_the_reads(monkeypatch, cores, batch_bytes, expected):
+    monkeypatch.setattr(reading.os, "cpu_count", lambda: cores)
+    assert reading.at_once(batch_bytes) == expected
 
 
 def test_closing_stops_reading(builder, monkeypatch):

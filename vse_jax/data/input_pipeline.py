@@ -15,17 +15,14 @@ and one of
     feature       float32 [batch, dim]
 """
 
-import functools
-import os
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from vse_jax.data import photo_crops, records
+from vse_jax.data import photo_crops, reading, records
 from vse_jax.data.batch_options import has_photos, own_rows, token_lengths
 from vse_jax.data.sampling import Sampler, passes_per_epoch
 from vse_jax.data.split_index import SplitIndex, check_captions, split_index
@@ -47,9 +44,6 @@ __all__ = [
     "train_batches",
     "training_lengths",
 ]
-
-_AT_ONCE = min(8, os.cpu_count() or 1)  # batches read, and decoded, in parallel
-_AHEAD = 2  # finished batches that are buffered
 
 
 def steps_per_epoch(
@@ -75,6 +69,7 @@ def train_batches(
     *,
     start_step: int,
     num_steps: int,
+    with_content: bool = True,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -91,11 +86,15 @@ def train_batches(
         `token_lengths`, `image_size` and `augment`.
       start_step: first step.
       num_steps: number of steps.
+      with_content: False leaves out the image content and reads no records.
       process_index: index of this host.
       process_count: number of hosts.
 
     Returns:
-      Batches with tokens, token_count, image_id and the image content.
+      Batches with tokens, token_count, image_id and the image content. Without content
+      they have image_index, int32 `[batch]`: record numbers; with regions,
+      region_count; and, if regions are dropped, region_source, int32
+      `[batch, regions]`: see `augmentation.keep_regions`.
 
     Raises:
       InputError: if the split is missing, empty or unreadable; if an image has no
@@ -104,9 +103,11 @@ def train_batches(
     """
     own = own_rows("batch_size", config.batch_size, process_index, process_count)
     plan = _training_plan(builder, vocabulary, config, own)
-    steps = tf.data.Dataset.range(start_step, start_step + num_steps)
-    parse = _parser(builder, config, plan.index, crops=1)
-    return _batches(builder, config.data.train_split, parse, steps, plan)
+    steps = range(start_step, start_step + num_steps)
+    if not with_content:
+        return reading.planned_batches(steps, plan)
+    split = config.data.train_split
+    return _read(builder, split, config, plan.index, steps, plan, crops=1)
 
 
 def training_lengths(
@@ -195,9 +196,9 @@ def image_batches(
         }
         return image, batch | region_counts(index, image)
 
-    steps = tf.data.Dataset.range(-(-len(images) // size))
-    parse = _parser(builder, config, index, crops=config.data.crops)
-    return _batches(builder, split, parse, steps, plan)
+    steps = range(-(-len(images) // size))
+    crops = config.data.crops
+    return _read(builder, split, config, index, steps, plan, crops=crops)
 
 
 def caption_batches(
@@ -252,8 +253,24 @@ def _sorted_captions(
         }
 
 
-# Adds the image content to a batch: (serialized examples, batch) -> batch.
-_Parse = Callable[[tf.Tensor, dict[str, tf.Tensor]], dict[str, tf.Tensor]]
+def _read(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    config: ml_collections.ConfigDict,
+    index: SplitIndex,
+    steps: range,
+    plan: reading.Plan,
+    crops: int,
+) -> Iterator[Batch]:
+    """Returns an iterator over the planned batches with their image content."""
+    if has_photos(builder, config):
+        row_bytes = crops * config.data.image_size**2 * 3
+    else:
+        content = records.content_of(builder)
+        spec = records.parsed_spec(content, int(index.region_count.max()))
+        row_bytes = spec.shape.num_elements() * spec.dtype.size
+    parse = _parser(builder, config, index, crops)
+    return reading.batches(builder, split, parse, row_bytes, steps, plan)
 
 
 def _parser(
@@ -261,7 +278,7 @@ def _parser(
     config: ml_collections.ConfigDict,
     index: SplitIndex,
     crops: int,
-) -> _Parse:
+) -> reading.Parse:
     """Returns the function that adds the image content to a planned batch.
 
     It removes the arrays of the plan that only it needs.
@@ -294,71 +311,6 @@ def _parser(
         return batch | {content.key: image}
 
     return parse_photos if has_photos(builder, config) else parse
-
-
-def _batches(
-    builder: tfds.core.DatasetBuilder,
-    split: str,
-    parse: _Parse,
-    steps: tf.data.Dataset,
-    plan: Callable[[int], tuple[np.ndarray, Batch]],
-) -> Iterator[Batch]:
-    """Returns an iterator over batches that are read and parsed in parallel.
-
-    The plan must return arrays of the same names, dtypes and batch size at every step.
-    """
-    reader = records.RecordReader(builder, split)
-    image, example = plan(0)
-    types = [tf.string, *(array.dtype for array in example.values())]
-
-    def read(step: np.int64) -> list[np.ndarray]:
-        image, batch = plan(int(step))
-        return [reader.read(image), *batch.values()]
-
-    def load(step: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        serialized, *arrays = tf.numpy_function(read, [step], types, stateful=False)
-        serialized.set_shape([len(image)])
-        for array, like in zip(arrays, example.values(), strict=True):
-            array.set_shape([len(image)] + [None] * (like.ndim - 1))
-        return serialized, dict(zip(example, arrays, strict=True))
-
-    dataset = (
-        steps.map(load, num_parallel_calls=_AT_ONCE, deterministic=True)
-        .map(parse, num_parallel_calls=_AT_ONCE, deterministic=True)
-        .prefetch(_AHEAD)
-    )
-    return _Reading(records.without_autotuning(dataset), builder, split)
-
-
-class _Reading(Iterator[Batch]):
-    """Iterates over a dataset until it ends, is closed, or the program exits.
-
-    Threads that call Python while the interpreter shuts down would hang it. They are
-    stopped before that, even if the iterator is still referenced.
-    """
-
-    def __init__(
-        self, dataset: tf.data.Dataset, builder: tfds.core.DatasetBuilder, split: str
-    ):
-        self._unreadable = functools.partial(records.unreadable, builder, split)
-        self._open = [dataset.as_numpy_iterator()]
-        weakref.finalize(self, self._open.clear)
-
-    def __next__(self) -> Batch:
-        if not self._open:
-            raise StopIteration
-        try:
-            return next(self._open[0])
-        except StopIteration:
-            self.close()
-            raise
-        except tf.errors.OpError as error:
-            self.close()
-            raise self._unreadable(error) from error
-
-    def close(self) -> None:
-        """Stops reading; the iterator yields no more batches."""
-        self._open.clear()
 
 
 def _move_regions(

@@ -1,8 +1,7 @@
 """Reads and parses the examples of a prepared dataset."""
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -238,12 +237,20 @@ def parse_content(content: Content, serialized: tf.Tensor, regions: int) -> tf.T
     """
     if content.key == "image":
         return _decode_images(content, serialized)
+    spec = parsed_spec(content, regions)
+    flat = _decode_numbers(content, serialized, spec.shape.num_elements())
+    return tf.cast(tf.reshape(flat, (-1, *spec.shape)), spec.dtype)
+
+
+def parsed_spec(content: Content, regions: int) -> tf.TensorSpec:
+    """Returns the shape and dtype of a row of `parse_content`, whose arguments it has.
+
+    The height and width are None if those of the images vary.
+    """
     if content.key == "regions":
-        shape, dtype = (regions, content.dim), tf.float16
-    else:
-        shape, dtype = content.shape, tf.float32
-    flat = _decode_numbers(content, serialized, math.prod(shape))
-    return tf.cast(tf.reshape(flat, (-1, *shape)), dtype)
+        return tf.TensorSpec((regions, content.dim), tf.float16)
+    dtype = tf.uint8 if content.key == "image" else tf.float32
+    return tf.TensorSpec(content.shape, dtype)
 
 
 def parse_encoded(content: Content, serialized: tf.Tensor) -> tf.Tensor:
@@ -330,8 +337,40 @@ def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
+def read_contents(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    numbers: Sequence[np.ndarray],
+    regions: int,
+    parallel_calls: int = 2,
+) -> Iterator[np.ndarray]:
+    """Yields the image content of records, parsed as by `parse_content`.
+
+    Args:
+      builder: a prepared dataset.
+      split: name of the split.
+      numbers: arrays of record numbers, one per array of contents.
+      regions: number of regions to pad to; ignored for other contents.
+      parallel_calls: number of arrays to read in parallel.
+
+    Raises:
+      InputError: if a record cannot be read.
+    """
+    content = content_of(builder)
+    reader = RecordReader(builder, split)
+    dataset = dataset_of_records(reader, numbers, parallel_calls).map(
+        lambda serialized: parse_content(content, serialized, regions),
+        num_parallel_calls=parallel_calls,
+        deterministic=True,
+    )
+    try:
+        yield from dataset.prefetch(1).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        raise unreadable(builder, split, error) from error
+
+
 def dataset_of_records(
-    reader: RecordReader, numbers: Sequence[np.ndarray]
+    reader: RecordReader, numbers: Sequence[np.ndarray], parallel_calls: int = 2
 ) -> tf.data.Dataset:
     """Returns a dataset of serialized examples, one batch per array of numbers."""
 
@@ -343,6 +382,6 @@ def dataset_of_records(
         lambda position: tf.ensure_shape(
             tf.numpy_function(read, [position], tf.string, stateful=False), [None]
         ),
-        num_parallel_calls=2,
+        num_parallel_calls=parallel_calls,
         deterministic=True,
     )

@@ -33,15 +33,25 @@ from vse_jax.parallel.mapping import (
     put_rows,
     replicate,
     replicate_on_host,
+    seconds_compiling,
     shapes_of_rows,
     shard,
     unreplicate,
+    waiting_for_compiler,
 )
 from vse_jax.parallel.setup import (
     check_batch_size,
     reporting_memory,
     select_platform,
     set_up,
+)
+from vse_jax.parallel.tables import (
+    Memory,
+    device_memory,
+    fill_table,
+    rows_of_this_host,
+    rows_per_device,
+    take_rows,
 )
 
 __all__ = [
@@ -51,10 +61,13 @@ __all__ = [
     "REPLICATED",
     "SPLIT",
     "Mapped",
+    "Memory",
     "agree_to_stop",
     "all_devices",
     "check_batch_size",
+    "device_memory",
     "fetch_rows",
+    "fill_table",
     "first_failure",
     "gather",
     "gather_over_hosts",
@@ -68,12 +81,17 @@ __all__ = [
     "replicate",
     "replicate_on_host",
     "reporting_memory",
+    "rows_of_this_host",
+    "rows_per_device",
+    "seconds_compiling",
     "select_platform",
     "set_up",
     "shapes_of_rows",
     "shard",
     "sum_over_devices",
+    "take_rows",
     "this_host",
     "unreplicate",
     "wait_for_hosts",
+    "waiting_for_compiler",
 ]

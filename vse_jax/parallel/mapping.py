@@ -10,9 +10,11 @@ or a result is either replicated or split over the devices:
 Arrays on the devices are global: a host can read only what is on its own devices.
 """
 
+import contextlib
 import ctypes
 import functools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +26,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vse_jax.parallel.collectives import AXIS
 
 REPLICATED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
+
+_seconds_compiling = 0.0  # for which the main thread has waited
 
 
 def map_over_devices(
@@ -156,7 +160,7 @@ class Mapped:
             return self._compiled[key]
         with self._lock:
             lock = self._compiling.setdefault(key, threading.Lock())
-        with lock:
+        with waiting_for_compiler(), lock:
             if key not in self._compiled:
                 lowered = self.lower(*args)
                 self._compiled[key] = lowered.compile(_compiler_options())
@@ -167,6 +171,24 @@ class Mapped:
         if isinstance(spec, PartitionSpec):
             return put(tree, NamedSharding(self._mesh, spec))
         return jax.tree.map(self._put, spec, tree)
+
+
+def seconds_compiling() -> float:
+    """Returns for how long the main thread has waited for the compiler so far."""
+    return _seconds_compiling
+
+
+@contextlib.contextmanager
+def waiting_for_compiler():
+    """Adds the main thread's time in the body to `seconds_compiling`."""
+    global _seconds_compiling
+    started, before = time.perf_counter(), _seconds_compiling
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            # Contexts may be nested.
+            _seconds_compiling = before + time.perf_counter() - started
 
 
 def _abstract(array):

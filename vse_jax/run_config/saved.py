@@ -34,9 +34,19 @@ EVALUATION_OPTIONS = (
     *CONNECTION_OPTIONS,
     "compilation_cache",
 )
+# Options of --mode=compile only.
+COMPILE_OPTIONS = (
+    "compile.programs",
+    "compile.vocabulary_size",
+    "compile.regions",
+    "compile.dim",
+    "compile.pairs_per_epoch",
+)
 # Options that may change when a run is resumed: no training step depends on them.
 FREE_OPTIONS = (
     *EVALUATION_OPTIONS,
+    *COMPILE_OPTIONS,
+    "data.device_resident",
     "log_every_steps",
     "checkpoint_every_steps",
     "evaluate_every_epochs",

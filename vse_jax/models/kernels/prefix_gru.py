@@ -8,9 +8,9 @@ concatenation of both states, and the kernels are block-diagonal. The backward d
 of a prefix begins in the same iteration as its forward direction, at its own last
 position.
 
-For 36 regions and captions of 24 tokens on a TPU v5e, the
-compiler estimates 0.9 ms for both, with their gradients; 1.3 ms with a loop of two
-directions, and 2.2 ms with the packed form.
+For 36 regions and captions of 24 tokens on a TPU v5e, the compiler estimates 0.57 ms
+for the loops of both poolings with their gradients, and 1.25 ms for loops that run two
+directions side by side.
 """
 
 import jax

@@ -11,8 +11,8 @@ longer. It differs from the scan in four ways:
   after the loop backwards instead of sums that it carries.
 
 For 16 captions of 24 tokens on a TPU v5e, in bfloat16 with 1,024 dimensions, the
-compiler estimates 0.9 ms for both directions with their gradients, and 3.0 ms for the
-packed form.
+compiler estimates 0.58 ms for the loops of both directions with their gradients, and
+2.5 ms for those of the packed form.
 """
 
 import functools

@@ -1,0 +1,175 @@
+"""--mode=compile: the cost of a configuration's programs on a topology."""
+
+import json
+import logging
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+from etils import epath
+
+from vse_jax import files, run_config
+from vse_jax.compilation import measured, report
+from vse_jax.compilation.chips import GIB
+from vse_jax.compilation.programs import PROGRAMS, programs, train_programs
+from vse_jax.compilation.topology import Topology, get_topology
+from vse_jax.data.batch_options import token_lengths
+from vse_jax.errors import InputError, reporting_writes
+
+logger = logging.getLogger(__name__)
+
+_PRECISION = 1 / 16  # of the largest batch
+
+
+def compile_programs(
+    config: ml_collections.ConfigDict,
+    topology_name: str,
+    *,
+    output: str = "",
+    find_largest_batch: bool = False,
+) -> None:
+    """Compiles the programs of a run and prints what they cost.
+
+    No dataset and no TPU are used.
+
+    Args:
+      config: see `configs/common.py`.
+      topology_name: such as `v5e:2x4`.
+      output: JSON file to write; "" for none.
+      find_largest_batch: whether to search for the largest batch that fits.
+
+    Raises:
+      InputError: if an option is invalid, libtpu is absent, or a program does not fit
+        the memory of a device.
+    """
+    config = config.copy_and_resolve_references()
+    config.dtype = _dtype(config)
+    check_options(config)
+    _check_output(output)
+    if config.dtype == "float32":
+        # As in `parallel.set_up`: TPUs would multiply in bfloat16 otherwise.
+        jax.config.update("jax_default_matmul_precision", "float32")
+    topology = get_topology(topology_name)
+    for option in ("batch_size", "evaluation_batch_size"):
+        _check_batch_size(config, option, topology)
+    results = measured.measure_all(programs(config, topology.devices), topology)
+    print(report.table(results, topology, config), flush=True)
+    described = report.as_json(results, topology, config)
+    if find_largest_batch:
+        described["largest_batch"] = largest = largest_batch(config, topology)
+        print(f"largest batch that fits: {largest}", flush=True)
+    if output:
+        _write(described, output)
+    refuse([one for one in results if one.refusal])
+
+
+def check_options(config: ml_collections.ConfigDict) -> None:
+    """Checks the options, also those that no other mode reads.
+
+    Raises:
+      InputError: if an option is invalid; names it and the expected values.
+    """
+    run_config.check_options(config)
+    for option in ("vocabulary_size", "regions", "dim", "pairs_per_epoch"):
+        if config.compile[option] < 1:
+            raise InputError(
+                f"config.compile.{option} is {config.compile[option]}, expected at "
+                "least 1"
+            )
+    chosen = config.compile.programs
+    if not chosen or not set(chosen) <= set(PROGRAMS):
+        raise InputError(
+            f"config.compile.programs is {chosen!r}, expected a tuple of "
+            f"{', '.join(map(repr, PROGRAMS))}"
+        )
+    token_lengths(config)
+
+
+def _dtype(config):
+    return config.dtype or "bfloat16"
+
+
+def _check_batch_size(config, option, topology):
+    size, devices = config[option], len(topology.devices)
+    if size % devices:
+        nearby = {size // devices * devices or devices, -(-size // devices) * devices}
+        raise InputError(
+            f"config.{option} is {size}, which the {devices} devices of "
+            f"{topology.name} do not divide; set it to "
+            f"{' or '.join(map(str, sorted(nearby)))}"
+        )
+
+
+def _check_output(output):
+    """Reports a folder that cannot be written to before minutes of compilation."""
+    if not output:
+        return
+    path = epath.Path(output).expanduser()
+    if path.is_dir():
+        raise InputError(f"--output is {output!r}, which is a folder; name a file")
+    with reporting_writes(output):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f"{files.UNFINISHED}{path.name}"
+        probe.write_text("")
+        probe.unlink()
+
+
+def _write(described, output):
+    path = epath.Path(output).expanduser()
+    with reporting_writes(output), files.unfinished(path) as unfinished:
+        unfinished.write_text(json.dumps(described, indent=2) + "\n")
+    print(f"written: {output}", flush=True)
+
+
+def refuse(refused: Sequence[measured.Measured]) -> None:
+    """Raises an InputError if there are programs that do not fit."""
+    if not refused:
+        return
+    one, others = refused[0], len(refused) - 1
+    more = f" ({others} other programs do not fit either)" if others else ""
+    option = "batch_size" if one.program.epochs else "evaluation_batch_size"
+    raise InputError(
+        f"{one.program.name}: {one.refusal}{more}; set config.{option} to less than "
+        f"{one.program.size}, or choose a topology with more devices"
+    )
+
+
+def largest_batch(config: ml_collections.ConfigDict, topology: Topology) -> int:
+    """Returns the largest batch whose training steps fit, to 1 part in 16.
+
+    Each try compiles the step with the longest captions of each stage. Tries start at
+    `config.batch_size`, double or halve it, and then bisect.
+
+    Returns:
+      A multiple of the devices; 0 if not even one pair per device fits.
+    """
+    devices = len(topology.devices)
+    fits, too_large = 0, None
+    size = config.batch_size
+    while too_large is None or too_large - fits > max(devices, fits * _PRECISION):
+        if _fits(config, size, topology):
+            fits = size
+        else:
+            too_large = size
+        if too_large is None:
+            size = 2 * fits
+        else:
+            size = max(devices, (fits + too_large) // 2 // devices * devices)
+        if size in (fits, too_large):
+            break
+    return fits
+
+
+def _fits(config, size, topology):
+    config = config.copy_and_resolve_references()
+    config.batch_size = size
+    tried = train_programs(config, topology.devices, largest_only=True)
+    results = measured.measure_all(tried, topology)
+    refused = [f"{one.program.name}: {one.refusal}" for one in results if one.refusal]
+    peak = max(one.peak_bytes for one in results) / GIB
+    logger.info(
+        "largest batch: %d %s",
+        size,
+        f"does not fit: {refused[0]}" if refused else f"fits, peak {peak:.2f} GiB",
+    )
+    return not refused
