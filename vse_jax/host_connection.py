@@ -39,8 +39,7 @@ CONNECTION_TIMEOUT = 300  # seconds within which all hosts must have started
 EXIT_CODE = 2
 # What JAX says of a host that does not answer.
 _LOST = re.compile(
-    "^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|gloo|heartbeat|connection",
-    re.IGNORECASE,
+    "UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|(?i:gloo|heartbeat|connection)"
 )
 _INVITATION = "vse_jax/invitation"  # to link with the primary host
 _links = None  # to the other hosts, once they are connected
