@@ -112,7 +112,7 @@ class StageSteps:
 
     def state_shapes(self, example: dict) -> TrainState:
         """Returns the shapes of the state on the devices; see `create_state`."""
-        state = jax.eval_shape(functools.partial(self.create_state, example))
+        state = jax.eval_shape(self.create_state, example)
         devices = self._devices or parallel.all_devices()
         return self.placement.shapes(state, len(devices))
 
