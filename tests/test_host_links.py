@@ -8,7 +8,8 @@ import time
 import pytest
 
 from vse_jax import host_links
-from vse_jax.host_links import HostGoneError, HostLink, PrimaryLinks, Proxy
+from vse_jax.host_links import HostGoneError, HostLink, PrimaryLinks
+from vse_jax.host_proxy import Proxy
 
 PROMPTLY = 5.0  # seconds
 

@@ -177,6 +177,7 @@ def test_one_of_two_hosts_prepares(place, tmp_path):
     assert not finished[1].stdout + finished[1].stderr
 
 
+@pytest.mark.slow
 def test_run_whose_optimizer_is_split_over_two_hosts_is_resumed_on_one(
     place, reference
 ):

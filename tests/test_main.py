@@ -166,6 +166,7 @@ def test_more_epochs_continue_a_finished_run(place, trained):
     assert 3 * programs.STEPS_PER_EPOCH in programs.checkpoint_steps(workdir)
 
 
+@pytest.mark.slow  # test_hosts.py trains with them on two hosts
 def test_features_in_device_memory_make_the_same_run(place):
     """The option may change when a run is resumed."""
     reference, _ = place.trained(devices=2)

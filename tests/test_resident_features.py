@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from tests.data.conftest import make_builder  # noqa: F401
+from tests.small_datasets import make_builder  # noqa: F401
 from vse_jax import parallel, resident_features, training_data
 from vse_jax.data.text.vocabulary import training_vocabulary
 from vse_jax.errors import InputError

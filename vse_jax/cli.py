@@ -9,7 +9,6 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN logs a notice
 
-import argparse
 import contextlib
 import logging
 import operator
@@ -23,14 +22,10 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from configs import common
-from vse_jax import storage, termination
+from vse_jax import command_line, storage, termination
 from vse_jax.errors import InputError, ReportedError
 
 FLAGS = flags.FLAGS
-_USAGE = """Image-text retrieval: trains and evaluates visual-semantic embeddings.
-
-  python main.py --config configs/quickstart.py
-  python main.py --config configs/quickstart.py --mode=eval"""
 _PATH_OPTIONS = (  # options of paths that may be gs://
     "compilation_cache",
     "data.annotations",
@@ -67,7 +62,7 @@ def run() -> None:
         # Paths and captions may contain characters that a terminal cannot encode.
         stream.reconfigure(errors="backslashreplace")
     try:
-        app.run(_run, flags_parser=_parse_flags)
+        app.run(_run, flags_parser=command_line.parse)
     except SystemExit as error:
         _exit_if_compiling(error.code)
         raise
@@ -228,7 +223,7 @@ def _connected(config, *, preemptible=False):
 
 def _has_config_file():
     """Returns whether the user named a configuration file."""
-    return FLAGS.config is not None and _given_config(sys.argv) is not None
+    return FLAGS.config is not None and command_line.given_config(sys.argv) is not None
 
 
 def _check_storage(config, workdir):
@@ -299,106 +294,25 @@ def _print_unraisable(unraisable):
         sys.__unraisablehook__(unraisable)
 
 
-def _parse_flags(argv):
-    """Parses the flags and reports a mistake in them in one line."""
-    if {"-h", "-help", "--help"} & set(argv[1:]):
-        print(_help())
-        sys.exit(0)
-    try:
-        arguments = FLAGS(_with_config(argv))
-        # An unreadable file raises its error only when one of its options is read.
-        getattr(FLAGS.config, "seed", None)
-        return arguments
-    except KeyboardInterrupt:
-        return _interrupted()
-    # A configuration file is a program, which may raise anything.
-    except Exception as error:
-        if termination.is_raised():
-            return _interrupted()
-        return _fail(_mistake(error, argv))
-
-
-def _help():
-    own = FLAGS.module_help(__name__).partition("\n")[2]
-    return (
-        f"{_USAGE}\n\nflags:\n{own}\n\n"
-        "Set options of the configuration as in --config.batch_size=64. "
-        "configs/common.py\ndocuments all options."
-    )
-
-
-def _with_config(argv):
-    """Returns `argv` with a --config that exists.
-
-    If options are set without --config, it adds the default configuration. If a file
-    of configs/ does not exist in the current folder, it substitutes the installed one.
-    """
-    path = _given_config(argv)
-    if path is None:
-        if any(argument.startswith("--config.") for argument in argv):
-            return [argv[0], f"--config={common.__file__}", *argv[1:]]
-        return argv
-    file, colon, form = path.partition(".py:")
-    file = file + ".py" if colon else file
-    installed = pathlib.Path(common.__file__).parent / pathlib.Path(file).name
-    is_of_configs = pathlib.Path(file).parent.name == "configs"
-    if pathlib.Path(file).exists() or not is_of_configs or not installed.exists():
-        return argv
-    replaced = f"{installed}:{form}" if colon else str(installed)
-    return [
-        f"--config={replaced}"
-        if argument == f"--config={path}"
-        else replaced
-        if argument == path and before == "--config"
-        else argument
-        for before, argument in zip(["", *argv], argv, strict=False)
-    ]
-
-
-def _given_config(argv):
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    return parser.parse_known_args(argv[1:])[0].config
-
-
-def _mistake(error, argv):
-    """Returns one line that names the configuration file and says what is wrong.
-
-    The error's own message may contain a stack trace and may not name the file.
-    """
-    path = _given_config(argv) or "without --config"
-    while error.args and isinstance(error.args[0], Exception):
-        error = error.args[0]  # an unknown option's KeyError is wrapped
-    text = str(error)
-    if isinstance(error, KeyError):
-        text = f"there is no option {text}; configs/common.py documents all options"
-    if isinstance(error, flags.Error) and "Traceback" not in text:
-        return " ".join(text.split())
-    if isinstance(error, OSError) or "Traceback" in text:
-        text = text.strip().splitlines()[-1]
-    indexed = [a.partition("=")[0] for a in argv if re.match(r"--config\.[^=]*\[", a)]
-    if isinstance(error, IndexError) and indexed:
-        text = f"{' or '.join(indexed)} does not exist; the tuple has fewer items"
-    return f"{path}: {' '.join(text.split())}"
-
-
 def _run(argv):
     try:
         code = main(argv)
         _leave_hosts(code)
         return code
     except KeyboardInterrupt:
-        return _interrupted()
+        return command_line.exit_interrupted()
     except BrokenPipeError:  # the reader has exited, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         if termination.is_raised():
-            return _interrupted()
+            return command_line.exit_interrupted()
         if isinstance(error, ReportedError):
-            return _fail(str(error))
+            return command_line.exit_with_error(str(error))
         if isinstance(error, storage.errors()):
-            return _fail(f"object storage: {storage.reason(error)}")
+            return command_line.exit_with_error(
+                f"object storage: {storage.reason(error)}"
+            )
         raise
 
 
@@ -407,19 +321,3 @@ def _leave_hosts(code):
     connection = sys.modules.get("vse_jax.host_connection")  # its import takes seconds
     if connection is not None:
         connection.leave(code)
-
-
-def _interrupted():
-    print(
-        "interrupted: completed work is kept; run the same command to continue",
-        file=sys.stderr,
-        flush=True,
-    )
-    sys.exit(130)
-
-
-def _fail(message):
-    # A value of an option may be of any length.
-    message = re.sub(r"(\S{200})\S{200,}(\S{100})", r"\1...\2", message)
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.exit(2)

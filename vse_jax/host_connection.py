@@ -24,6 +24,7 @@ from jax._src import clusters, compilation_cache, compiler, distributed
 
 from vse_jax import host_links
 from vse_jax.errors import InputError, ReportedError, one_line
+from vse_jax.host_proxy import PROBE_SECONDS, Proxy
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def _place(config):
 
 def _proxy(address):
     """Returns the address by which JAX reaches the coordinator at `address`."""
-    return host_links.Proxy(*_split(address), on_loss=_end_before_links).address
+    return Proxy(*_split(address), on_loss=_end_before_links).address
 
 
 def _end_before_links():
@@ -264,7 +265,7 @@ def _fail(error):
     """Reports an error of this host, which ends all hosts."""
     if _is_of_connection(error):
         # If another host is gone, its link says so, and names it.
-        time.sleep(host_links.PROBE_SECONDS)
+        time.sleep(PROBE_SECONDS)
     message = _message(error)
     if not _is_primary():
         _links.report(message)  # the primary host prints it, and ends this one

@@ -17,10 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-PROBE_AFTER = 5  # seconds of silence
-PROBE_EVERY = 3  # seconds
-PROBES = 4  # unanswered, until a machine counts as gone
-PROBE_SECONDS = PROBE_AFTER + PROBE_EVERY * PROBES
+from vse_jax.host_proxy import probe
+
 DISMISS_SECONDS = 5.0  # at most, until the other hosts have exited
 _LONGEST_LINE = 1 << 20
 _WELCOME_SECONDS = 30.0
@@ -209,76 +207,6 @@ class HostLink:
         """Waits until all hosts have called it; then they may exit in any order."""
         self._link.send(finished=True)
         self._finished.wait()
-
-
-class Proxy:
-    """Passes JAX's own connection on to the primary host, and outlives its death.
-
-    JAX aborts the process with a stack trace as soon as this connection is closed. The
-    proxy leaves it open, so that the process can say what happened and exit.
-    """
-
-    def __init__(self, host: str, port: int, on_loss: Callable[[], None]):
-        """Listens for JAX.
-
-        Args:
-          host: address of the primary host.
-          port: port of JAX's service there.
-          on_loss: called by a thread when the primary host has closed a connection.
-        """
-        self._primary = host, port
-        self._on_loss = on_loss
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
-        _start(self._serve)
-
-    def _serve(self):
-        while True:
-            inner, _ = self._server.accept()
-            try:
-                outer = socket.create_connection(self._primary, _WELCOME_SECONDS)
-            except OSError:
-                inner.close()  # the primary host has not started; JAX tries again
-                continue
-            outer.settimeout(None)
-            probe(outer)
-            left = threading.Event()  # JAX has closed its end
-            _start(self._pass_on, inner, outer, left)
-            _start(self._pass_back, outer, inner, left)
-
-    def _pass_on(self, inner, outer, left):
-        _copy(inner, outer)
-        left.set()
-        with contextlib.suppress(OSError):
-            outer.shutdown(socket.SHUT_RDWR)
-
-    def _pass_back(self, outer, inner, left):
-        _copy(outer, inner)
-        if not left.is_set():
-            self._on_loss()
-
-
-def _copy(source, sink):
-    """Copies bytes until an end is closed."""
-    with contextlib.suppress(OSError):
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-
-
-def probe(connection: socket.socket) -> None:
-    """Makes the kernel notice within 20 s that the other machine has stopped."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    options = {
-        "TCP_KEEPIDLE": PROBE_AFTER,
-        "TCP_KEEPALIVE": PROBE_AFTER,  # its name on macOS
-        "TCP_KEEPINTVL": PROBE_EVERY,
-        "TCP_KEEPCNT": PROBES,
-        "TCP_USER_TIMEOUT": 1000 * PROBE_SECONDS,  # for data that is not acknowledged
-    }
-    for name, value in options.items():
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _listen():
