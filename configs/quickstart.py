@@ -2,8 +2,8 @@
 
     python main.py --config configs/quickstart.py
 
-Nothing is downloaded. On two CPU cores it takes 2 min 18 s and reaches a test rSum of
-564.2, with R@1 of 83.2 in both directions.
+Nothing is downloaded. On two CPU cores it takes 1 min 46 s and reaches a test rSum of
+563.2, with R@1 of 83.8 (image to text) and 82.4.
 """
 
 from configs import common
