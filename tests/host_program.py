@@ -99,7 +99,8 @@ def main() -> None:
     config.coordinator = address
     config.num_processes, config.process_id = int(count), int(number)
     with host_connection.failing_together():
-        parallel.set_up(config, f"{folder}/run", preemptible=True)
+        host_connection.connect(config, preemptible=True)
+        parallel.set_up(config, f"{folder}/run")
         {"train": train, "wait": wait, "gather": gather}[name](pathlib.Path(folder))
     host_connection.leave(0)
 

@@ -137,13 +137,19 @@ def test_host_that_never_links_is_named(ends, monkeypatch):
         HostLink("127.0.0.1", primary.invitation, 1, ends.of(1))
 
 
-def test_proxy_outlives_what_it_is_connected_to():
-    lost = threading.Event()
+def connected_by_proxy(lost):
+    """Returns both ends of a connection; the event is set when the service is lost."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         proxy = Proxy(*server.getsockname(), on_loss=lost.set)
         host, port = proxy.address.split(":")
         client = socket.create_connection((host, int(port)))
         service, _ = server.accept()
+    return client, service
+
+
+def test_proxy_outlives_what_it_is_connected_to():
+    lost = threading.Event()
+    client, service = connected_by_proxy(lost)
     client.sendall(b"question")
     assert service.recv(100) == b"question"
     service.sendall(b"answer")
@@ -158,11 +164,7 @@ def test_proxy_outlives_what_it_is_connected_to():
 
 def test_proxy_closes_with_its_client():
     lost = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        proxy = Proxy(*server.getsockname(), on_loss=lost.set)
-        host, port = proxy.address.split(":")
-        client = socket.create_connection((host, int(port)))
-        service, _ = server.accept()
+    client, service = connected_by_proxy(lost)
     client.close()
     service.settimeout(PROMPTLY)
     assert not service.recv(1)

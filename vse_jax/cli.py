@@ -23,7 +23,7 @@ from ml_collections import config_flags
 
 from configs import common
 from vse_jax import command_line, storage, termination
-from vse_jax.errors import InputError, ReportedError
+from vse_jax.errors import InputError, ReportedError, store_errors
 
 FLAGS = flags.FLAGS
 _PATH_OPTIONS = (  # options of paths that may be gs://
@@ -73,9 +73,7 @@ def _exit_if_compiling(code):
     module = sys.modules.get("vse_jax.compile_ahead")
     if module is None or not module.is_busy():
         return
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code if isinstance(code, int) else int(bool(code)))
+    termination.exit_now(code if isinstance(code, int) else int(bool(code)))
 
 
 def main(argv: list[str]) -> int:
@@ -206,7 +204,7 @@ def _hosts(config, workdir, *, preemptible=False):
     with _connected(config, preemptible=preemptible):
         from vse_jax import parallel
 
-        parallel.set_up(config, workdir, preemptible=preemptible)
+        parallel.set_up(config, workdir)
         yield
 
 
@@ -309,7 +307,7 @@ def _run(argv):
             return command_line.exit_interrupted()
         if isinstance(error, ReportedError):
             return command_line.exit_with_error(str(error))
-        if isinstance(error, storage.errors()):
+        if isinstance(error, store_errors()):
             return command_line.exit_with_error(
                 f"object storage: {storage.reason(error)}"
             )

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Iterator
 
 
@@ -36,6 +37,23 @@ def unreadable(path: str | os.PathLike, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be read: {error.strerror or one_line(error)}")
 
 
+def store_errors() -> tuple[type[Exception], ...]:
+    """Returns the types of the errors of object stores that are not OSError."""
+    if sys.modules.get("gcsfs") is None:
+        return ()
+    import aiohttp
+    import gcsfs.retry
+    import google.api_core.exceptions
+    import google.auth.exceptions
+
+    return (
+        gcsfs.retry.HttpError,
+        aiohttp.ClientError,
+        google.api_core.exceptions.GoogleAPIError,
+        google.auth.exceptions.GoogleAuthError,
+    )
+
+
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_DISK_WORDS = ("no space left", "quota exceeded", "resource_exhausted")
 _NOT_PERMITTED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -63,13 +81,11 @@ def reporting_writes(directory: str) -> Iterator[None]:
     """
     import tensorflow as tf  # takes seconds; a mistyped option should fail at once
 
-    from vse_jax import storage  # imports this module
-
     try:
         yield
     except (BrokenPipeError, ConnectionError):
         raise
-    except (OSError, tf.errors.OpError, *storage.errors()) as error:
+    except (OSError, tf.errors.OpError, *store_errors()) as error:
         raise TrainingError(
             f"cannot write to {directory} ({one_line(error)}); {write_advice(error)}"
         ) from error

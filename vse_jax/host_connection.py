@@ -22,7 +22,7 @@ import ml_collections
 # These have no public names.
 from jax._src import clusters, compilation_cache, compiler, distributed
 
-from vse_jax import host_links
+from vse_jax import host_links, termination
 from vse_jax.errors import InputError, ReportedError, one_line
 from vse_jax.host_proxy import PROBE_SECONDS, Proxy
 
@@ -82,8 +82,6 @@ def check_options(config: ml_collections.ConfigDict) -> None:
 def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
     """Connects the processes, if the configuration says that there are several.
 
-    Does nothing if they are connected already.
-
     Args:
       config: `CONNECTION_OPTIONS` are used.
       preemptible: whether JAX notes SIGTERM, instead of the process ending.
@@ -92,8 +90,6 @@ def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
       InputError: if the processes cannot be connected.
     """
     if not config.distributed and not config.coordinator:
-        return
-    if distributed.global_state.client is not None:
         return
     jax.config.update("jax_enable_preemption_service", preemptible)
     if config.coordinator:
@@ -258,7 +254,8 @@ def leave(code: int) -> None:
     JAX would wait for the other hosts once more, which may be gone by now.
     """
     if _links is not None:
-        _exit(code)
+        # Not `sys.exit`: JAX would wait there for hosts that cannot come.
+        termination.exit_now(code)
 
 
 def _fail(error):
@@ -309,15 +306,7 @@ def _end(message):
         print(f"error: {message}", file=sys.stderr, flush=True)
     if isinstance(_links, host_links.PrimaryLinks):
         _links.dismiss()
-    _exit(EXIT_CODE)
-
-
-def _exit(code):
-    # Not `sys.exit`: JAX would wait there for hosts that cannot come.
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
-    os._exit(code)
+    termination.exit_now(EXIT_CODE)
 
 
 def _is_primary():

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from vse_jax.host_proxy import probe
+from vse_jax.host_proxy import probe, start_thread
 
 DISMISS_SECONDS = 5.0  # at most, until the other hosts have exited
 _LONGEST_LINE = 1 << 20
@@ -120,7 +120,7 @@ class PrimaryLinks:
         self._links[number] = link
         self._open.add(number)
         link.send(name=this_process())
-        _start(self._watch, number, hello["name"], messages)
+        start_thread(self._watch, number, hello["name"], messages)
 
     def _watch(self, number, name, messages):
         for message in messages:
@@ -188,7 +188,7 @@ class HostLink:
         if welcome is None:
             raise HostGoneError(gone(0))
         connection.settimeout(None)
-        _start(self._watch, welcome["name"], messages)
+        start_thread(self._watch, welcome["name"], messages)
 
     def _watch(self, name, messages):
         for message in messages:
@@ -215,7 +215,3 @@ def _listen():
             ("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
         )
     return socket.create_server(("", 0), backlog=1024)
-
-
-def _start(function, *args):
-    threading.Thread(target=function, args=args, daemon=True).start()

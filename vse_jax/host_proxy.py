@@ -49,16 +49,11 @@ class Proxy:
             start_new_session=True,
         )
         self.address = f"127.0.0.1:{self._process.stdout.readline().strip()}"
-        threading.Thread(target=self._watch, args=(on_loss,), daemon=True).start()
+        start_thread(self._watch, on_loss)
 
     def _watch(self, on_loss):
         if self._process.stdout.readline().strip() == _LOST:
             on_loss()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def probe(connection: socket.socket) -> None:
@@ -88,8 +83,8 @@ def _serve(server, primary):
         outer.settimeout(None)
         probe(outer)
         left = threading.Event()  # JAX has closed its end
-        _start(_pass_on, inner, outer, left)
-        _start(_pass_back, outer, inner, left)
+        start_thread(_pass_on, inner, outer, left)
+        start_thread(_pass_back, outer, inner, left)
 
 
 def _pass_on(inner, outer, left):
@@ -112,7 +107,8 @@ def _copy(source, sink):
             sink.sendall(data)
 
 
-def _start(function, *args):
+def start_thread(function: Callable, *args) -> None:
+    """Calls a function in a thread that does not keep the process alive."""
     threading.Thread(target=function, args=args, daemon=True).start()
 
 
@@ -123,7 +119,7 @@ def main() -> None:
     host, port = sys.argv[1:]
     server = socket.create_server(("127.0.0.1", 0))
     print(server.getsockname()[1], flush=True)
-    _start(_serve, server, (host, int(port)))
+    start_thread(_serve, server, (host, int(port)))
     sys.stdin.read()
     os._exit(0)
 

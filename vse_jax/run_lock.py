@@ -20,8 +20,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from vse_jax import files, storage
-from vse_jax.errors import InputError, one_line
+from vse_jax import files
+from vse_jax.errors import InputError, one_line, store_errors
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def _lease(path: epath.Path) -> Iterator[None]:
     finally:
         stop.set()
         renewal.join()
-        with contextlib.suppress(OSError, *storage.errors()):
+        with contextlib.suppress(OSError, *store_errors()):
             if (_read(path) or {}).get("token") == token:
                 path.unlink()
 

@@ -67,6 +67,7 @@ class StageSteps:
         self.placement = StatePlacement(
             self.optimizer, sharded=config.optimizer.sharded
         )
+        self._state_shapes = None
         self._loss = config.loss
         self._warmup_steps = 0
         if config.loss.warmup_mining:
@@ -111,10 +112,15 @@ class StageSteps:
         return create_train_state(self._model, self.optimizer, example, seed)
 
     def state_shapes(self, example: dict) -> TrainState:
-        """Returns the shapes of the state on the devices; see `create_state`."""
-        state = jax.eval_shape(self.create_state, example)
-        devices = self._devices or parallel.all_devices()
-        return self.placement.shapes(state, len(devices))
+        """Returns the shapes of the state on the devices; see `create_state`.
+
+        Only the first call traces the model, as the number of tokens changes nothing.
+        """
+        if self._state_shapes is None:
+            state = jax.eval_shape(self.create_state, example)
+            devices = self._devices or parallel.all_devices()
+            self._state_shapes = self.placement.shapes(state, len(devices))
+        return self._state_shapes
 
     def program(self, mining: str, example: dict, batch: dict, length: int) -> Program:
         """Returns the program of a step.

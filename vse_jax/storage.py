@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import socket
-import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import fsspec
 from etils import epath
 
-from vse_jax.errors import InputError, one_line
+from vse_jax.errors import InputError, one_line, store_errors
 from vse_jax.progress import Progress
 
 SizeAndTime = list[int]  # bytes; nanoseconds, or a number that grows with each write
@@ -160,30 +159,13 @@ def copy_file(source: epath.Path, target: epath.Path, size: int) -> None:
     unfinished.replace(target)
 
 
-def errors() -> tuple[type[Exception], ...]:
-    """Returns the types of the errors of object stores that are not OSError."""
-    if sys.modules.get("gcsfs") is None:
-        return ()
-    import aiohttp
-    import gcsfs.retry
-    import google.api_core.exceptions
-    import google.auth.exceptions
-
-    return (
-        gcsfs.retry.HttpError,
-        aiohttp.ClientError,
-        google.api_core.exceptions.GoogleAPIError,
-        google.auth.exceptions.GoogleAuthError,
-    )
-
-
 @contextlib.contextmanager
 def as_os_errors() -> Iterator[None]:
     """Converts the errors of object stores to OSError."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, errors()):
+        if isinstance(error, store_errors()):
             raise OSError(reason(error)) from error
         raise
 
@@ -230,7 +212,7 @@ def _check_bucket(where: str, bucket: str) -> None:
             f"{where}, but there is no bucket {bucket!r}; create it, or correct the "
             "name"
         ) from None
-    except (OSError, *errors()) as error:
+    except (OSError, *store_errors()) as error:
         raise InputError(f"{where}: {reason(error)}") from error
 
 

@@ -135,6 +135,14 @@ def _own_handler(number, handler):
         library.sigaction(number, saved, None)
 
 
+def exit_now(code: int) -> None:
+    """Exits without what the interpreter and libraries would wait for."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
 def _interrupt(number, frame):
     global _noted, _is_raised
     if _noted == signal.SIGINT:

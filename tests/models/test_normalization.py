@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,21 +37,17 @@ def apply(
     return norm.apply(variables, vectors, exists, mutable=["batch_stats"])
 
 
+def mapped_over(number, variables):
+    """Returns the normalization of a batch that is split over devices."""
+    of_device = functools.partial(
+        apply, variables, train=True, gather_over_devices=parallel.gather
+    )
+    return jax.pmap(of_device, axis_name=parallel.AXIS, devices=jax.devices()[:number])
+
+
 def on_devices(number, variables, vectors, exists):
     """Splits the batch over devices; returns all outputs and statistics."""
-
-    def of_device(vectors, exists):
-        return apply(
-            variables,
-            vectors,
-            exists,
-            train=True,
-            gather_over_devices=parallel.gather,
-        )
-
-    mapped = jax.pmap(
-        of_device, axis_name=parallel.AXIS, devices=jax.devices()[:number]
-    )
+    mapped = mapped_over(number, variables)
     parts = [x.reshape(number, -1, *x.shape[1:]) for x in (vectors, exists)]
     outputs, updated = mapped(*parts)
     return np.asarray(outputs).reshape(vectors.shape), updated["batch_stats"]
@@ -145,17 +143,7 @@ def test_gradients_of_eight_devices_equal_those_of_one(problem):
 
 def test_one_collective_gathers_the_statistics(problem):
     vectors, exists, variables = problem
-
-    def of_device(vectors, exists):
-        return apply(
-            variables,
-            vectors,
-            exists,
-            train=True,
-            gather_over_devices=parallel.gather,
-        )
-
-    mapped = jax.pmap(of_device, axis_name=parallel.AXIS)
+    mapped = mapped_over(8, variables)
     parts = [x.reshape(8, -1, *x.shape[1:]) for x in (vectors, exists)]
     lowered = mapped.lower(*parts).as_text()
     assert lowered.count("stablehlo.all_gather") == 1

@@ -12,17 +12,14 @@ import tensorflow as tf
 from etils import epath
 from jax.experimental import multihost_utils
 
-from vse_jax import host_connection
 from vse_jax.errors import InputError, TrainingError, one_line
 from vse_jax.parallel.hosts import is_primary_host, is_single_host
 
 
-def set_up(
-    config: ml_collections.ConfigDict, workdir: str, *, preemptible: bool = False
-) -> None:
-    """Prepares JAX for a run. Call it before anything else uses JAX.
+def set_up(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Prepares JAX for a run, after `host_connection.connect`.
 
-    Connects the hosts, selects the devices, and sets JAX's compilation cache to
+    Selects the devices, and sets JAX's compilation cache to
     `config.compilation_cache`, or to a folder beside the workdir. If `config.dtype` is
     empty, sets it to the dtype that suits the devices. Only the primary host
     logs and prints.
@@ -30,20 +27,15 @@ def set_up(
     Args:
       config: see `configs/common.py`.
       workdir: folder of the run.
-      preemptible: with several hosts, whether SIGTERM is noted for `agree_to_stop`
-        instead of ending the process.
 
     Raises:
-      InputError: if the hosts cannot be connected, or there is no device of
-        `config.platform`.
+      InputError: if there is no device of `config.platform`.
     """
-    host_connection.check_options(config)
     tf.config.set_visible_devices([], "GPU")  # TensorFlow reads data, nothing else
     cache = (
         config.compilation_cache or epath.Path(workdir).parent / ".compilation_cache"
     )
     jax.config.update("jax_compilation_cache_dir", str(epath.Path(cache).expanduser()))
-    host_connection.connect(config, preemptible=preemptible)
     select_platform(config.platform)
     if not config.dtype:
         config.dtype = "bfloat16" if jax.default_backend() == "tpu" else "float32"
