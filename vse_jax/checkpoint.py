@@ -331,8 +331,7 @@ def read_description(workdir: str, checkpoint: str) -> dict:
         except (OSError, ValueError):
             continue
     raise InputError(
-        f"{workdir} has no checkpoint to evaluate; train first, or choose another "
-        "--workdir"
+        f"{workdir} has no checkpoint; train first, or choose another --workdir"
     )
 
 

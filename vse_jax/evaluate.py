@@ -5,8 +5,8 @@ import logging
 
 import numpy as np
 
-from vse_jax import files, parallel, run_config
-from vse_jax.checkpoint import Checkpoints, Restored
+from vse_jax import files, parallel, run_config, saved_model
+from vse_jax.checkpoint import Restored
 from vse_jax.data.records import content_of
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError, reporting_writes
@@ -48,8 +48,7 @@ def evaluate(
       InputError: if the checkpoint, dataset or split does not exist, or if an option
         cannot be overridden.
     """
-    checkpoints = Checkpoints(workdir, read_only=True)
-    restored = _restore(checkpoints, workdir, checkpoint)
+    restored = saved_model.restore(workdir, checkpoint)
     config = run_config.merge(restored.run["config"], overrides or {})
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
     vocabulary = Vocabulary.from_json(json.dumps(restored.run["vocabulary"]))
@@ -153,29 +152,6 @@ def _check_pca(experiment, restored):
             "pca.npz of the training's features to the new folder of features before "
             "you extract, or extract and train without config.extract.pca_dim"
         )
-
-
-def _restore(checkpoints: Checkpoints, workdir: str, checkpoint: str) -> Restored:
-    steps = checkpoints.steps()
-    if not steps:
-        raise InputError(
-            f"{workdir} has no checkpoint to evaluate; train first, or choose another "
-            "--workdir"
-        )
-    if checkpoint.isdecimal():
-        if checkpoint not in map(str, steps):
-            raise InputError(
-                f"{workdir} has no checkpoint of step {checkpoint}; "
-                f"--checkpoint may be {', '.join(map(str, steps))}, best or latest"
-            )
-        return checkpoints.restore([int(checkpoint)])
-    if checkpoint not in ("", "best", "latest"):
-        raise InputError(
-            f"--checkpoint is {checkpoint!r}, expected best, latest or a step"
-        )
-    return checkpoints.restore(
-        steps if checkpoint == "latest" else checkpoints.best_first()
-    )
 
 
 def _check_dimensions(experiment: Experiment, restored: Restored) -> None:

@@ -19,6 +19,7 @@ from vse_jax.data.records import content_of, has_split
 from vse_jax.data.text import unknown_words
 from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.errors import InputError, TrainingError
+from vse_jax.extraction import backbone_file
 from vse_jax.models.backbones import BACKBONES
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.vse import VSE, create_model
@@ -56,7 +57,12 @@ class Experiment:
             self.vocabulary,
             dataset=self.identity.summary(),
             extraction=self.extraction,
+            image_size=self._image_size(),
         )
+
+    def _image_size(self):
+        content = content_of(self.builder)
+        return content.shape[0] or 0 if content.key == "image" else 0
 
     @functools.cached_property
     def extraction(self) -> dict | None:
@@ -108,10 +114,16 @@ class Experiment:
 
     def write_identity(self, workdir: str) -> None:
         """Writes the dataset's identity to the workdir, to describe later changes."""
-        path = epath.Path(workdir).expanduser() / _IDENTITY_FILE
+        directory = epath.Path(workdir).expanduser()
         if parallel.is_primary_host():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            identity.write(self.identity, path)
+            directory.mkdir(parents=True, exist_ok=True)
+            identity.write(self.identity, directory / _IDENTITY_FILE)
+
+    def keep_backbone(self, workdir: str) -> None:
+        """Copies the backbone that extracted the dataset's features to the workdir."""
+        if parallel.is_primary_host():
+            directory = epath.Path(workdir).expanduser()
+            backbone_file.copy(epath.Path(self.builder.data_dir), directory)
 
     def difference(self, saved: dict, workdir: str) -> str | None:
         """Describes how the dataset differs from a checkpoint's; None if it does not.

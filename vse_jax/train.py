@@ -94,6 +94,7 @@ def _train(experiment, checkpoints, workdir, goodput) -> bool:
     with reporting_writes(workdir):
         experiment.check_not_replaced()
         experiment.write_identity(workdir)
+        experiment.keep_backbone(workdir)
         is_primary = parallel.is_primary_host()
         writer = create_writer(workdir, training.step, primary=is_primary)
         try:

@@ -27,9 +27,8 @@ from vse_jax.data.batch_options import has_photos, own_rows, token_lengths
 from vse_jax.data.sampling import Sampler, passes_per_epoch
 from vse_jax.data.split_index import SplitIndex, check_captions, split_index
 from vse_jax.data.text.encoded_captions import (
-    EncodedCaptions,
+    batches_by_length,
     encode_captions,
-    pad_to_length,
 )
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.data.training_plan import Batch, TrainingPlan, region_counts
@@ -235,22 +234,10 @@ def caption_batches(
     lengths = token_lengths(config)
     index = split_index(builder, split, config.data.tokenizer)
     captions = encode_captions(index, vocabulary, lengths[-1], split)
-    return _sorted_captions(captions, config.evaluation_batch_size, lengths, own)
-
-
-def _sorted_captions(
-    captions: EncodedCaptions, size: int, lengths: tuple[int, ...], own: slice
-) -> Iterator[Batch]:
-    order = np.argsort(captions.token_count, kind="stable")
-    for begin in range(0, len(order), size):
-        chosen = order[begin : begin + size]
-        padding = np.full(size - len(chosen), -1)
-        tokens, count = captions.batch(np.pad(chosen, (0, len(padding)), mode="edge"))
-        yield {
-            "tokens": pad_to_length(tokens, lengths, count.max())[own],
-            "token_count": count[own],
-            "caption_index": np.concatenate([chosen, padding]).astype(np.int32)[own],
-        }
+    return (
+        {name: array[own] for name, array in batch.items()}
+        for batch in batches_by_length(captions, size, lengths)
+    )
 
 
 def _read(

@@ -5,7 +5,6 @@ features are trained on it, as in their papers.
 """
 
 import contextlib
-import hashlib
 import logging
 import shlex
 import sys
@@ -13,7 +12,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
@@ -26,7 +24,7 @@ from vse_jax.data.datasets.extracted_features import PCA_FILE
 from vse_jax.data.identity import identity_of
 from vse_jax.data.records import content_of
 from vse_jax.errors import InputError, reporting_writes
-from vse_jax.extraction import pca
+from vse_jax.extraction import backbone_file, pca
 from vse_jax.extraction.extractor import (
     LARGEST,
     FeatureExtractor,
@@ -163,7 +161,7 @@ class Extraction:
             f"config.{option}": value_of(self._config, option) for option in _OPTIONS
         }
         return options | {
-            "config.model.backbone.weights": _digest_of_variables(self._variables),
+            "config.model.backbone.weights": backbone_file.digest(self._variables),
             "unit_length": self._config.extract.regions == "pooled",
             "photos": self._identity.summary(),
         }
@@ -184,6 +182,7 @@ class Extraction:
             # Another run may have written here while this one waited for the lock.
             self._folder.check_description(self._description, self._identity)
             self._folder.write_description(self._description, self._identity)
+            backbone_file.write(self._variables, self._directory)
         parallel.wait_for_hosts("began the extraction")
         speed = self._write_shards()
         parallel.wait_for_hosts("extracted the features")
@@ -315,12 +314,3 @@ def _sources(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
     splits = [name for name, info in builder.info.splits.items() if info.num_examples]
     names = {"val": "dev"} if "dev" not in splits else {}
     return {names.get(source, source): source for source in splits}
-
-
-def _digest_of_variables(variables: dict) -> str:
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

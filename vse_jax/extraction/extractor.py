@@ -38,7 +38,9 @@ class FeatureExtractor:
           pca: PCA to project the features with, if any.
         """
         self._run = parallel.map_over_local_devices(
-            _make_step(config), (parallel.REPLICATED, parallel.SPLIT), parallel.SPLIT
+            make_extract_step(config),
+            (parallel.REPLICATED, parallel.SPLIT),
+            parallel.SPLIT,
         )
         self._parameters = parallel.replicate_on_host((variables, pca))
 
@@ -82,7 +84,7 @@ def feature_shape(
       InputError: if `config.extract.pool` does not fit the grid, or if
         `config.extract.pca_dim` is larger than the dimension of the features.
     """
-    step = _make_step(config, pool=False)
+    step = make_extract_step(config, pool=False)
     *_, dim = shape = jax.eval_shape(step, (variables, None), image).shape[1:]
     if config.extract.pool:
         _check_pool(config.extract.pool, shape[0], image)
@@ -137,8 +139,17 @@ def _backbone(config) -> nn.Module:
     )
 
 
-def _make_step(config, pool: bool = True) -> Callable:
-    """Returns per-device code that maps parameters and uint8 images to features."""
+def make_extract_step(config, pool: bool = True) -> Callable:
+    """Returns per-device code that maps parameters and uint8 images to features.
+
+    Args:
+      config: `model.backbone.name`, `extract` and `dtype` are used.
+      pool: False ignores `config.extract.pool`.
+
+    Returns:
+      A function of `(variables, pca)` and uint8 `[batch, height, width, 3]`. It returns
+      float16 `[batch, regions, dim]` or `[batch, dim]`. `pca` may be None.
+    """
     apply = fast_apply(config.model.backbone.name, _backbone(config))
 
     def step(parameters, image):

@@ -26,6 +26,7 @@ from vse_jax.data.datasets.extracted_features import (
 from vse_jax.data.datasets.region_features import RegionFeatures, features_dict
 from vse_jax.data.identity import DatasetIdentity
 from vse_jax.errors import InputError
+from vse_jax.extraction.backbone_file import BACKBONE_FILE
 
 _SUFFIX = "array_record"
 _PHOTOS_FILE = "photos.npz"  # identity of the photos
@@ -140,7 +141,7 @@ class FeatureFolder:
         names = {path.name for path in self.directory.iterdir()}
         return any(
             not name.startswith(files.UNFINISHED)
-            for name in names - {DESCRIPTION_FILE, _PHOTOS_FILE}
+            for name in names - {DESCRIPTION_FILE, _PHOTOS_FILE, BACKBONE_FILE}
         )
 
     def write_description(

@@ -63,6 +63,7 @@ def describe(
     *,
     dataset: dict | None = None,
     extraction: dict | None = None,
+    image_size: int = 0,
 ) -> dict:
     """Returns the description of a run that a checkpoint saves, as JSON.
 
@@ -71,13 +72,15 @@ def describe(
       vocabulary: vocabulary of the model.
       dataset: summary of the dataset's identity, see `data.identity`.
       extraction: description of the extraction of the dataset's features, if any.
+      image_size: height and width of the dataset's photos in pixels, if they have one
+        size and `config.data.image_size` is 0.
     """
     return {
         "config": json.loads(_of_any_start(config).to_json()),
         "vocabulary": json.loads(vocabulary.to_json()),
         "tokenizer": tokenizers.describe(config.data.tokenizer),
         "dtype": config.dtype or "float32",
-        "preprocessing": _preprocessing(config),
+        "preprocessing": _preprocessing(config, image_size),
         "dataset": dataset,
         "extraction": extraction,
     }
@@ -94,14 +97,15 @@ def _of_any_start(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     return config
 
 
-def _preprocessing(config):
+def _preprocessing(config, image_size):
     """Describes how a photo becomes the input of the model."""
     name, data = config.model.backbone.name, config.data
     if not name:
         return None
     return {
-        "image_size": data.image_size,
-        "resize": data.resize or resized_side(data.image_size),
+        "image_size": data.image_size or image_size,
+        # Photos that have the size of the input are not resized.
+        "resize": data.resize or resized_side(data.image_size) or image_size,
         "crop": "center",
         "backbone": name,
     }

@@ -4,14 +4,13 @@ Each dataset reads its own captions files. This module decodes and stores the ph
 """
 
 import collections
-import concurrent.futures
 import dataclasses
 import functools
 import io
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -25,14 +24,12 @@ from vse_jax.data.datasets import (
 from vse_jax.data.datasets.excerpts import printable
 from vse_jax.data.datasets.photo_places import Photo
 from vse_jax.errors import InputError, one_line
+from vse_jax.threads import in_order
 
 logger = logging.getLogger(__name__)
 
 _NAMED = 1_000  # skipped photos per split that are logged, one line each
-_THREADS = min(16, os.cpu_count() or 1)  # that read and decode
 _UNKNOWN_BYTES = 2**18  # assumed for a photo of unknown size
-
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -120,7 +117,7 @@ class CaptionedPhotos(captioned_images.CaptionedImages, skip_registration=True):
         self, split: str, listed: list[Photo], start: int, stop: int
     ) -> Iterator[dict[str, Any] | None]:
         part = listed[start:stop]
-        for photo, stored in zip(part, _in_order(self._read, part), strict=True):
+        for photo, stored in zip(part, in_order(self._read, part), strict=True):
             if isinstance(stored, photos.PhotoError):
                 self._skip(split, photo, stored)
                 yield None
@@ -195,17 +192,3 @@ def strict_refusal(path: str, reason: str, annotations: str) -> str:
 def _average_bytes(listed: list[Photo]) -> int:
     sizes = [photo.status[0] for photo in listed if photo.status]
     return sum(sizes) // max(1, len(sizes)) or _UNKNOWN_BYTES
-
-
-def _in_order(
-    function: Callable[[_Item], _Result], items: Iterable[_Item]
-) -> Iterator[_Result]:
-    """Yields results in the order of the items; threads compute a few ahead."""
-    waiting = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        for item in items:
-            waiting.append(threads.submit(function, item))
-            if len(waiting) > 2 * _THREADS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -76,6 +77,53 @@ def encode_captions(
         token_count=np.minimum(word_count + 2, longest).astype(np.int32),
         vocabulary=vocabulary,
     )
+
+
+def encode_texts(
+    texts: Sequence[str], vocabulary: Vocabulary, tokenizer: str, longest: int
+) -> EncodedCaptions:
+    """Encodes captions that belong to no dataset.
+
+    Args:
+      texts: captions, at least one.
+      vocabulary: vocabulary; words that it lacks become `<unk>`.
+      tokenizer: a name in `tokenizers.TOKENIZERS`.
+      longest: maximum number of tokens, see `encode_captions`.
+    """
+    encoded = [vocabulary.encode(text, tokenizer) for text in texts]
+    count = np.array([len(tokens) for tokens in encoded])
+    return EncodedCaptions(
+        flat=np.concatenate(encoded),
+        offset=np.cumsum(count) - count,
+        token_count=np.minimum(count, longest).astype(np.int32),
+        vocabulary=vocabulary,
+    )
+
+
+def batches_by_length(
+    captions: EncodedCaptions, size: int, lengths: tuple[int, ...]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields batches of captions, the shortest captions first.
+
+    Args:
+      captions: the captions.
+      size: rows of a batch; the last batch repeats its last caption.
+      lengths: lengths in tokens that batches are padded to, ascending.
+
+    Yields:
+      tokens, int32 `[size, time]`; token_count, int32 `[size]`; and caption_index,
+      int32 `[size]`: the number of the caption, or -1 for a repeated one.
+    """
+    order = np.argsort(captions.token_count, kind="stable")
+    for begin in range(0, len(order), size):
+        chosen = order[begin : begin + size]
+        padding = np.full(size - len(chosen), -1)
+        tokens, count = captions.batch(np.pad(chosen, (0, len(padding)), mode="edge"))
+        yield {
+            "tokens": pad_to_length(tokens, lengths, count.max()),
+            "token_count": count,
+            "caption_index": np.concatenate([chosen, padding]).astype(np.int32),
+        }
 
 
 def _log_cut(token_count: np.ndarray, longest: int, name: str) -> None:

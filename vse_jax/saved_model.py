@@ -1,0 +1,103 @@
+"""Restores a trained model from the workdir of a run, or from an export."""
+
+import hashlib
+import json
+
+from etils import epath
+
+from vse_jax.checkpoint import Checkpoints, Restored
+from vse_jax.errors import InputError
+from vse_jax.extraction import backbone_file
+
+
+def restore(path: str, checkpoint: str = "best") -> Restored:
+    """Restores a model with its description.
+
+    Args:
+      path: folder of a run.
+      checkpoint: `best` on the validation split, `latest`, or a step.
+
+    Raises:
+      InputError: if there is no such model, or if none can be read.
+    """
+    checkpoints = Checkpoints(path, read_only=True)
+    steps = checkpoints.steps()
+    if not steps:
+        raise InputError(
+            f"{path} has no checkpoint; train first, or choose another --workdir"
+        )
+    if checkpoint.isdecimal():
+        if checkpoint not in map(str, steps):
+            raise InputError(
+                f"{path} has no checkpoint of step {checkpoint}; "
+                f"--checkpoint may be {', '.join(map(str, steps))}, best or latest"
+            )
+        return checkpoints.restore([int(checkpoint)])
+    if checkpoint not in ("", "best", "latest"):
+        raise InputError(
+            f"--checkpoint is {checkpoint!r}, expected best, latest or a step"
+        )
+    return checkpoints.restore(
+        steps if checkpoint == "latest" else checkpoints.best_first()
+    )
+
+
+def extraction_backbone(path: str, restored: Restored) -> dict:
+    """Returns the backbone that extracted the features that a model was trained on.
+
+    Args:
+      path: folder of the run.
+      restored: what `restore` returned for it.
+
+    Returns:
+      Variables of the backbone; {} if the features were not extracted by this program,
+      or by a version that did not keep the backbone.
+
+    Raises:
+      InputError: if the file is damaged or has another backbone.
+    """
+    extraction = restored.run.get("extraction")
+    if not extraction:
+        return {}
+    directory = epath.Path(path).expanduser()
+    variables = backbone_file.read(directory)
+    expected = extraction["config.model.backbone.weights"]
+    if variables and backbone_file.digest(variables) != expected:
+        raise InputError(
+            f"{directory / backbone_file.BACKBONE_FILE}: is not the backbone that "
+            "extracted the training's features; copy it from the folder of the features"
+        )
+    return variables
+
+
+def fingerprint(restored: Restored) -> str:
+    """Returns a digest of all that decides an embedding; equal in every process.
+
+    A gallery is bound to it.
+    """
+    config = restored.run["config"]
+    extraction = restored.run.get("extraction") or {}
+    decisive = {
+        "model": _without_weights(config["model"]),
+        "loss.similarity": config["loss"]["similarity"],
+        "data": {name: config["data"][name] for name in ("token_lengths", "crops")},
+        "preprocessing": restored.run.get("preprocessing"),
+        "extraction": {
+            name: value
+            for name, value in extraction.items()
+            if name not in ("photos", "config.extract.shard_megabytes")
+        },
+        "vocabulary": restored.run["vocabulary"],
+        "tokenizer": restored.run["tokenizer"]["name"],
+        "dtype": restored.run["dtype"],
+        "digests": {
+            name: restored.run["digests"][name] for name in ("variables", "pca")
+        },
+    }
+    text = json.dumps(decisive, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without_weights(model):
+    """Drops the path of pretrained weights; the variables contain their values."""
+    return {**model, "backbone": {**model["backbone"], "weights": ""}}
