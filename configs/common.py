@@ -111,6 +111,9 @@ def get_config() -> ml_collections.ConfigDict:
     extract.numpy_layout = ""  # folder for a copy in the PyTorch layout; "" for none
     extract.shard_megabytes = 128.0  # size of a file; a killed run repeats at most one
 
+    config.gallery = gallery = ml_collections.ConfigDict()  # for --mode=encode
+    gallery.dtype = "float16"  # of the stored embeddings; or float32
+
     # For --mode=compile, which reads no data: what training would find in the data.
     config.compile = compiled = ml_collections.ConfigDict()
     compiled.programs = ("train", "images", "captions")  # training and embedding steps

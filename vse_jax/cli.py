@@ -34,21 +34,41 @@ _PATH_OPTIONS = (  # options of paths that may be gs://
     "extract.numpy_layout",
     "model.backbone.weights",
 )
-_NO_CONFIG = ("eval", "import")  # modes that do not need --config
+_NO_CONFIG = ("eval", "import", "encode", "search")  # modes without --config
 
 config_flags.DEFINE_config_file("config", None, "Configuration file.")
 flags.DEFINE_string("workdir", "", "Folder of the run; default: runs/<config name>.")
 flags.DEFINE_string(
     "split", "", "Split to evaluate; default: the test split, or else the validation."
 )
-flags.DEFINE_string(
-    "checkpoint", "best", "Checkpoint to evaluate: best, latest or a step."
-)
+flags.DEFINE_string("checkpoint", "best", "Checkpoint to use: best, latest or a step.")
 flags.DEFINE_string("topology", "", "TPU to compile for, such as v5e:2x4.")
 flags.DEFINE_bool(
     "largest_batch", False, "In --mode=compile, also search the largest batch."
 )
-flags.DEFINE_string("output", "", "JSON file to write, of --mode=compile.")
+flags.DEFINE_string(
+    "output", "", "File to write: .json of --mode=compile; .jsonl or .html of search."
+)
+flags.DEFINE_string(
+    "source",
+    "",
+    "What to encode or search: a folder of photos, a text file with one caption per "
+    "line, or a split; default: the split of --mode=eval.",
+)
+flags.DEFINE_string("gallery", "", "Folder of embeddings; default: in the workdir.")
+flags.DEFINE_enum(
+    "content",
+    "",
+    ["", "images", "captions"],
+    "What to encode of a split; default images.",
+)
+flags.DEFINE_multi_string("query", [], "Words to search, as in 'a dog' or '0.5:snow'.")
+flags.DEFINE_multi_string("minus", [], "Words to search away from.")
+flags.DEFINE_multi_string("query_image", [], "Photo to search.")
+flags.DEFINE_multi_string("minus_image", [], "Photo to search away from.")
+flags.DEFINE_string("queries", "", "Text file with one query per line.")
+flags.DEFINE_integer("top", 10, "Number of results per query.", lower_bound=1)
+flags.DEFINE_float("threshold", None, "Least similarity of a result.")
 flags.DEFINE_string("import_file", "", "Checkpoint file to import: .pth or .pth.tar.")
 flags.DEFINE_string(
     "vocabulary", "", "Vocabulary of the imported model: *_vocab.json or *_vocab.pkl."
@@ -111,17 +131,70 @@ def _saved_dtype(workdir):
 
 def _evaluate(config, workdir):
     del config  # the checkpoint has one
+    with _restored(workdir) as overrides:
+        from vse_jax import evaluate
+
+        evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
+    return 0
+
+
+def _encode(config, workdir):
+    del config
+    with _restored(workdir) as overrides:
+        from vse_jax.search import open_gallery
+
+        open_gallery.encode_and_report(_place(workdir, overrides))
+    return 0
+
+
+def _search(config, workdir):
+    del config
+    with _restored(workdir) as overrides:
+        from vse_jax.search import search_mode
+
+        request = search_mode.Request(
+            texts=FLAGS.query,
+            minus=FLAGS.minus,
+            photos=FLAGS.query_image,
+            minus_photos=FLAGS.minus_image,
+            file=FLAGS.queries,
+            top=FLAGS.top,
+            threshold=FLAGS.threshold,
+            output=FLAGS.output,
+        )
+        search_mode.search(_place(workdir, overrides), request)
+    return 0
+
+
+def _place(workdir, overrides):
+    from vse_jax.search.open_gallery import Place
+
+    return Place(
+        workdir=workdir,
+        checkpoint=FLAGS.checkpoint,
+        source=FLAGS.source,
+        gallery=FLAGS.gallery,
+        content=FLAGS.content,
+        overrides=overrides,
+        options=(FLAGS.config or common.get_config()).gallery,
+    )
+
+
+@contextlib.contextmanager
+def _restored(workdir):
+    """Sets up JAX for the checkpoint of a workdir; yields the overridden options."""
     overrides = {}
     if FLAGS.config is not None:
         overrides = config_flags.get_override_values(FLAGS["config"])
+    # These are of the gallery and not of the checkpoint.
+    overrides = {k: v for k, v in overrides.items() if not k.startswith("gallery.")}
     with _connected(FLAGS.config or common.get_config()):
-        from vse_jax import evaluate, parallel, run_config
+        from vse_jax import parallel, run_config
         from vse_jax.checkpoint import read_description
 
         saved = read_description(workdir, FLAGS.checkpoint)
         parallel.set_up(run_config.merge(saved["config"], overrides), workdir)
-        evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
-    return 0
+        yield overrides
 
 
 def _prepare(config, workdir):
@@ -181,6 +254,8 @@ def _compile(config, workdir):
 MODES = {
     "train": _train,
     "eval": _evaluate,
+    "encode": _encode,
+    "search": _search,
     "prepare": _prepare,
     "extract": _extract,
     "import": _import,
@@ -192,9 +267,10 @@ flags.DEFINE_enum(
     "mode",
     "train",
     list(MODES),
-    "train or resume training; evaluate a checkpoint; prepare the dataset; extract "
-    "features from photos; import a checkpoint of the PyTorch repositories; compile "
-    "for a TPU that is not at hand.",
+    "train or resume training; evaluate a checkpoint; encode photos or captions into a "
+    "gallery; search a gallery; prepare the dataset; extract features from photos; "
+    "import a checkpoint of the PyTorch repositories; compile for a TPU that is not at "
+    "hand.",
 )
 
 
@@ -230,6 +306,8 @@ def _check_storage(config, workdir):
         "--workdir": workdir,
         "--import_file": FLAGS.import_file,
         "--vocabulary": FLAGS.vocabulary,
+        "--gallery": FLAGS.gallery,
+        "--source": FLAGS.source,
     }
     if config is not None:
         named |= {

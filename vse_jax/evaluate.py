@@ -53,9 +53,9 @@ def evaluate(
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
     vocabulary = Vocabulary.from_json(json.dumps(restored.run["vocabulary"]))
     experiment = create_experiment(config, vocabulary)
-    _check_dimensions(experiment, restored)
+    check_dimensions(experiment, content_dim(restored.variables))
     split = split or default_split(experiment)
-    _check_dataset(experiment, restored, workdir, split)
+    check_dataset(experiment, restored, workdir, split)
     experiment.log_unknown_words(split)
 
     evaluation = Evaluator(experiment).evaluate(
@@ -80,10 +80,21 @@ def default_split(experiment: Experiment) -> str:
     return data.validation_split
 
 
-def _check_dataset(experiment, restored, workdir, split):
+def check_dataset(
+    experiment: Experiment, restored: Restored, workdir: str, split: str
+) -> None:
     """Checks that the split did not change since training, nor the kind of features.
 
     If the user names other data explicitly, a difference of the split is only logged.
+
+    Args:
+      experiment: experiment with the dataset.
+      restored: the checkpoint; its variables are not used.
+      workdir: folder of the run.
+      split: name of the split.
+
+    Raises:
+      InputError: if they changed; says what.
     """
     run = restored.run
     _check_extraction(experiment, run)
@@ -154,13 +165,18 @@ def _check_pca(experiment, restored):
         )
 
 
-def _check_dimensions(experiment: Experiment, restored: Restored) -> None:
-    """Checks that features have the size that the model was trained on."""
+def check_dimensions(experiment: Experiment, expected: int | None) -> None:
+    """Checks that features have the size that the model was trained on.
+
+    Args:
+      experiment: experiment with the dataset.
+      expected: dimensions of a region or a feature that the model takes.
+
+    Raises:
+      InputError: if they differ.
+    """
     content = content_of(experiment.builder)
-    if content.key == "image":
-        return
-    expected = content_dim(restored.variables)
-    if content.dim != expected:
+    if content.key != "image" and content.dim != expected:
         raise InputError(
             f"{experiment.builder.data_dir} has {content.key} of {content.dim} "
             f"dimensions, but the checkpoint was trained on {expected}; set "

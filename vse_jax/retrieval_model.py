@@ -58,7 +58,7 @@ class RetrievalModel:
     Attributes:
       config: configuration of the training.
       vocabulary: words that the model knows.
-      step: number of updates of the training.
+      restored: the checkpoint, without its variables.
       fingerprint: digest of all that decides an embedding.
       similarity_name: name in `similarity.SIMILARITIES`.
       embed_dim: dimensions of an embedding.
@@ -77,7 +77,7 @@ class RetrievalModel:
         self.config.dtype = restored.run["dtype"]
         words = json.dumps(restored.run["vocabulary"])
         self.vocabulary = Vocabulary.from_json(words)
-        self.step = restored.step
+        self.restored = restored._replace(variables={}, optimizer={})
         self.fingerprint = saved_model.fingerprint(restored)
         self.similarity_name = self.config.loss.similarity
         self.embed_dim = self.config.model.embed_dim

@@ -43,10 +43,13 @@ COMPILE_OPTIONS = (
     "compile.dim",
     "compile.pairs_per_epoch",
 )
+# Options of --mode=encode only.
+GALLERY_OPTIONS = ("gallery.dtype",)
 # Options that may change when a run is resumed: no training step depends on them.
 FREE_OPTIONS = (
     *EVALUATION_OPTIONS,
     *COMPILE_OPTIONS,
+    *GALLERY_OPTIONS,
     "data.device_resident",
     "log_every_steps",
     "checkpoint_every_steps",

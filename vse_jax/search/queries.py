@@ -1,0 +1,103 @@
+"""Queries: weighted sums of texts, photos and rows of a gallery."""
+
+import math
+import os
+import re
+from typing import NamedTuple
+
+from vse_jax.errors import InputError
+
+_WEIGHTED = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*:\s*(.*)", re.DOTALL)
+
+
+class Part(NamedTuple):
+    """A term of a query.
+
+    Attributes:
+      weight: factor of its embedding; negative to move away from it.
+      text: words; None if the part is not a text.
+      photo: path of a photo, or the content of one; None if the part is not a photo.
+      row: number of a row of the gallery; None if the part is not a row.
+    """
+
+    weight: float
+    text: str | None = None
+    photo: str | os.PathLike | bytes | None = None
+    row: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What the part is, for people."""
+        if self.text is not None:
+            return self.text
+        if self.row is not None:
+            return f"row {self.row}"
+        return "a photo" if isinstance(self.photo, bytes) else os.fspath(self.photo)
+
+
+class Query(NamedTuple):
+    """A sum of parts, such as "a dog" minus "snow"."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def name(self) -> str:
+        """The query in one line, for people."""
+        text = ""
+        for part in self.parts:
+            sign = "-" if part.weight < 0 else "+"
+            factor = abs(part.weight)
+            name = part.name if factor == 1 else f"{factor:g}:{part.name}"
+            if text or sign == "-":
+                name = f" {sign} {name}"
+            text += name
+        return text.strip()
+
+    def check(self) -> "Query":
+        """Returns the query; raises InputError if it is empty or not finite."""
+        if not self.parts:
+            raise InputError("the query is empty; expected words or a photo")
+        for part in self.parts:
+            if part.text is not None and not part.text.strip():
+                raise InputError("the query is empty; expected at least one word")
+            if not math.isfinite(part.weight) or part.weight == 0:
+                raise InputError(
+                    f"the weight of {part.name!r} is {part.weight}; expected a number "
+                    "other than 0"
+                )
+        return self
+
+
+def parse_weighted(text: str) -> tuple[float, str]:
+    """Splits `0.5:snow` into the weight and the rest; the default weight is 1."""
+    match = _WEIGHTED.fullmatch(text)
+    return (float(match[1]), match[2]) if match else (1.0, text)
+
+
+def text_query(text: str) -> Query:
+    """Returns the query of a text alone; a weight in it is part of the text."""
+    return Query((Part(1.0, text=text),)).check()
+
+
+def combined(
+    texts: list[str], minus: list[str], photos: list[str], minus_photos: list[str]
+) -> Query:
+    """Returns the sum of texts and photos, minus others.
+
+    Each may begin with a weight, such as `0.5:snow`.
+
+    Raises:
+      InputError: if there is no part, or if a part is empty.
+    """
+    parts = [_part(1, text=text) for text in texts]
+    parts += [_part(1, photo=photo) for photo in photos]
+    parts += [_part(-1, text=text) for text in minus]
+    parts += [_part(-1, photo=photo) for photo in minus_photos]
+    return Query(tuple(parts)).check()
+
+
+def _part(sign, text=None, photo=None) -> Part:
+    weight, value = parse_weighted(photo if text is None else text)
+    if text is None:
+        return Part(sign * weight, photo=value)
+    return Part(sign * weight, text=value)
