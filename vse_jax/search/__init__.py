@@ -1,1 +1,1 @@
-"""Search in galleries: exact, by an index, and with a correction of hubs."""
+"""Search of galleries."""
