@@ -1,0 +1,1 @@
+"""`--mode=export`: a folder in Hugging Face's layout, with StableHLO and ONNX."""

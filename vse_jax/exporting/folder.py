@@ -1,0 +1,265 @@
+"""The folder of an exported model, in the layout of Hugging Face's models.
+
+`config.json` is written last, so a folder that has it is complete. `model.safetensors`
+contains all arrays. Their names are paths joined by `/`, below the collection:
+`params/text/words/embedding`. The PCA of the features is below `pca`, and the backbone
+that extracted them below `backbone`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from vse_jax import files
+from vse_jax.checkpoint import Restored, digest
+from vse_jax.errors import InputError, one_line, unreadable
+
+FORMAT, FORMAT_VERSION = "vse_jax", 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+VOCABULARY_FILE = "vocabulary.json"
+CARD_FILE = "README.md"
+# What the program itself puts into the folder; anything else belongs to the user.
+_PROGRAM_SUFFIXES = (".onnx", ".stablehlo")
+_OWN_NAMES = (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE, CARD_FILE, "eval")
+_ARRAYS = ("variables", "pca", "backbone")  # each has a digest
+_AGAIN = "copy the folder again, or export again"
+
+
+def is_export(path: str) -> bool:
+    """Returns whether a folder contains a complete export."""
+    return (_folder(path) / CONFIG_FILE).exists()
+
+
+def check_replaceable(path: str) -> None:
+    """Checks that an export may be written to a folder.
+
+    Raises:
+      InputError: if the folder contains anything that is not of an export.
+    """
+    folder = _folder(path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; set --output to a folder")
+    others = [
+        item.name
+        for item in (folder.iterdir() if folder.exists() else ())
+        if not _is_own(item.name)
+    ]
+    if others:
+        raise InputError(
+            f"{folder}: contains {sorted(others)[0]!r}, which is not of an export; set "
+            "--output to a new folder"
+        )
+    if is_export(path):
+        _read_config(folder)  # another program's config.json is not replaced
+
+
+def _is_own(name):
+    name = name.removeprefix(files.UNFINISHED)
+    return name in _OWN_NAMES or name.endswith(_PROGRAM_SUFFIXES)
+
+
+def write_folder(
+    path: str,
+    restored: Restored,
+    *,
+    backbone: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    card: str,
+    programs: Iterator[tuple[str, bytes]],
+) -> None:
+    """Writes an export, and replaces an earlier one in the same folder.
+
+    Args:
+      path: the folder.
+      restored: content of the checkpoint.
+      backbone: variables of the backbone that extracted the training's features; {} if
+        there is none.
+      summary: entries of `config.json` for readers, such as the architecture.
+      card: the model card, Markdown.
+      programs: file names and contents of the encoders.
+
+    Raises:
+      InputError: if the folder contains anything that is not of an export.
+      OSError: if a file cannot be written.
+    """
+    check_replaceable(path)
+    folder = _folder(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for name, content in _contents(restored, backbone, summary, card, programs):
+        (folder / f"{files.UNFINISHED}{name}").write_bytes(content)
+        names.append(name)
+    # From here until `config.json` is back, there is no export.
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    for item in list(folder.iterdir()):
+        if item.name.endswith(_PROGRAM_SUFFIXES) and not _is_unfinished(item.name):
+            item.unlink()  # of an earlier export, which may have had others
+    for name in names:
+        (folder / f"{files.UNFINISHED}{name}").replace(folder / name)
+
+
+def _is_unfinished(name):
+    return name.startswith(files.UNFINISHED)
+
+
+def _contents(restored, backbone, summary, card, programs):
+    """Yields the name and the content of each file, `config.json` last."""
+    variables, pca = restored.variables, restored.pca
+    arrays = {"variables": variables, "pca": pca, "backbone": backbone}
+    run = dict(restored.run)
+    run["digests"] = {name: digest(arrays[name]) for name in _ARRAYS if arrays[name]}
+    vocabulary = run.pop("vocabulary")
+    yield WEIGHTS_FILE, safetensors.numpy.save(_flatten(arrays), {"format": FORMAT})
+    yield from programs
+    yield VOCABULARY_FILE, _to_json(vocabulary, indent=0)
+    yield CARD_FILE, card.encode()
+    config = {"format": FORMAT, "format_version": FORMAT_VERSION, **summary}
+    config |= {"step": restored.step, "metrics": restored.metrics, "run": run}
+    yield CONFIG_FILE, _to_json(config, indent=2)
+
+
+def read_folder(path: str) -> Restored:
+    """Reads the model of an export.
+
+    Raises:
+      InputError: if the folder is not an export, is damaged, or was written by a newer
+        version of this program.
+    """
+    folder = _folder(path)
+    config = _read_config(folder)
+    run = read_run(path)
+    arrays = _read_arrays(folder, run["digests"])
+    return Restored(
+        step=config["step"],
+        variables=arrays["variables"],
+        optimizer={},
+        run=run,
+        metrics=config["metrics"],
+        pca=arrays["pca"],
+    )
+
+
+def read_run(path: str) -> dict:
+    """Reads the description of the run, without arrays; see `checkpoint`.
+
+    Raises:
+      InputError: see `read_folder`.
+    """
+    folder = _folder(path)
+    run = _read_config(folder)["run"]
+    return {**run, "vocabulary": _read_json(folder / VOCABULARY_FILE)}
+
+
+def read_backbone(path: str) -> dict:
+    """Reads the variables of the backbone that extracted the training's features.
+
+    Returns:
+      Nested dicts, `params` and `batch_stats`; {} if there is none.
+
+    Raises:
+      InputError: see `read_folder`.
+    """
+    folder = _folder(path)
+    return _read_arrays(folder, _read_config(folder)["run"]["digests"])["backbone"]
+
+
+def _folder(path):
+    return epath.Path(files.absolute(path))
+
+
+def _to_json(value, indent):
+    return json.dumps(value, ensure_ascii=False, indent=indent).encode()
+
+
+def _read_config(folder):
+    path = folder / CONFIG_FILE
+    config = _read_json(path)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: is not of a model that vse_jax exported; set --workdir to a run, "
+            "or to a folder that --mode=export wrote"
+        )
+    version = config.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise InputError(
+            f"{path}: has format_version {version!r}, and this program reads at most "
+            f"{FORMAT_VERSION}; install a newer vse_jax"
+        )
+    missing = [
+        name
+        for name in ("step", "metrics", "run", "run.config", "run.digests")
+        if not _has(config, name.split("."))
+    ]
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; {_AGAIN}")
+    return config
+
+
+def _has(tree, names):
+    for name in names:
+        if not isinstance(tree, dict) or name not in tree:
+            return False
+        tree = tree[name]
+    return True
+
+
+def _read_json(path):
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({one_line(error)}); {_AGAIN}") from None
+
+
+def _read_arrays(folder, digests):
+    """Returns the arrays of `_ARRAYS` as nested dicts, whose digests hold."""
+    path = folder / WEIGHTS_FILE
+    try:
+        arrays = _unflatten(safetensors.numpy.load(path.read_bytes()))
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: is damaged ({one_line(error)}); {_AGAIN}") from None
+    for name in _ARRAYS:
+        if (digest(arrays[name]) if arrays[name] else None) != digests.get(name):
+            raise InputError(
+                f"{path}: its {name} is not what {CONFIG_FILE} describes; {_AGAIN}"
+            )
+    return arrays
+
+
+def _flatten(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Names all arrays; the variables have no prefix besides their collection."""
+    flat = {}
+
+    def add(name, tree):
+        if isinstance(tree, Mapping):
+            for key, item in tree.items():
+                add(f"{name}/{key}" if name else key, item)
+        else:
+            flat[name] = np.require(tree, requirements="C")
+
+    add(
+        "",
+        {**arrays["variables"], "pca": arrays["pca"], "backbone": arrays["backbone"]},
+    )
+    return flat
+
+
+def _unflatten(flat: Mapping[str, np.ndarray]) -> dict[str, dict]:
+    tree = {"params": {}, "batch_stats": {}, "pca": {}, "backbone": {}}
+    for name, array in flat.items():
+        *path, last = name.split("/")
+        node = tree
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = array
+    pca, backbone = tree.pop("pca"), tree.pop("backbone")
+    return {"variables": tree, "pca": pca, "backbone": backbone}
