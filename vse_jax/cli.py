@@ -189,10 +189,9 @@ def _restored(workdir):
     # These are of the gallery and not of the checkpoint.
     overrides = {k: v for k, v in overrides.items() if not k.startswith("gallery.")}
     with _connected(FLAGS.config or common.get_config()):
-        from vse_jax import parallel, run_config
-        from vse_jax.checkpoint import read_description
+        from vse_jax import parallel, run_config, saved_model
 
-        saved = read_description(workdir, FLAGS.checkpoint)
+        saved = saved_model.read_description(workdir, FLAGS.checkpoint)
         parallel.set_up(run_config.merge(saved["config"], overrides), workdir)
         yield overrides
 

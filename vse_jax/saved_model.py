@@ -5,8 +5,10 @@ import json
 
 from etils import epath
 
+from vse_jax import checkpoint as checkpoints
 from vse_jax.checkpoint import Checkpoints, Restored
 from vse_jax.errors import InputError
+from vse_jax.exporting import folder as exported
 from vse_jax.extraction import backbone_file
 
 
@@ -14,14 +16,17 @@ def restore(path: str, checkpoint: str = "best") -> Restored:
     """Restores a model with its description.
 
     Args:
-      path: folder of a run.
-      checkpoint: `best` on the validation split, `latest`, or a step.
+      path: folder of a run, or of an export.
+      checkpoint: `best` on the validation split, `latest`, or a step; an export has
+        only one.
 
     Raises:
       InputError: if there is no such model, or if none can be read.
     """
-    checkpoints = Checkpoints(path, read_only=True)
-    steps = checkpoints.steps()
+    if exported.is_export(path):
+        return exported.read_folder(path)
+    saved = Checkpoints(path, read_only=True)
+    steps = saved.steps()
     if not steps:
         raise InputError(
             f"{path} has no checkpoint; train first, or choose another --workdir"
@@ -32,21 +37,34 @@ def restore(path: str, checkpoint: str = "best") -> Restored:
                 f"{path} has no checkpoint of step {checkpoint}; "
                 f"--checkpoint may be {', '.join(map(str, steps))}, best or latest"
             )
-        return checkpoints.restore([int(checkpoint)])
+        return saved.restore([int(checkpoint)])
     if checkpoint not in ("", "best", "latest"):
         raise InputError(
             f"--checkpoint is {checkpoint!r}, expected best, latest or a step"
         )
-    return checkpoints.restore(
-        steps if checkpoint == "latest" else checkpoints.best_first()
-    )
+    return saved.restore(steps if checkpoint == "latest" else saved.best_first())
+
+
+def read_description(path: str, checkpoint: str) -> dict:
+    """Reads the description of a model without starting JAX.
+
+    Args:
+      path: folder of a run, or of an export.
+      checkpoint: step of the checkpoint; any other text means the latest.
+
+    Raises:
+      InputError: if there is no readable model.
+    """
+    if exported.is_export(path):
+        return exported.read_run(path)
+    return checkpoints.read_description(path, checkpoint)
 
 
 def extraction_backbone(path: str, restored: Restored) -> dict:
     """Returns the backbone that extracted the features that a model was trained on.
 
     Args:
-      path: folder of the run.
+      path: folder of the run, or of the export.
       restored: what `restore` returned for it.
 
     Returns:
@@ -59,6 +77,8 @@ def extraction_backbone(path: str, restored: Restored) -> dict:
     extraction = restored.run.get("extraction")
     if not extraction:
         return {}
+    if exported.is_export(path):
+        return exported.read_backbone(path)
     directory = epath.Path(path).expanduser()
     variables = backbone_file.read(directory)
     expected = extraction["config.model.backbone.weights"]
@@ -90,9 +110,8 @@ def fingerprint(restored: Restored) -> str:
         "vocabulary": restored.run["vocabulary"],
         "tokenizer": restored.run["tokenizer"]["name"],
         "dtype": restored.run["dtype"],
-        "digests": {
-            name: restored.run["digests"][name] for name in ("variables", "pca")
-        },
+        "variables": restored.run["digests"]["variables"],
+        "pca": restored.run["digests"]["pca"] if restored.pca else None,
     }
     text = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
