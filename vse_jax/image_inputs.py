@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from flax import traverse_util
 from PIL import Image
 
 from vse_jax.checkpoint import Restored
@@ -200,17 +201,12 @@ def _reader(data, crops) -> Callable | None:
 
 def _extraction_config(extraction: dict) -> ml_collections.ConfigDict:
     """Returns the options in the description of an extraction."""
-    config = ml_collections.ConfigDict()
-    for name, value in extraction.items():
-        _, is_option, option = name.partition("config.")
-        if not is_option:
-            continue
-        *groups, last = option.split(".")
-        inner = config
-        for group in groups:
-            inner = inner.setdefault(group, ml_collections.ConfigDict())
-        inner[last] = value
-    return config
+    options = {
+        name.removeprefix("config."): value
+        for name, value in extraction.items()
+        if name.startswith("config.")
+    }
+    return ml_collections.ConfigDict(traverse_util.unflatten_dict(options, sep="."))
 
 
 def _name(image) -> str:
