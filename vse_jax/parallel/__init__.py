@@ -41,6 +41,7 @@ from vse_jax.parallel.mapping import (
     seconds_compiling,
     shapes_of_rows,
     shard,
+    share_on_host,
     unreplicate,
     waiting_for_compiler,
 )
@@ -100,6 +101,7 @@ __all__ = [
     "set_up",
     "shapes_of_rows",
     "shard",
+    "share_on_host",
     "sum_over_devices",
     "take_rows",
     "this_host",

@@ -255,6 +255,15 @@ def replicate_on_host(tree: Any) -> Any:
     return _copy_to(jax.local_devices(), tree)
 
 
+def share_on_host(tree: Any) -> Any:
+    """Puts a pytree on this host's devices, for `map_over_local_devices`.
+
+    Unlike `replicate_on_host`, compiles nothing, but the devices may share the memory
+    of the host's arrays, which must not change.
+    """
+    return put(tree, NamedSharding(mesh_of(jax.local_devices()), REPLICATED))
+
+
 def _copy_to(devices, tree):
     # Compiled, since `jax.device_put` may share the memory of the host's arrays.
     sharding = NamedSharding(mesh_of(devices), REPLICATED)

@@ -171,18 +171,17 @@ class _Best:
 
     def start(self, queries: np.ndarray) -> None:
         """Copies the queries to the devices."""
-        self._queries = parallel.replicate_on_host(queries)
+        self._queries = parallel.share_on_host(queries)
 
     def add(self, block, first, bias, rows):
         """Adds the rows of a block, at most `rows` for each device."""
-        starts = np.arange(self.devices, dtype=np.int32) * rows
-        counts = np.clip(len(block) - starts, 0, rows).astype(np.int32)
+        starts = np.arange(self.devices) * rows
+        counts = np.clip(len(block) - starts, 0, rows)
         embeddings = _split(block, self.devices, rows)
         if bias is not None:
             bias = _split(np.asarray(bias, np.float32), self.devices, rows)
-        self._best = self._update(
-            self._best, self._queries, embeddings, bias, first + starts, counts
-        )
+        place = np.stack([first + starts, counts], 1).astype(np.int32)
+        self._best = self._update(self._best, self._queries, embeddings, bias, place)
         # Not all blocks at once, since each waiting block takes memory.
         self._waiting.append(self._best)
         if len(self._waiting) > _IN_FLIGHT:
@@ -217,13 +216,12 @@ def _mapped_update(similarity, content):
             parallel.SPLIT,
             parallel.SPLIT,
             parallel.SPLIT,
-            parallel.SPLIT,
         ),
         parallel.SPLIT,
     )
 
 
-def _update(similarity, content, best, queries, block, bias, first, count):
+def _update(similarity, content, best, queries, block, bias, place):
     """Updates the best rows of one device with a block.
 
     Args:
@@ -233,9 +231,9 @@ def _update(similarity, content, best, queries, block, bias, first, count):
       queries: `[queries, dim]`.
       block: `[rows, dim]`.
       bias: `[rows]` or None.
-      first: number of the first row.
-      count: number of rows that exist.
+      place: number of the first row, and the number of rows that exist.
     """
+    first, count = place
     scores = _scores(SIMILARITIES[similarity], content, queries, block)
     if bias is not None:
         scores -= bias[:, None]
