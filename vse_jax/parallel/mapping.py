@@ -211,6 +211,11 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(put_one, tree)
 
 
+def local_device_count() -> int:
+    """Returns the number of devices of this host."""
+    return jax.local_device_count()
+
+
 def all_devices() -> tuple[jax.Device, ...]:
     """All devices, those of the first host first, as `gather_over_hosts` orders."""
     return tuple(sorted(jax.devices(), key=lambda device: device.process_index))
