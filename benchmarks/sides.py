@@ -7,6 +7,7 @@ of one side burden the other. A benchmark starts itself once for each side, with
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import re
 import subprocess
@@ -20,7 +21,9 @@ REPOSITORY = pathlib.Path(__file__).parents[1]
 
 
 def serve(function: Callable[[], object], warmup: int) -> None:
-    """Calls a function whenever a line comes on standard input; prints its seconds.
+    """Calls a function whenever a line comes on standard input.
+
+    Prints how long it took, and the most anonymous memory of the process meanwhile.
 
     Args:
       function: the work of this side.
@@ -30,7 +33,9 @@ def serve(function: Callable[[], object], warmup: int) -> None:
         timing.seconds_of(function)
     print("ready", flush=True)
     for _ in sys.stdin:
-        print(f"seconds: {timing.seconds_of(function)!r}", flush=True)
+        with timing.AnonymousMemory() as memory:
+            seconds = timing.seconds_of(function)
+        print(f"seconds: {seconds!r} bytes: {memory.peak}", flush=True)
 
 
 def in_turns(
@@ -45,9 +50,10 @@ def in_turns(
       repeats: number of timed calls of each side.
 
     Returns:
-      The seconds of each side.
+      The seconds and the peak anonymous memory of each side.
     """
     seconds = {side: [] for side in sides}
+    peaks = dict.fromkeys(sides, 0)
     with contextlib.ExitStack() as stack:
         processes = {
             side: stack.enter_context(_side(module, [*arguments, f"--side={side}"]))
@@ -58,8 +64,14 @@ def in_turns(
                 time.sleep(timing.PAUSE)
                 process.stdin.write("\n")
                 process.stdin.flush()
-                seconds[side].append(float(_answer(process, "seconds: (.+)")))
-    return {side: timing.summary(times) for side, times in seconds.items()}
+                answer = _answer(process, r"seconds: (\S+ bytes: \d+)")
+                time_taken, peak = answer.split(" bytes: ")
+                seconds[side].append(float(time_taken))
+                peaks[side] = max(peaks[side], int(peak))
+    return {
+        side: dataclasses.replace(timing.summary(times), anonymous=peaks[side])
+        for side, times in seconds.items()
+    }
 
 
 @contextlib.contextmanager

@@ -42,6 +42,25 @@ def order(images: jax.Array, captions: jax.Array) -> jax.Array:
 SIMILARITIES: dict[str, Callable] = {"cosine": cosine, "order": order}
 
 
+def scores_of(
+    name: str, content: str, rows: jax.Array, queries: jax.Array
+) -> jax.Array:
+    """Computes the similarities of images or captions and queries of the other side.
+
+    Args:
+      name: one of `SIMILARITIES`.
+      content: `images` or `captions`, what `rows` are.
+      rows: embeddings, `[rows, dim]`.
+      queries: embeddings of the other side, `[queries, dim]`.
+
+    Returns:
+      `[rows, queries]` float32.
+    """
+    if content == "images" or name == "cosine":
+        return SIMILARITIES[name](rows, queries)
+    return SIMILARITIES[name](queries, rows).T
+
+
 def bytes_of_pair(name: str, dim: int) -> int:
     """Returns the memory that a similarity takes for an image and a caption, in bytes.
 

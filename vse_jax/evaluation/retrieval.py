@@ -33,12 +33,25 @@ class Ranks(NamedTuple):
     text_to_image: np.ndarray
 
 
+class Biases(NamedTuple):
+    """What is subtracted from the scores of each candidate, see `hubness`.
+
+    Attributes:
+      images: `[images]` float, when images are ranked for captions.
+      captions: `[captions]` float, when captions are ranked for images.
+    """
+
+    images: np.ndarray
+    captions: np.ndarray
+
+
 def rank(
     images: np.ndarray,
     captions: np.ndarray,
     image_id: np.ndarray,
     caption_image_id: np.ndarray,
     similarity: str = "cosine",
+    biases: Biases | None = None,
 ) -> Ranks:
     """Ranks all captions for each image and all images for each caption.
 
@@ -49,15 +62,22 @@ def rank(
       image_id: `[images]` int, equal for duplicate images.
       caption_image_id: `[captions]` int, ID of the image that each caption belongs to.
       similarity: one of `similarity.SIMILARITIES`.
+      biases: what to subtract from the scores of each item when it is a candidate;
+        None for nothing.
 
     Returns:
       A `Ranks`.
     """
     images, captions = _with_model_axis(images), _with_model_axis(captions)
+    if biases is None:
+        biases = Biases(np.zeros(images.shape[1]), np.zeros(captions.shape[1]))
     tiles = _group_by_image(np.asarray(image_id), np.asarray(caption_image_id))
-    image_tiles = [_tile(images, image_id, rows, -1) for rows in tiles.images]
+    image_tiles = [
+        _tile(images, image_id, biases.images, rows, -1) for rows in tiles.images
+    ]
     caption_tiles = [
-        _tile(captions, caption_image_id, rows, -2) for rows in tiles.captions
+        _tile(captions, caption_image_id, biases.captions, rows, -2)
+        for rows in tiles.captions
     ]
     # Images and their captions are in tiles of the same number, on the diagonal.
     best = [
@@ -112,6 +132,7 @@ def evaluate_folds(
     caption_image_id: np.ndarray,
     similarity: str = "cosine",
     folds: int = 5,
+    biases: Biases | None = None,
 ) -> dict[str, float]:
     """Averages the metrics over folds of consecutive images, of equal size.
 
@@ -128,6 +149,7 @@ def evaluate_folds(
             image_id[rows],
             caption_image_id[members],
             similarity,
+            biases and Biases(biases.images[rows], biases.captions[members]),
         )
         results.append(recalls(fold))
     return {
@@ -163,36 +185,48 @@ def _members(tile, number):
     return [np.pad(rows, (0, size - len(rows)), constant_values=-1) for rows in members]
 
 
-def _tile(embeddings, ids, rows, padding_id):
+class _Tile(NamedTuple):
+    """Embeddings `[models, rows, embed]`, IDs and biases `[rows]` of one side."""
+
+    embeddings: jax.Array
+    id: jax.Array
+    bias: jax.Array
+
+
+def _tile(embeddings, ids, bias, rows, padding_id):
     ids = np.where(rows >= 0, np.asarray(ids)[rows], padding_id).astype(np.int32)
-    return jnp.asarray(embeddings[:, rows]), jnp.asarray(ids)
+    bias = np.asarray(bias, np.float32)[rows]
+    return _Tile(*map(jnp.asarray, (embeddings[:, rows], ids, bias)))
 
 
 def _scores(images, captions, similarity):
-    scores = jax.vmap(SIMILARITIES[similarity])(images, captions)
-    return scores.mean(0)
+    """Returns the scores of captions for images, and those of images for captions."""
+    scores = jax.vmap(SIMILARITIES[similarity])(images.embeddings, captions.embeddings)
+    scores = scores.mean(0)
+    return scores - captions.bias, scores - images.bias[:, None]
 
 
 @functools.partial(jax.jit, static_argnames="similarity")
 def _best_own(image_tile, caption_tile, similarity):
     """Returns the best score of each image with its captions, and of each caption."""
-    (images, image_id), (captions, caption_id) = image_tile, caption_tile
-    scores = _scores(images, captions, similarity)
-    own = jnp.where(image_id[:, None] == caption_id, scores, -jnp.inf)
-    return own.max(1), own.max(0)
+    of_captions, of_images = _scores(image_tile, caption_tile, similarity)
+    own = image_tile.id[:, None] == caption_tile.id
+    return (
+        jnp.where(own, of_captions, -jnp.inf).max(1),
+        jnp.where(own, of_images, -jnp.inf).max(0),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="similarity")
 def _count_wrong(image_tile, caption_tile, image_best, caption_best, similarity):
     """Counts the wrong candidates that do not score below the best correct one."""
-    (images, image_id), (captions, caption_id) = image_tile, caption_tile
-    scores = _scores(images, captions, similarity)
-    wrong = (image_id[:, None] != caption_id) & (image_id >= 0)[:, None]
-    wrong &= caption_id >= 0
+    of_captions, of_images = _scores(image_tile, caption_tile, similarity)
+    wrong = (image_tile.id[:, None] != caption_tile.id) & (image_tile.id >= 0)[:, None]
+    wrong &= caption_tile.id >= 0
     # Not `>=`, since every comparison with a score of NaN is false.
-    beats_caption = wrong & ~(scores < image_best[:, None])
-    beats_image = wrong & ~(scores < caption_best)
-    return beats_caption.sum(1), beats_image.sum(0)
+    captions_ahead = wrong & ~(of_captions < image_best[:, None])
+    images_ahead = wrong & ~(of_images < caption_best)
+    return captions_ahead.sum(1), images_ahead.sum(0)
 
 
 def _restore_order(counts, tiles, number):

@@ -211,6 +211,11 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(put_one, tree)
 
 
+def local_device_count() -> int:
+    """Returns the number of devices of this host."""
+    return jax.local_device_count()
+
+
 def all_devices() -> tuple[jax.Device, ...]:
     """All devices, those of the first host first, as `gather_over_hosts` orders."""
     return tuple(sorted(jax.devices(), key=lambda device: device.process_index))
@@ -253,6 +258,15 @@ def replicate(tree: Any) -> Any:
 def replicate_on_host(tree: Any) -> Any:
     """As `replicate`, for `map_over_local_devices`."""
     return _copy_to(jax.local_devices(), tree)
+
+
+def share_on_host(tree: Any) -> Any:
+    """Puts a pytree on this host's devices, for `map_over_local_devices`.
+
+    Unlike `replicate_on_host`, compiles nothing, but the devices may share the memory
+    of the host's arrays, which must not change.
+    """
+    return put(tree, NamedSharding(mesh_of(jax.local_devices()), REPLICATED))
 
 
 def _copy_to(devices, tree):
