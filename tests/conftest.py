@@ -33,6 +33,24 @@ def shapes_builder(tmp_path_factory):
     return datasets.prepare(settings)
 
 
+@pytest.fixture(scope="session")
+def scene_run(tmp_path_factory):
+    """A workdir of a tiny model on drawn scenes, and its experiment."""
+    from tests import saved_runs
+
+    folder = tmp_path_factory.mktemp("scene_run")
+    config = saved_runs.of_scenes(folder / "data")
+    return folder / "run", saved_runs.save(folder / "run", config)
+
+
+@pytest.fixture(scope="session")
+def scene_model(scene_run):
+    """The model of `scene_run`, as `vse_jax.load` loads it."""
+    import vse_jax
+
+    return vse_jax.load(scene_run[0])
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """Disables most compiler optimizations, for large programs on small arrays."""

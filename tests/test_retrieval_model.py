@@ -24,15 +24,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def scenes(folder):
-    """A run on drawn scenes, with its workdir and its experiment."""
-    config = saved_runs.of_scenes(folder / "data")
-    return folder / "scenes", saved_runs.save(folder / "scenes", config)
+def scenes(scene_run):
+    return scene_run
 
 
 @pytest.fixture(scope="module")
-def model(scenes):
-    return vse_jax.load(scenes[0])
+def model(scene_model):
+    return scene_model
 
 
 @pytest.fixture(scope="module")

@@ -88,14 +88,26 @@ def _embed(model, source, rows, writer, done) -> int:
     what = source.content
     added = 0
     with Progress(f"embedding {what}", total, what, done=done) as progress:
-        for numbers, embeddings in _embeddings(model, source, rows):
+        for numbers, embeddings in embed_rows(model, source, rows):
             writer.write(embeddings, [source.record(row) for row in numbers])
             added += len(numbers)
             progress.add(len(numbers))
     return added
 
 
-def _embeddings(model, source, rows) -> Iterator[tuple[list[int], np.ndarray]]:
+def embed_rows(
+    model: RetrievalModel, source: Source, rows: np.ndarray
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Embeds rows of a source in batches.
+
+    Args:
+      model: model to embed with.
+      source: what to embed.
+      rows: numbers of the rows, int `[rows]`.
+
+    Yields:
+      Numbers of rows, without photos that were skipped, and their embeddings.
+    """
     if source.content == CAPTIONS:
         for start in range(0, len(rows), _CAPTIONS_AT_ONCE):
             some = rows[start : start + _CAPTIONS_AT_ONCE].tolist()

@@ -240,7 +240,9 @@ class Split:
         self._index = input_pipeline.split_index(
             experiment.builder, split, config.data.tokenizer
         )
-        self._digest = experiment.identity.splits[split].digest
+        splits = experiment.identity.splits
+        digests = [splits[part].digest for part in split.split("+")]
+        self._digest = hashlib.sha256("".join(digests).encode()).hexdigest()
         offset = self._index.caption_offset
         self.ids = image_ids = image_row_ids(self._index)
         if content == CAPTIONS:

@@ -44,7 +44,7 @@ COMPILE_OPTIONS = (
     "compile.pairs_per_epoch",
 )
 # Options of --mode=encode only.
-GALLERY_OPTIONS = ("gallery.dtype",)
+GALLERY_OPTIONS = ("gallery.dtype", "gallery.hubness", "gallery.bank_size")
 # Options that may change when a run is resumed: no training step depends on them.
 FREE_OPTIONS = (
     *EVALUATION_OPTIONS,

@@ -7,16 +7,18 @@ import time
 from typing import NamedTuple
 
 import ml_collections
+import numpy as np
 from etils import epath
 
 from vse_jax import parallel, run_config
 from vse_jax.errors import InputError
 from vse_jax.evaluate import check_dataset, check_dimensions, default_split
 from vse_jax.experiment import create_experiment
-from vse_jax.gallery.encode import Encoded, Source, encode
+from vse_jax.gallery.encode import Encoded, Source, embed_rows, encode
 from vse_jax.gallery.gallery import Gallery
 from vse_jax.gallery.sources import CAPTIONS, IMAGES, CaptionFile, PhotoFolder, Split
 from vse_jax.retrieval_model import RetrievalModel, load
+from vse_jax.search import hubness
 from vse_jax.search.searcher import Searcher
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ def open_searcher(place: Place) -> Searcher:
             folder,
             f"{gallery.rows:,}",
         )
-    return Searcher(model, gallery)
+    return Searcher(model, gallery, hubness=place.options.hubness)
 
 
 def encode_and_report(place: Place) -> None:
@@ -105,7 +107,25 @@ def update_gallery(place: Place, model: RetrievalModel) -> tuple[epath.Path, Enc
     folder = epath.Path(place.gallery or _default_folder(place, source)).expanduser()
     size = model.config.evaluation_batch_size
     with parallel.reporting_memory(size, "evaluation_batch_size"):
-        return folder, encode(model, source, folder, place.options)
+        encoded = encode(model, source, folder, place.options)
+        if place.options.hubness:
+            _store_hubness(place, model, folder)
+    return folder, encoded
+
+
+def _store_hubness(place, model, folder):
+    """Computes the correction of hubness, with training queries as the bank."""
+    gallery = Gallery.open(folder)
+    experiment = _experiment(place, model)
+    other_side = CAPTIONS if gallery.content == IMAGES else IMAGES
+    source = Split(experiment, experiment.config.data.train_split, other_side)
+    count = min(len(source.ids), place.options.bank_size)
+    rows = np.arange(count) * len(source.ids) // count
+    logger.info("embedding %s training %s as the bank", f"{count:,}", other_side)
+    bank = [embedded for _, embedded in embed_rows(model, source, rows)]
+    if parallel.is_primary_host():
+        hubness.store(gallery, np.concatenate(bank))
+    parallel.wait_for_hosts("corrected the hubness")
 
 
 def _default_folder(place, source):
@@ -133,10 +153,14 @@ def open_source(place: Place, model: RetrievalModel) -> Source:
     return _open_split(place, model)
 
 
-def _open_split(place, model):
+def _experiment(place, model):
     saved = model.restored.run["config"]
     config = run_config.merge(saved, place.overrides)
-    experiment = create_experiment(config, model.vocabulary)
+    return create_experiment(config, model.vocabulary)
+
+
+def _open_split(place, model):
+    experiment = _experiment(place, model)
     split = place.source or default_split(experiment)
     check_dimensions(experiment, model.image_input.dim)
     check_dataset(experiment, model.restored, place.workdir, split)

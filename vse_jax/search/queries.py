@@ -5,6 +5,7 @@ import os
 import re
 from typing import NamedTuple
 
+from vse_jax.data.photo_inputs import Photo
 from vse_jax.errors import InputError
 
 _WEIGHTED = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*:\s*(.*)", re.DOTALL)
@@ -16,13 +17,14 @@ class Part(NamedTuple):
     Attributes:
       weight: factor of its embedding; negative to move away from it.
       text: words; None if the part is not a text.
-      photo: path of a photo, or the content of one; None if the part is not a photo.
+      photo: a photo in any form that `RetrievalModel.embed_images` takes; None if the
+        part is not a photo.
       row: number of a row of the gallery; None if the part is not a row.
     """
 
     weight: float
     text: str | None = None
-    photo: str | os.PathLike | bytes | None = None
+    photo: Photo | None = None
     row: int | None = None
 
     @property
@@ -32,7 +34,8 @@ class Part(NamedTuple):
             return self.text
         if self.row is not None:
             return f"row {self.row}"
-        return "a photo" if isinstance(self.photo, bytes) else os.fspath(self.photo)
+        is_path = isinstance(self.photo, str | os.PathLike)
+        return os.fspath(self.photo) if is_path else "a photo"
 
 
 class Query(NamedTuple):

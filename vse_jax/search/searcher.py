@@ -13,6 +13,7 @@ from vse_jax.gallery.pictures import Pictures
 from vse_jax.gallery.sources import CAPTIONS, IMAGES
 from vse_jax.retrieval_model import RetrievalModel
 from vse_jax.search import exact
+from vse_jax.search import hubness as hubness_file
 from vse_jax.search.queries import Part, Query
 
 
@@ -21,7 +22,7 @@ class Hit(NamedTuple):
 
     Attributes:
       rank: from 1.
-      score: similarity to the query.
+      score: similarity to the query, perhaps corrected for hubness.
       row: number of the row in the gallery.
       id: ID of the row.
       path: path of the photo; None if there is none.
@@ -39,14 +40,22 @@ class Hit(NamedTuple):
 class Searcher:
     """Answers queries; threads may share it."""
 
-    def __init__(self, model: RetrievalModel, gallery: Gallery):
+    def __init__(
+        self, model: RetrievalModel, gallery: Gallery, *, hubness: bool = False
+    ):
         """Checks that the gallery is of the model.
 
+        Args:
+          model: model that embeds the queries.
+          gallery: what is searched.
+          hubness: whether scores are corrected, see `vse_jax.search.hubness`.
+
         Raises:
-          InputError: if it is not.
+          InputError: if it is of another model, or has no correction.
         """
         check_model(gallery, model)
         self.model, self.gallery = model, gallery
+        self._bias = hubness_file.load(gallery).bias if hubness else None
         self._pictures = Pictures(gallery)
 
     def embed(self, queries: Sequence[Query]) -> np.ndarray:
@@ -131,7 +140,7 @@ class Searcher:
         """
         if k < 1:
             raise InputError(f"the number of results is {k}; expected at least 1")
-        scores, rows = exact.search(embeddings, self.gallery, k)
+        scores, rows = exact.search(embeddings, self.gallery, k, bias=self._bias)
         return [self._hits(*one, threshold) for one in zip(scores, rows, strict=True)]
 
     def _hits(self, scores, rows, threshold) -> list[Hit]:
