@@ -34,7 +34,7 @@ class ShardFiles:
         self._description = description
         self._prefix = f"{host}-" if host else ""
         pattern = re.compile(rf"\D*-{self._prefix}(\d+)\.\w+")
-        matches = [pattern.fullmatch(path.name) for path in folder.iterdir()]
+        matches = map(pattern.fullmatch, manifests.names_in(folder))
         self._next = 1 + max((int(match[1]) for match in matches if match), default=-1)
 
     def write(self, embeddings: Sequence[np.ndarray], table: pa.Table) -> Shard:
@@ -99,10 +99,13 @@ class ShardFiles:
             (self._folder / name).unlink(missing_ok=True)
 
     def unlisted(self, shards: Iterable[Shard]) -> list[str]:
-        """Returns the names of files of shards that `shards` does not have."""
+        """Returns the names of unfinished files, and of shards not in `shards`."""
         listed = {file.name for shard in shards for file in shard.files}
-        names = [path.name for path in self._folder.iterdir()]
-        return [n for n in names if manifests.is_shard_file(n) and n not in listed]
+        return [
+            name
+            for name in manifests.names_in(self._folder) - listed
+            if manifests.is_shard_file(name) or name.startswith(files.UNFINISHED)
+        ]
 
 
 def _write_file(path: epath.Path, parts: Iterable[bytes | memoryview]) -> File:

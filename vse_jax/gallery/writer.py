@@ -263,12 +263,12 @@ class GalleryWriter:
         return manifest
 
     def _check_empty(self) -> None:
-        names = sorted(path.name for path in self._folder.iterdir())
+        names = manifests.names_in(self._folder)
         others = [name for name in names if not name.startswith(files.UNFINISHED)]
         if others:
             raise InputError(
                 f"{self._folder}: is not a gallery and has other files, such as "
-                f"{others[0]}; choose a new or empty folder for --gallery"
+                f"{min(others)}; choose a new or empty folder for --gallery"
             )
 
     def _shards_of_other_hosts(self) -> list[Shard]:
@@ -277,7 +277,7 @@ class GalleryWriter:
 
     def _present(self, shards: Sequence[Shard]) -> list[Shard]:
         """Returns each shard once, without those whose files the user deleted."""
-        names = {path.name for path in self._folder.iterdir()}
+        names = manifests.names_in(self._folder)
         present = []
         for shard in dict.fromkeys(shards):
             absent = [file.name for file in shard.files if file.name not in names]
