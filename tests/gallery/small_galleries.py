@@ -53,9 +53,9 @@ def encode(folder, rows, batch=7, writer=None):
     return changes
 
 
-def content(folder):
+def content(folder, copies=""):
     """Returns the rows that a gallery has, by ID."""
-    gallery = Gallery.open(folder)
+    gallery = Gallery.open(folder, copies)
     embeddings = [np.empty((0, DIM), gallery.dtype), *gallery.blocks(3)]
     records = gallery.rows_at(range(gallery.rows))
     return {

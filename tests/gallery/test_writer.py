@@ -16,7 +16,7 @@ from tests.gallery.small_galleries import (
     encode,
     source,
 )
-from vse_jax import files, parallel
+from vse_jax import parallel
 from vse_jax.errors import InputError, TrainingError
 from vse_jax.gallery import writer as writers
 from vse_jax.gallery.gallery import Gallery
@@ -349,11 +349,23 @@ def test_rows_of_other_hosts_survive_a_kill(tmp_path):
     assert_no_other_files(tmp_path / "g")
 
 
-def test_remote_gallery(bucket):
+def encode_remotely(folder, rows, copies):
+    writer = GalleryWriter(
+        folder, description(), shard_bytes=SHARD_BYTES, copies=str(copies)
+    )
+    return encode(folder, rows, writer=writer)
+
+
+def test_remote_gallery(bucket, tmp_path):
     rows = source(23)
-    encode(bucket / "g", rows)
+    encode_remotely(bucket, rows, tmp_path)
     del rows["photo 11"]
-    encode(bucket / "g", rows)
-    assert_same_rows(content(bucket / "g"), rows)
-    assert_no_other_files(bucket / "g")
-    assert not files.is_local(Gallery.open(bucket / "g").folder)
+    encode_remotely(bucket, rows, tmp_path)
+    assert_same_rows(content(bucket, str(tmp_path)), rows)
+    assert_no_other_files(bucket)
+    # What was copied is read again only if it changed.
+    for path in (bucket / file for file in names_in(bucket) - {"gallery.json"}):
+        path.write_bytes(b"x" * path.stat().length)
+    assert_same_rows(content(bucket, str(tmp_path)), rows)
+    with pytest.raises(InputError, match=r"gs://bucket/.*\.npy: is damaged"):
+        content(bucket, str(tmp_path / "other"))
