@@ -79,13 +79,19 @@ def reporting_writes(directory: str) -> Iterator[None]:
     Raises:
       TrainingError: if a file cannot be written, such as on a full disk.
     """
-    import tensorflow as tf  # takes seconds; a mistyped option should fail at once
-
     try:
         yield
     except (BrokenPipeError, ConnectionError):
         raise
-    except (OSError, tf.errors.OpError, *store_errors()) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, *_tensorflow_errors(), *store_errors())):
+            raise
         raise TrainingError(
             f"cannot write to {directory} ({one_line(error)}); {write_advice(error)}"
         ) from error
+
+
+def _tensorflow_errors() -> tuple[type[Exception], ...]:
+    """Returns the type of TensorFlow's errors, without importing it."""
+    tensorflow = sys.modules.get("tensorflow")
+    return () if tensorflow is None else (tensorflow.errors.OpError,)

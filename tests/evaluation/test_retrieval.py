@@ -10,20 +10,28 @@ SCORES = {
     "cosine": lambda image, caption: image @ caption,
     "order": lambda image, caption: -np.linalg.norm(np.maximum(0, caption - image)),
 }
+NO_BIASES = retrieval.Biases(0, 0)
 
 
-def naive_ranks(images, captions, image_id, caption_image_id, similarity="cosine"):
+def naive_ranks(
+    images,
+    captions,
+    image_id,
+    caption_image_id,
+    similarity="cosine",
+    biases=NO_BIASES,
+):
     """Counts, per query, the wrong candidates that score at least as high."""
     scores = np.array([[SCORES[similarity](i, c) for c in captions] for i in images])
     own = np.asarray(image_id)[:, None] == np.asarray(caption_image_id)
     of_images = [
         sum(not s < row[mine].max() for s in row[~mine])
-        for row, mine in zip(scores, own, strict=True)
+        for row, mine in zip(scores - biases.captions, own, strict=True)
         if mine.any()
     ]
     of_captions = [
         sum(not s < column[mine].max() for s in column[~mine])
-        for column, mine in zip(scores.T, own.T, strict=True)
+        for column, mine in zip(scores.T - biases.images, own.T, strict=True)
     ]
     return np.array(of_images), np.array(of_captions)
 
@@ -158,6 +166,43 @@ def test_ensemble_averages_similarities():
     of_images, of_captions = naive_ranks(*joined, *one[2:])
     np.testing.assert_array_equal(ranks.image_to_text, of_images)
     np.testing.assert_array_equal(ranks.text_to_image, of_captions)
+
+
+def random_biases(images, captions):
+    rng = np.random.default_rng(7)
+    return retrieval.Biases(
+        *(rng.integers(-4, 5, len(x)).astype(np.float32) for x in (images, captions))
+    )
+
+
+@pytest.mark.parametrize("similarity", SCORES)
+@pytest.mark.parametrize("tile_images", [1, 5, 512])
+def test_biases_are_subtracted_from_candidates(monkeypatch, similarity, tile_images):
+    monkeypatch.setattr(retrieval, "TILE_IMAGES", tile_images)
+    split = ragged_split(images=13)
+    biases = random_biases(*split[:2])
+    ranks = assert_ranks_are_naive(*split, similarity, biases)
+    plain = retrieval.rank(*split, similarity)
+    assert (ranks.image_to_text != plain.image_to_text).any()
+    assert (ranks.text_to_image != plain.text_to_image).any()
+
+
+def test_biases_of_folds_are_those_of_their_items():
+    images, captions, image_id, caption_image_id = split = ragged_split(images=12)
+    biases = random_biases(images, captions)
+    metrics = retrieval.evaluate_folds(*split, folds=3, biases=biases)
+    means = []
+    for rows in np.split(np.arange(12), 3):
+        mine = np.isin(caption_image_id, rows)
+        _, of_captions = naive_ranks(
+            images[rows],
+            captions[mine],
+            image_id[rows],
+            caption_image_id[mine],
+            biases=retrieval.Biases(biases.images[rows], biases.captions[mine]),
+        )
+        means.append(np.mean(of_captions) + 1)
+    assert metrics["t2i_meanr"] == pytest.approx(np.mean(means))
 
 
 def test_folds_are_evaluated_separately():

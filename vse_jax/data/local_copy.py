@@ -58,7 +58,7 @@ class RemoteDataset(tfds.core.read_only_builder.ReadOnlyBuilder):
             with files.sole_writer(folder):
                 # Another process may have copied some of them.
                 missing = _missing(folder, names, statuses)
-                _check_space(f"{remote}: the split {split!r}", folder, missing)
+                check_space(f"{remote}: the split {split!r}", folder, missing)
                 gigabytes = sum(missing.values()) / 1e9
                 logger.info("copying %s (%.2f GB) to %s", split, gigabytes, folder)
                 storage.transfer(f"copying {split}", remote, folder, missing)
@@ -142,7 +142,17 @@ def _missing(folder: epath.Path, names: list[str], statuses) -> dict[str, int]:
     }
 
 
-def _check_space(what: str, folder: epath.Path, missing: dict[str, int]) -> None:
+def check_space(what: str, folder: epath.Path, missing: dict[str, int]) -> None:
+    """Checks that a disk has room for files.
+
+    Args:
+      what: what is copied, for the message.
+      folder: local folder, which exists.
+      missing: bytes of each file, by name.
+
+    Raises:
+      InputError: if the files would not leave some space.
+    """
     needed, free = sum(missing.values()), shutil.disk_usage(folder).free
     if needed + _SPARE_BYTES > free:
         raise InputError(

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from etils import epath
 
+from vse_jax import files
 from vse_jax.gallery import manifest as manifests
+from vse_jax.gallery.local_files import check_digest
 from vse_jax.gallery.manifest import Manifest
-from vse_jax.gallery.open_shard import OpenShard, check_digest
+from vse_jax.gallery.open_shard import OpenShard
 from vse_jax.gallery.rows import GROUP_ROWS, SCHEMA, Record, record_of
 
 BLOCK_ROWS = 4096
@@ -31,35 +33,40 @@ class Gallery:
     Attributes:
       folder: folder of the gallery.
       manifest: its shards and what its embeddings are.
+      copies: local folder for copies of remote files.
     """
 
-    def __init__(self, folder: epath.Path, manifest: Manifest):
+    def __init__(self, folder: epath.Path, manifest: Manifest, copies: str = ""):
         self.folder = folder
         self.manifest = manifest
+        self.copies = copies
         counts = [shard.rows for shard in manifest.shards]
         self._starts = [0, *itertools.accumulate(counts)]
         self._shards = [
-            OpenShard(folder, shard, manifest.description) for shard in manifest.shards
+            OpenShard(folder, shard, manifest.description, copies)
+            for shard in manifest.shards
         ]
         self._group = functools.lru_cache(_GROUPS_KEPT)(self._read_group)
 
     @classmethod
-    def open(cls, folder: str | os.PathLike) -> "Gallery":
+    def open(cls, folder: str | os.PathLike, copies: str = "") -> "Gallery":
         """Opens a gallery.
 
         Checks that all files have their sizes, and their digests unless the gallery is
-        large, see `verify`.
+        large, see `verify`. Remote files are checked when they are copied.
 
         Args:
           folder: local or `gs://`.
+          copies: local folder for copies of remote files; "" for `~/.cache/vse_jax`.
 
         Raises:
           InputError: if the folder is not a gallery, or if a file is absent or damaged.
         """
         folder = epath.Path(folder).expanduser()
         manifest = manifests.read(manifests.path_of(folder))
-        gallery = cls(folder, manifest)
-        if sum(f.bytes for s in manifest.shards for f in s.files) <= _DIGESTED_BYTES:
+        gallery = cls(folder, manifest, copies)
+        size = sum(file.bytes for shard in manifest.shards for file in shard.files)
+        if files.is_local(folder) and size <= _DIGESTED_BYTES:
             gallery.verify()
         return gallery
 
@@ -135,13 +142,15 @@ class Gallery:
         Raises:
           IndexError: if there is no such row.
         """
+        rows = np.asarray(rows, np.int64)
         found = np.empty((len(rows), self.dim), self.dtype)
-        places = [self._place(row) for row in rows]
-        for number in {shard for shard, _ in places}:
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.rows:
+            raise IndexError(f"rows of a gallery of {self.rows} rows")
+        shards = np.searchsorted(self._starts, rows, "right") - 1
+        for number in np.unique(shards):
+            own = shards == number
             embeddings = self._shards[number].embeddings()
-            for i, (shard, row) in enumerate(places):
-                if shard == number:
-                    found[i] = embeddings[row]
+            found[own] = embeddings[rows[own] - self._starts[number]]
         return found
 
     def row(self, row: int) -> Record:

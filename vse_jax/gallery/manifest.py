@@ -55,9 +55,8 @@ class Description:
             ("dtype", self.dtype, DTYPES),
         ):
             if value not in allowed:
-                raise InputError(
-                    f"{name} is {value!r}, expected {' or '.join(allowed)}"
-                )
+                expected = " or ".join(allowed)
+                raise ValueError(f"{name} is {value!r}, expected {expected}")
 
     @property
     def row_bytes(self) -> int:
@@ -122,13 +121,21 @@ def path_of(folder: epath.Path, host: int = 0) -> epath.Path:
 
 def paths_of_other_hosts(folder: epath.Path) -> list[epath.Path]:
     """Returns the paths of the manifests that hosts left which are not the primary."""
-    paths = [path for path in folder.iterdir() if _IS_NAME_OF_HOST.fullmatch(path.name)]
-    return sorted(paths, key=lambda path: path.name)
+    names = filter(_IS_NAME_OF_HOST.fullmatch, names_in(folder))
+    return [folder / name for name in sorted(names)]
+
+
+def names_in(folder: epath.Path) -> set[str]:
+    """Returns the names of the files in a folder, which may not exist."""
+    try:
+        return {path.name for path in folder.iterdir()}
+    except FileNotFoundError:  # an object store has no empty folders
+        return set()
 
 
 def is_shard_file(name: str) -> bool:
     """Returns whether a file may be of a shard, perhaps one that nothing lists."""
-    return bool(_IS_SHARD_FILE.fullmatch(name.removeprefix(files.UNFINISHED)))
+    return bool(_IS_SHARD_FILE.fullmatch(name))
 
 
 def write(manifest: Manifest, path: epath.Path) -> None:
@@ -170,17 +177,21 @@ def read(path: epath.Path) -> Manifest:
 
 def _parse(content, path):
     try:
-        if content["format"] > FORMAT:
-            raise InputError(
-                f"{path}: has the format {content['format']}, but this version of "
-                f"vse_jax reads up to {FORMAT}; update vse_jax"
-            )
+        _check_format(int(content["format"]), path)
         fields = [field.name for field in dataclasses.fields(Description)]
         description = Description(**{name: content[name] for name in fields})
         shards = tuple(_parse_shard(shard) for shard in content["shards"])
         return Manifest(description, shards, bool(content["complete"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise _damaged(path) from None
+
+
+def _check_format(version, path):
+    if version > FORMAT:
+        raise InputError(
+            f"{path}: has the format {version}, but this version of vse_jax reads up "
+            f"to {FORMAT}; update vse_jax"
+        )
 
 
 def _parse_shard(content):

@@ -22,19 +22,23 @@ _PART_ROWS = 4096  # rows that are read at a time from a shard that is written a
 class ShardFiles:
     """Writes shards under names that no shard had before."""
 
-    def __init__(self, folder: epath.Path, description: Description, host: int):
+    def __init__(
+        self, folder: epath.Path, description: Description, host: int, copies: str
+    ):
         """Finds the names that are in use.
 
         Args:
           folder: existing folder of the gallery.
           description: what the embeddings are.
           host: index of this host, which is a part of the names of other hosts than 0.
+          copies: local folder for copies of remote files.
         """
         self._folder = folder
         self._description = description
+        self._copies = copies
         self._prefix = f"{host}-" if host else ""
         pattern = re.compile(rf"\D*-{self._prefix}(\d+)\.\w+")
-        matches = [pattern.fullmatch(path.name) for path in folder.iterdir()]
+        matches = map(pattern.fullmatch, manifests.names_in(folder))
         self._next = 1 + max((int(match[1]) for match in matches if match), default=-1)
 
     def write(self, embeddings: Sequence[np.ndarray], table: pa.Table) -> Shard:
@@ -76,7 +80,7 @@ class ShardFiles:
 
     def keep_rows(self, shard: Shard, kept: np.ndarray) -> Shard:
         """Writes a shard with some rows of another, `kept` is `[rows]` bool."""
-        opened = OpenShard(self._folder, shard, self._description)
+        opened = self._open(shard)
         embeddings = opened.embeddings()
         parts = (
             embeddings[start : start + _PART_ROWS][kept[start : start + _PART_ROWS]]
@@ -87,11 +91,18 @@ class ShardFiles:
 
     def join(self, shards: Sequence[Shard]) -> Shard:
         """Writes one shard with the rows of several."""
-        opened = [OpenShard(self._folder, shard, self._description) for shard in shards]
+        opened = [self._open(shard) for shard in shards]
         tables = [shard.table(SCHEMA.names) for shard in opened]
         return self.write(
             [shard.embeddings() for shard in opened], pa.concat_tables(tables)
         )
+
+    def ids(self, shard: Shard) -> pa.ChunkedArray:
+        """Returns the IDs of a shard's rows."""
+        return self._open(shard).table(["id"])["id"]
+
+    def _open(self, shard: Shard) -> OpenShard:
+        return OpenShard(self._folder, shard, self._description, self._copies)
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes files."""
@@ -99,10 +110,13 @@ class ShardFiles:
             (self._folder / name).unlink(missing_ok=True)
 
     def unlisted(self, shards: Iterable[Shard]) -> list[str]:
-        """Returns the names of files of shards that `shards` does not have."""
+        """Returns the names of unfinished files, and of shards not in `shards`."""
         listed = {file.name for shard in shards for file in shard.files}
-        names = [path.name for path in self._folder.iterdir()]
-        return [n for n in names if manifests.is_shard_file(n) and n not in listed]
+        return [
+            name
+            for name in manifests.names_in(self._folder) - listed
+            if manifests.is_shard_file(name) or name.startswith(files.UNFINISHED)
+        ]
 
 
 def _write_file(path: epath.Path, parts: Iterable[bytes | memoryview]) -> File:

@@ -58,6 +58,7 @@ class GalleryWriter:
         description: Description,
         *,
         shard_bytes: int = SHARD_BYTES,
+        copies: str = "",
     ):
         """Changes nothing yet.
 
@@ -65,9 +66,11 @@ class GalleryWriter:
           folder: folder of the gallery, local or `gs://`, which may not exist.
           description: what the embeddings are; that of an existing gallery.
           shard_bytes: maximum size of the embeddings of a shard.
+          copies: local folder for copies of remote files; "" for `~/.cache/vse_jax`.
         """
         self._folder = epath.Path(folder).expanduser()
         self._description = description
+        self._copies = copies
         rows = max(1, shard_bytes // description.row_bytes)
         # Whole blocks, since a search pads the last block of a shard.
         self._shard_rows = rows // BLOCK_ROWS * BLOCK_ROWS or rows
@@ -91,8 +94,8 @@ class GalleryWriter:
             parallel.wait_for_hosts("opened the gallery")
             if self._host:
                 self._manifest = Manifest(self._description, complete=False)
-            self._files = ShardFiles(self._folder, self._description, self._host)
-            self._gallery = Gallery.open(self._folder)
+            self._files = self._shard_files()
+            self._gallery = Gallery.open(self._folder, self._copies)
             self._last_shard = time.monotonic()
             self._lock = lock.pop_all()
         return self
@@ -206,14 +209,13 @@ class GalleryWriter:
 
     def _drop(self, ids: pa.Array) -> None:
         for shard in self._manifest.shards if len(ids) else ():
-            gallery = Gallery(self._folder, self._manifest_of(shard))
-            dropped = pc.is_in(gallery.table(["id"])["id"], value_set=ids).to_numpy()
+            dropped = pc.is_in(self._files.ids(shard), value_set=ids).to_numpy()
             if dropped.any():
                 new = [] if dropped.all() else [self._files.keep_rows(shard, ~dropped)]
                 self._replace([shard], new)
 
-    def _manifest_of(self, shard: Shard) -> Manifest:
-        return Manifest(self._description, (shard,))
+    def _shard_files(self) -> ShardFiles:
+        return ShardFiles(self._folder, self._description, self._host, self._copies)
 
     def _replace(self, old: Sequence[Shard], new: Sequence[Shard]) -> None:
         """Replaces consecutive shards, first in the manifest."""
@@ -248,7 +250,7 @@ class GalleryWriter:
         """Deletes what a killed run left."""
         for path in manifests.paths_of_other_hosts(self._folder):
             path.unlink()
-        shard_files = ShardFiles(self._folder, self._description, self._host)
+        shard_files = self._shard_files()
         shard_files.delete(shard_files.unlisted(self._manifest.shards))
         return self._manifest
 
@@ -263,12 +265,12 @@ class GalleryWriter:
         return manifest
 
     def _check_empty(self) -> None:
-        names = sorted(path.name for path in self._folder.iterdir())
+        names = manifests.names_in(self._folder)
         others = [name for name in names if not name.startswith(files.UNFINISHED)]
         if others:
             raise InputError(
                 f"{self._folder}: is not a gallery and has other files, such as "
-                f"{others[0]}; choose a new or empty folder for --gallery"
+                f"{min(others)}; choose a new or empty folder for --gallery"
             )
 
     def _shards_of_other_hosts(self) -> list[Shard]:
@@ -277,7 +279,7 @@ class GalleryWriter:
 
     def _present(self, shards: Sequence[Shard]) -> list[Shard]:
         """Returns each shard once, without those whose files the user deleted."""
-        names = {path.name for path in self._folder.iterdir()}
+        names = manifests.names_in(self._folder)
         present = []
         for shard in dict.fromkeys(shards):
             absent = [file.name for file in shard.files if file.name not in names]
