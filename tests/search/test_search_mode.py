@@ -1,0 +1,147 @@
+"""Runs of main.py: --mode=encode and --mode=search, as a user does."""
+
+import json
+import re
+
+import pytest
+
+from configs import common
+from tests import photo_files, programs
+from vse_jax.errors import InputError
+from vse_jax.search import search_mode
+from vse_jax.search.open_gallery import Place, open_searcher
+from vse_jax.search.search_mode import Request
+
+QUERY = "--query=a red circle above a blue square"
+
+
+@pytest.fixture(scope="module")
+def workdir(scene_run):
+    return scene_run[0]
+
+
+def run(*options):
+    return programs.finish(programs.start(*options))
+
+
+@pytest.fixture(scope="module")
+def place(workdir):
+    options = common.get_config().gallery
+    return Place(str(workdir), "best", "", "", "", {}, options)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    for number in range(6):
+        photo_files.drawn(80, 64, number).save(root / f"{number}.jpg")
+    (root / "bad.jpg").write_text("no photo")
+    return root
+
+
+def test_the_scenes_of_the_test_split_can_be_searched_at_once(workdir):
+    finished = run("--mode=search", f"--workdir={workdir}", QUERY, "--top=3")
+    assert finished.returncode == 0, finished.stderr
+    lines = finished.stdout.splitlines()
+    assert lines[0] == "a red circle above a blue square"
+    scores = [
+        float(re.fullmatch(r" +\d  +(-?[\d.]+)  test.*", li)[1]) for li in lines[1:]
+    ]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_folder_of_photos_from_encoding_to_results(workdir, photos, tmp_path):
+    gallery = tmp_path / "gallery"
+    place = [f"--workdir={workdir}", f"--gallery={gallery}"]
+    finished = run("--mode=encode", *place, f"--source={photos}")
+    assert finished.returncode == 0, finished.stderr
+    assert "rows:     6 images" in finished.stdout
+    assert "added 6, dropped 0, skipped 1" in finished.stdout
+    assert f"skipping {photos / 'bad.jpg'}: " in finished.stderr
+
+    output = tmp_path / "results.jsonl"
+    queries = tmp_path / "queries.txt"
+    queries.write_text("a dog\na red star xyz\n")
+    finished = run(
+        "--mode=search", *place, f"--queries={queries}", f"--output={output}", "--top=9"
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "the gallery has only 6 rows, fewer than --top=9" in finished.stderr
+    assert "'a red star xyz': the model does not know the words xyz" in finished.stderr
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["query"] for line in lines] == ["a dog", "a red star xyz"]
+    assert lines[1]["unknown_words"] == ["xyz"]
+    paths = {hit["path"] for hit in lines[0]["hits"]}
+    assert paths == {str(photos / f"{number}.jpg") for number in range(6)}
+
+    sheet = tmp_path / "results.html"
+    finished = run(
+        "--mode=search",
+        *place,
+        f"--query_image={photos / '3.jpg'}",
+        "--minus=0.001:<b>qwerty</b>",
+        f"--output={sheet}",
+    )
+    assert finished.returncode == 0, finished.stderr
+    page = sheet.read_text()
+    assert page.count("<img ") == page.count("data:image/jpeg;base64,") == 6
+    assert "&lt;b&gt;qwerty" in page
+    assert "<b>" not in page
+    assert page.index('alt="3.jpg"') < min(page.index(f'alt="{i}.jpg"') for i in (0, 1))
+    assert "http" not in page
+
+
+def test_captions_of_a_text_file_for_a_photo(workdir, photos, tmp_path):
+    texts = tmp_path / "captions.txt"
+    texts.write_text("a red circle\na blue star\n")
+    finished = run(
+        "--mode=search",
+        f"--workdir={workdir}",
+        f"--source={texts}",
+        f"--query_image={photos / '0.jpg'}",
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert len(finished.stdout.splitlines()) == 3
+    assert "a blue star" in finished.stdout
+
+
+NOTHING = Request((), (), (), (), "", 5, None, "")
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({}, "the query is empty; expected words or a photo"),
+        ({"texts": [" "]}, "the query is empty; expected at least one word"),
+        ({"texts": ["a"], "file": "x.txt"}, "--queries is set; leave out --query"),
+        ({"file": "no.txt"}, "no.txt: cannot be read"),
+        ({"texts": ["a"], "output": "x.csv"}, "--output is x.csv; expected a file"),
+        ({"photos": ["no.jpg"]}, "no.jpg: No such file"),
+    ],
+)
+def test_invalid_requests_are_reported(place, request_, message):
+    with pytest.raises(InputError, match=message):
+        search_mode.search(place, NOTHING._replace(**request_))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "no/such"}, "--source=no/such: there is no such folder or file"),
+        ({"source": "nothing"}, "there is no split 'nothing'; expected one of train"),
+        ({"gallery": "no/such"}, "no/such: is not a gallery"),
+        ({"source": "tests", "content": "captions"}, "--content is captions, but"),
+    ],
+)
+def test_invalid_places_are_reported(place, options, message):
+    with pytest.raises(InputError, match=message):
+        open_searcher(place._replace(**options))
+
+
+def test_invalid_input_is_reported_in_one_line(workdir):
+    finished = run("--mode=search", f"--workdir={workdir}", "--query= ")
+    assert finished.returncode == 2
+    (line,) = [li for li in finished.stderr.splitlines() if li.startswith("error:")]
+    assert line == "error: the query is empty; expected at least one word"
+    assert "Traceback" not in finished.stderr
