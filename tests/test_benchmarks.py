@@ -15,14 +15,15 @@ BENCHMARKS = {
     "extract": ["vse_jax, whole process", "ratio"],
     "input_pipeline": ["pairs/s", "resident"],
     "retrieval": ["captions", "median s"],
+    "search": ["NumPy", "times vse_jax"],
     "train_step": ["JAX", "times PyTorch"],
 }
-OF_PYTORCH = {"extract": "efficientnet_lite_pytorch", "train_step": "torch"}
+NEEDED = {"extract": "efficientnet_lite_pytorch", "train_step": "torch", "search": "faiss"}
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_tiny_form(name):
-    needed = OF_PYTORCH.get(name)
+    needed = NEEDED.get(name)
     if needed and not importlib.util.find_spec(needed):
         pytest.skip(f"{needed} is not installed")
     finished = subprocess.run(

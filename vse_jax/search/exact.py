@@ -75,8 +75,13 @@ def search(
       InputError: if a query is not finite or has other dimensions than the gallery.
     """
     source = _Source.of(gallery, similarity, content)
-    queries = np.asarray(queries, np.float32)
-    _check(queries, source, k, bias)
+    queries = checked_queries(queries, source.dim, k)
+    if bias is not None and bias.shape != (source.rows,):
+        raise ValueError(f"bias of shape {bias.shape} for {source.rows} rows")
+    if source.rows >= 2**31:
+        raise InputError(
+            f"the gallery has {source.rows:,} rows, but a search takes less than 2**31"
+        )
     k = min(k, source.rows)
     parts = [
         _search(queries[start : start + MAX_QUERIES], source, k, bias)
@@ -113,23 +118,26 @@ class _Source(NamedTuple):
         return cls(*gallery.shape, similarity or "cosine", content or "images", blocks)
 
 
-def _check(queries, source, k, bias):
-    if queries.ndim != 2 or queries.shape[1] != source.dim:
+def checked_queries(queries: np.ndarray, dim: int, k: int) -> np.ndarray:
+    """Returns the embeddings of queries as float32, `[queries, dim]`.
+
+    Raises:
+      InputError: if they are not finite, if their shape is another one, or if fewer
+        than one result is asked for.
+    """
+    queries = np.asarray(queries, np.float32)
+    if queries.ndim != 2 or queries.shape[1] != dim:
         raise InputError(
             f"the queries have the shape {list(queries.shape)}, but the gallery has "
-            f"{source.dim} dimensions; embed them with the model of the gallery"
+            f"{dim} dimensions; embed them with the model of the gallery"
         )
-    if not np.isfinite(queries).all():
-        row = int(np.isfinite(queries).all(1).argmin())
+    finite = np.isfinite(queries).all(1)
+    if not finite.all():
+        row = int(finite.argmin())
         raise InputError(f"the embedding of query {row + 1} is not finite")
     if k < 1:
         raise InputError(f"{k} results were asked for; ask for at least 1")
-    if bias is not None and bias.shape != (source.rows,):
-        raise ValueError(f"bias of shape {bias.shape} for {source.rows} rows")
-    if source.rows >= 2**31:
-        raise InputError(
-            f"the gallery has {source.rows:,} rows, but a search takes less than 2**31"
-        )
+    return queries
 
 
 def _search(queries, source, k, bias):
