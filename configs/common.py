@@ -113,6 +113,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.gallery = gallery = ml_collections.ConfigDict()  # for --mode=encode
     gallery.dtype = "float16"  # of the stored embeddings; or float32
+    gallery.index = ""  # index for approximate search: ivf or hnsw (faiss-cpu)
     gallery.hubness = False  # True corrects scores by a bias of each row, see README
     gallery.bank_size = 30_000  # training queries, at most, that determine the bias
 

@@ -18,7 +18,11 @@ BENCHMARKS = {
     "search": ["NumPy", "times vse_jax"],
     "train_step": ["JAX", "times PyTorch"],
 }
-NEEDED = {"extract": "efficientnet_lite_pytorch", "train_step": "torch", "search": "faiss"}
+NEEDED = {
+    "extract": "efficientnet_lite_pytorch",
+    "train_step": "torch",
+    "search": "faiss",
+}
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

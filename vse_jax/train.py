@@ -375,4 +375,13 @@ class Training:
         if parallel.is_primary_host():
             print(f"checkpoint:  {self._checkpoints.path(restored.step)}")
             command = shlex.join(["tensorboard", "--logdir", self._workdir])
-            print(f"TensorBoard: {command}", flush=True)
+            print(f"TensorBoard: {command}")
+            self._print_how_to_search(evaluation.index.captions[0])
+
+    def _print_how_to_search(self, query: str) -> None:
+        for name, mode in (
+            ("search", ["--mode=search", f"--query={query}"]),
+            ("page", ["--mode=serve"]),
+        ):
+            command = ["python", "main.py", f"--workdir={self._workdir}", *mode]
+            print(f"{name + ':':12} {shlex.join(command)}", flush=True)

@@ -43,8 +43,13 @@ COMPILE_OPTIONS = (
     "compile.dim",
     "compile.pairs_per_epoch",
 )
-# Options of --mode=encode only.
-GALLERY_OPTIONS = ("gallery.dtype", "gallery.hubness", "gallery.bank_size")
+# Options of galleries only.
+GALLERY_OPTIONS = (
+    "gallery.dtype",
+    "gallery.index",
+    "gallery.hubness",
+    "gallery.bank_size",
+)
 # Options that may change when a run is resumed: no training step depends on them.
 FREE_OPTIONS = (
     *EVALUATION_OPTIONS,

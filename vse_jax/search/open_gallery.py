@@ -7,22 +7,22 @@ import time
 from typing import NamedTuple
 
 import ml_collections
-import numpy as np
 from etils import epath
 
 from vse_jax import parallel, run_config
 from vse_jax.errors import InputError
 from vse_jax.evaluate import check_dataset, check_dimensions, default_split
 from vse_jax.experiment import create_experiment
-from vse_jax.gallery.encode import Encoded, Source, embed_rows, encode
+from vse_jax.gallery.encode import Encoded, Source, encode
 from vse_jax.gallery.gallery import Gallery
 from vse_jax.gallery.sources import CAPTIONS, IMAGES, CaptionFile, PhotoFolder, Split
 from vse_jax.retrieval_model import RetrievalModel, load
-from vse_jax.search import hubness
+from vse_jax.search.prepare_search import is_prepared, prepare
 from vse_jax.search.searcher import Searcher
 
 logger = logging.getLogger(__name__)
 
+_MANY_ROWS = 1_000_000
 FOLDER = "galleries"  # in the workdir, for galleries without a name
 
 
@@ -60,6 +60,8 @@ def open_searcher(place: Place) -> Searcher:
     folder = epath.Path(place.gallery).expanduser()
     if not place.gallery or place.source:
         folder, _ = update_gallery(place, model)
+        if not is_prepared(Gallery.open(folder), place.options):
+            _prepare(place, model, folder)
     gallery = Gallery.open(folder)
     if not gallery.complete:
         logger.warning(
@@ -68,7 +70,15 @@ def open_searcher(place: Place) -> Searcher:
             folder,
             f"{gallery.rows:,}",
         )
-    return Searcher(model, gallery, hubness=place.options.hubness)
+    options = place.options
+    if gallery.rows > _MANY_ROWS and not options.index:
+        logger.warning(
+            "%s has %s rows; an index makes searches faster: run --mode=encode and "
+            "--mode=search with --config.gallery.index=ivf (pip install faiss-cpu)",
+            folder,
+            f"{gallery.rows:,}",
+        )
+    return Searcher(model, gallery, hubness=options.hubness, index=bool(options.index))
 
 
 def encode_and_report(place: Place) -> None:
@@ -79,7 +89,10 @@ def encode_and_report(place: Place) -> None:
       TrainingError: if the gallery cannot be written.
     """
     started = time.perf_counter()
-    folder, encoded = update_gallery(place, load(place.workdir, place.checkpoint))
+    model = load(place.workdir, place.checkpoint)
+    folder, encoded = update_gallery(place, model)
+    if place.options.hubness or place.options.index:
+        _prepare(place, model, folder)
     if not parallel.is_primary_host():
         return
     gallery = Gallery.open(folder)
@@ -107,25 +120,14 @@ def update_gallery(place: Place, model: RetrievalModel) -> tuple[epath.Path, Enc
     folder = epath.Path(place.gallery or _default_folder(place, source)).expanduser()
     size = model.config.evaluation_batch_size
     with parallel.reporting_memory(size, "evaluation_batch_size"):
-        encoded = encode(model, source, folder, place.options)
-        if place.options.hubness:
-            _store_hubness(place, model, folder)
-    return folder, encoded
+        return folder, encode(model, source, folder, place.options)
 
 
-def _store_hubness(place, model, folder):
-    """Computes the correction of hubness, with training queries as the bank."""
-    gallery = Gallery.open(folder)
-    experiment = _experiment(place, model)
-    other_side = CAPTIONS if gallery.content == IMAGES else IMAGES
-    source = Split(experiment, experiment.config.data.train_split, other_side)
-    count = min(len(source.ids), place.options.bank_size)
-    rows = np.arange(count) * len(source.ids) // count
-    logger.info("embedding %s training %s as the bank", f"{count:,}", other_side)
-    bank = [embedded for _, embedded in embed_rows(model, source, rows)]
-    if parallel.is_primary_host():
-        hubness.store(gallery, np.concatenate(bank))
-    parallel.wait_for_hosts("corrected the hubness")
+def _prepare(place, model, folder):
+    size = model.config.evaluation_batch_size
+    with parallel.reporting_memory(size, "evaluation_batch_size"):
+        experiment = _experiment(place, model)
+        prepare(model, experiment, Gallery.open(folder), place.options)
 
 
 def _default_folder(place, source):

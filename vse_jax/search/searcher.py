@@ -13,7 +13,8 @@ from vse_jax.gallery.pictures import Pictures
 from vse_jax.gallery.sources import CAPTIONS, IMAGES
 from vse_jax.retrieval_model import RetrievalModel
 from vse_jax.search import exact
-from vse_jax.search import hubness as hubness_file
+from vse_jax.search import hubness as corrections
+from vse_jax.search import index as indexes
 from vse_jax.search.queries import Part, Query
 
 
@@ -41,7 +42,12 @@ class Searcher:
     """Answers queries; threads may share it."""
 
     def __init__(
-        self, model: RetrievalModel, gallery: Gallery, *, hubness: bool = False
+        self,
+        model: RetrievalModel,
+        gallery: Gallery,
+        *,
+        hubness: bool = False,
+        index: bool = False,
     ):
         """Checks that the gallery is of the model.
 
@@ -49,13 +55,16 @@ class Searcher:
           model: model that embeds the queries.
           gallery: what is searched.
           hubness: whether scores are corrected, see `vse_jax.search.hubness`.
+          index: whether the gallery's index is searched, instead of all rows.
 
         Raises:
-          InputError: if it is of another model, or has no correction.
+          InputError: if the gallery is of another model, or has no correction or no
+            index.
         """
         check_model(gallery, model)
         self.model, self.gallery = model, gallery
-        self._bias = hubness_file.load(gallery).bias if hubness else None
+        self._correction = corrections.load(gallery) if hubness else None
+        self._index = indexes.load(gallery, self._correction) if index else None
         self._pictures = Pictures(gallery)
 
     def embed(self, queries: Sequence[Query]) -> np.ndarray:
@@ -140,8 +149,15 @@ class Searcher:
         """
         if k < 1:
             raise InputError(f"the number of results is {k}; expected at least 1")
-        scores, rows = exact.search(embeddings, self.gallery, k, bias=self._bias)
+        scores, rows = self._search(embeddings, k)
         return [self._hits(*one, threshold) for one in zip(scores, rows, strict=True)]
+
+    def _search(self, embeddings, k):
+        if self._index is not None:
+            is_corrected = self._correction is not None
+            return self._index.search(embeddings, k, corrected=is_corrected)
+        bias = self._correction.bias if self._correction else None
+        return exact.search(embeddings, self.gallery, k, bias=bias)
 
     def _hits(self, scores, rows, threshold) -> list[Hit]:
         if threshold is not None:
