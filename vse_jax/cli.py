@@ -1,4 +1,4 @@
-"""Command-line interface: flags and one function per mode.
+"""Command-line interface: flags, and the errors and signals that end the program.
 
 Both `main.py` and the installed command `vse_jax` call `run`.
 """
@@ -9,7 +9,6 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN logs a notice
 
-import contextlib
 import logging
 import operator
 import pathlib
@@ -21,9 +20,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from configs import common
 from vse_jax import command_line, storage, termination
 from vse_jax.errors import InputError, ReportedError, store_errors
+from vse_jax.modes import MODES, NO_CONFIG
 
 FLAGS = flags.FLAGS
 _PATH_OPTIONS = (  # options of paths that may be gs://
@@ -34,7 +33,6 @@ _PATH_OPTIONS = (  # options of paths that may be gs://
     "extract.numpy_layout",
     "model.backbone.weights",
 )
-_NO_CONFIG = ("eval", "import", "encode", "search")  # modes without --config
 
 config_flags.DEFINE_config_file("config", None, "Configuration file.")
 flags.DEFINE_string("workdir", "", "Folder of the run; default: runs/<config name>.")
@@ -101,165 +99,12 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise InputError(f"unexpected argument {argv[1]!r}; options begin with --")
     config = FLAGS.config if _has_config_file() else None
-    if config is None and FLAGS.mode not in _NO_CONFIG:
+    if config is None and FLAGS.mode not in NO_CONFIG:
         raise InputError("--config is missing; an example is configs/quickstart.py")
     workdir = _workdir()
     _set_up_logging()
     _check_storage(config, workdir)
     return MODES[FLAGS.mode](config, workdir)
-
-
-def _train(config, workdir):
-    config.dtype = config.dtype or _saved_dtype(workdir)
-    with _hosts(config, workdir, preemptible=True):
-        from vse_jax import goodput, train
-
-        seconds_before = goodput.seconds_since_process_start()
-        finished = train.train_and_evaluate(config, workdir, seconds_before)
-    return 0 if finished else termination.exit_code()
-
-
-def _saved_dtype(workdir):
-    """Returns the dtype of the run in the workdir; "" if there is none."""
-    from vse_jax.checkpoint import read_description
-
-    try:
-        return read_description(workdir, "latest")["dtype"]
-    except InputError:
-        return ""
-
-
-def _evaluate(config, workdir):
-    del config  # the checkpoint has one
-    with _restored(workdir) as overrides:
-        from vse_jax import evaluate
-
-        evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
-    return 0
-
-
-def _encode(config, workdir):
-    del config
-    with _restored(workdir) as overrides:
-        from vse_jax.search import open_gallery
-
-        open_gallery.encode_and_report(_place(workdir, overrides))
-    return 0
-
-
-def _search(config, workdir):
-    del config
-    with _restored(workdir) as overrides:
-        from vse_jax.search import search_mode
-
-        request = search_mode.Request(
-            texts=FLAGS.query,
-            minus=FLAGS.minus,
-            photos=FLAGS.query_image,
-            minus_photos=FLAGS.minus_image,
-            file=FLAGS.queries,
-            top=FLAGS.top,
-            threshold=FLAGS.threshold,
-            output=FLAGS.output,
-        )
-        search_mode.search(_place(workdir, overrides), request)
-    return 0
-
-
-def _place(workdir, overrides):
-    from vse_jax.search.open_gallery import Place
-
-    return Place(
-        workdir=workdir,
-        checkpoint=FLAGS.checkpoint,
-        source=FLAGS.source,
-        gallery=FLAGS.gallery,
-        content=FLAGS.content,
-        overrides=overrides,
-        options=(FLAGS.config or common.get_config()).gallery,
-    )
-
-
-@contextlib.contextmanager
-def _restored(workdir):
-    """Sets up JAX for the checkpoint of a workdir; yields the overridden options."""
-    overrides = {}
-    if FLAGS.config is not None:
-        overrides = config_flags.get_override_values(FLAGS["config"])
-    # These are of the gallery and not of the checkpoint.
-    overrides = {k: v for k, v in overrides.items() if not k.startswith("gallery.")}
-    with _connected(FLAGS.config or common.get_config()):
-        from vse_jax import parallel, run_config, saved_model
-
-        saved = saved_model.read_description(workdir, FLAGS.checkpoint)
-        parallel.set_up(run_config.merge(saved["config"], overrides), workdir)
-        yield overrides
-
-
-def _prepare(config, workdir):
-    del workdir
-    with _connected(config):
-        from vse_jax import parallel
-        from vse_jax.data import datasets
-
-        with parallel.primary_host_first("prepared the dataset"):
-            builder = datasets.prepare(config.data)
-        if parallel.is_primary_host():
-            print(f"prepared: {builder.data_dir}")
-    return 0
-
-
-def _extract(config, workdir):
-    with _hosts(config, workdir):
-        from vse_jax.extraction import extract
-
-        extract.extract(config, workdir)
-    return 0
-
-
-def _import(config, workdir):
-    for flag in ("import_file", "vocabulary"):
-        if not FLAGS[flag].present:
-            raise InputError(
-                f"--{flag} is missing; --mode=import needs --import_file and "
-                "--vocabulary"
-            )
-    config = config or FLAGS.config or common.get_config()
-    with _hosts(config, workdir):
-        from vse_jax.torch_import import checkpoint_file
-
-        checkpoint_file.import_checkpoint(
-            config, workdir, FLAGS.import_file, FLAGS.vocabulary
-        )
-    return 0
-
-
-def _compile(config, workdir):
-    del workdir
-    from vse_jax.compilation import topology
-
-    topology.set_environment()  # before JAX is imported
-    from vse_jax.compilation import compile as compilation
-
-    compilation.compile_programs(
-        config,
-        FLAGS.topology,
-        output=FLAGS.output,
-        find_largest_batch=FLAGS.largest_batch,
-    )
-    return 0
-
-
-MODES = {
-    "train": _train,
-    "eval": _evaluate,
-    "encode": _encode,
-    "search": _search,
-    "prepare": _prepare,
-    "extract": _extract,
-    "import": _import,
-    "compile": _compile,
-}
 
 
 flags.DEFINE_enum(
@@ -271,27 +116,6 @@ flags.DEFINE_enum(
     "import a checkpoint of the PyTorch repositories; compile for a TPU that is not at "
     "hand.",
 )
-
-
-@contextlib.contextmanager
-def _hosts(config, workdir, *, preemptible=False):
-    """Sets up JAX; within the context, all hosts fail together."""
-    with _connected(config, preemptible=preemptible):
-        from vse_jax import parallel
-
-        parallel.set_up(config, workdir)
-        yield
-
-
-@contextlib.contextmanager
-def _connected(config, *, preemptible=False):
-    """Connects the hosts; within the context, they fail together."""
-    from vse_jax import host_connection
-
-    with host_connection.failing_together():
-        host_connection.check_options(config)
-        host_connection.connect(config, preemptible=preemptible)
-        yield
 
 
 def _has_config_file():
