@@ -8,7 +8,8 @@ NumPy (product and `argpartition`) and faiss (`IndexFlatIP`) search a float32 co
 memory, which is made before they are timed. Each side is a process of its own on all
 cores, and they take turns. `--rows=10000000 --sides=vse_jax` needs 10 GB of disk.
 
-Prints seconds, how many times as long as vse_jax, and the most anonymous memory.
+Prints seconds, the processor time of all threads, how many times as long as vse_jax,
+and the most anonymous memory.
 """
 
 import argparse
@@ -121,6 +122,7 @@ def main():
                     "median s": timed.median,
                     "fastest s": timed.minimum,
                     "slowest s": timed.maximum,
+                    "CPU s": timed.processor,
                     "times vse_jax": timed.median / times["vse_jax"].median,
                     "anonymous GB": timed.anonymous / 1e9,
                 }

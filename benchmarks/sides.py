@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -23,7 +24,8 @@ REPOSITORY = pathlib.Path(__file__).parents[1]
 def serve(function: Callable[[], object], warmup: int) -> None:
     """Calls a function whenever a line comes on standard input.
 
-    Prints how long it took, and the most anonymous memory of the process meanwhile.
+    Prints how long it took, the processor time of all threads, and the most anonymous
+    memory of the process meanwhile.
 
     Args:
       function: the work of this side.
@@ -34,8 +36,10 @@ def serve(function: Callable[[], object], warmup: int) -> None:
     print("ready", flush=True)
     for _ in sys.stdin:
         with timing.AnonymousMemory() as memory:
+            started = time.process_time()
             seconds = timing.seconds_of(function)
-        print(f"seconds: {seconds!r} bytes: {memory.peak}", flush=True)
+            processor = time.process_time() - started
+        print(f"measured: {seconds!r} {processor!r} {memory.peak}", flush=True)
 
 
 def in_turns(
@@ -50,10 +54,9 @@ def in_turns(
       repeats: number of timed calls of each side.
 
     Returns:
-      The seconds and the peak anonymous memory of each side.
+      The seconds, processor time and peak anonymous memory of each side.
     """
-    seconds = {side: [] for side in sides}
-    peaks = dict.fromkeys(sides, 0)
+    measured = {side: [] for side in sides}
     with contextlib.ExitStack() as stack:
         processes = {
             side: stack.enter_context(_side(module, [*arguments, f"--side={side}"]))
@@ -64,14 +67,17 @@ def in_turns(
                 time.sleep(timing.PAUSE)
                 process.stdin.write("\n")
                 process.stdin.flush()
-                answer = _answer(process, r"seconds: (\S+ bytes: \d+)")
-                time_taken, peak = answer.split(" bytes: ")
-                seconds[side].append(float(time_taken))
-                peaks[side] = max(peaks[side], int(peak))
-    return {
-        side: dataclasses.replace(timing.summary(times), anonymous=peaks[side])
-        for side, times in seconds.items()
-    }
+                answer = _answer(process, r"measured: (\S+ \S+ \d+)").split()
+                measured[side].append([float(value) for value in answer])
+    return {side: _summary(*zip(*m, strict=True)) for side, m in measured.items()}
+
+
+def _summary(seconds, processor, peaks):
+    return dataclasses.replace(
+        timing.summary(seconds),
+        processor=statistics.median(processor),
+        anonymous=int(max(peaks)),
+    )
 
 
 @contextlib.contextmanager

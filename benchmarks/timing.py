@@ -20,12 +20,14 @@ class Timing:
     """How long one function took, in seconds, over its repeats.
 
     Attributes:
+      processor: median processor time of all threads, seconds; 0 if not measured.
       anonymous: the most anonymous memory of its process, bytes; 0 if not measured.
     """
 
     median: float
     minimum: float
     maximum: float
+    processor: float = 0.0
     anonymous: int = 0
 
 

@@ -117,6 +117,13 @@ def get_config() -> ml_collections.ConfigDict:
     gallery.hubness = False  # True corrects scores by a bias of each row, see README
     gallery.bank_size = 30_000  # training queries, at most, that determine the bias
 
+    config.evaluation = evaluation = ml_collections.ConfigDict()  # for --mode=eval
+    # True also reports the recalls with scores corrected for hubness: minus alpha times
+    # the mean of the k largest similarities to the items of data.train_split.
+    evaluation.hubness = False
+    evaluation.hubness_alpha = 0.75  # weight of the correction, at least 0
+    evaluation.hubness_k = 128  # similarities that are averaged
+
     # For --mode=compile, which reads no data: what training would find in the data.
     config.compile = compiled = ml_collections.ConfigDict()
     compiled.programs = ("train", "images", "captions")  # training and embedding steps

@@ -11,7 +11,12 @@ from vse_jax.data.text.vocabulary import training_vocabulary
 from vse_jax.errors import InputError, TrainingError
 from vse_jax.evaluation import report, retrieval
 from vse_jax.evaluation.embedder import Embeddings
-from vse_jax.evaluation.evaluator import Evaluation, Evaluator, evaluate_embeddings
+from vse_jax.evaluation.evaluator import (
+    Corrected,
+    Evaluation,
+    Evaluator,
+    evaluate_embeddings,
+)
 from vse_jax.experiment import Experiment
 from vse_jax.models.vse import create_model
 
@@ -79,6 +84,28 @@ def test_report_file_has_metrics_step_and_configuration(tmp_path, config):
     assert (content["step"], content["images"], content["captions"]) == (77, 6, 12)
     assert content["config"]["loss"]["mining"] == config.loss.mining
     assert [p.name for p in path.parent.iterdir()] == ["dev.json"]
+
+
+def test_corrected_metrics_are_reported_below(tmp_path, config):
+    plain, folds = evaluation(), evaluation(folds=True)
+    corrected = Corrected(plain.metrics | {"rsum": 123.4}, None)
+    result = dataclasses.replace(plain, corrected=corrected)
+    content = json.loads(report.write_report(tmp_path, result, config, 1).read_text())
+    assert content["metrics"] == plain.metrics
+    assert content["hubness_metrics"]["rsum"] == 123.4
+    assert "hubness_fold_metrics" not in content
+    lines = report.format_corrected(corrected, config, 6).splitlines()
+    assert lines[1] == "corrected for hubness with train, alpha 0.75, k 128"
+    assert lines[-1].split() == ["rSum", "123.4"]
+
+    config.data.folds = 5
+    corrected = Corrected(folds.metrics, folds.fold_metrics)
+    result = dataclasses.replace(folds, corrected=corrected)
+    content = json.loads(report.write_report(tmp_path, result, config, 1).read_text())
+    assert content["hubness_fold_metrics"] == folds.fold_metrics
+    text = report.format_corrected(corrected, config, 5_000)
+    assert text.count("R@10") == 2
+    assert "1K, mean of 5 folds, corrected for hubness" in text
 
 
 def test_failed_report_keeps_the_previous_one(tmp_path, config, monkeypatch):
@@ -153,6 +180,28 @@ def test_embeddings_have_the_order_of_the_split(embedded):
     ids = np.arange(10), np.repeat(np.arange(10), 5)
     ranks = retrieval.rank(result.embeddings.images, result.embeddings.captions, *ids)
     assert result.metrics == retrieval.recalls(ranks)
+
+
+def test_correction_takes_its_bank_from_the_train_split(embedded):
+    variables, evaluator, result, _ = embedded
+    variables = parallel.replicate(variables)
+    config = evaluator._config
+    config.evaluation.hubness_k, config.evaluation.hubness_alpha = 7, 0.6
+    corrected = evaluator.correct(variables, result).corrected
+    bank, (images, captions) = (
+        evaluation.embeddings
+        for evaluation in (evaluator.evaluate(variables, "train"), result)
+    )
+    assert len(bank.images) == 24
+    biases = retrieval.Biases(
+        0.6 * np.sort(images @ bank.captions.T)[:, -7:].mean(1),
+        0.6 * np.sort(captions @ bank.images.T)[:, -7:].mean(1),
+    )
+    ids = np.arange(10), np.repeat(np.arange(10), 5)
+    ranks = retrieval.rank(images, captions, *ids, biases=biases)
+    assert corrected.metrics == pytest.approx(retrieval.recalls(ranks))
+    assert corrected.metrics != result.metrics
+    assert corrected.fold_metrics is None
 
 
 def test_embeddings_that_are_not_finite_are_refused(embedded):

@@ -127,6 +127,20 @@ def test_eval_repeats_the_report_of_training(place, trained):
     assert "rSum" in finished.stdout
 
 
+def test_eval_corrects_hubness(place, trained):
+    workdir, _, report = trained
+    finished = place.run("--mode=eval", "--config.evaluation.hubness=True")
+    assert finished.returncode == 0, finished.stderr
+    path = workdir / "eval" / "test.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(report))
+    assert found["metrics"] == report["metrics"]
+    assert set(found["hubness_metrics"]) == METRICS
+    plain, corrected = finished.stdout.split("corrected for hubness with train")
+    assert f"{found['metrics']['rsum']:.1f}" in plain
+    assert f"{found['hubness_metrics']['rsum']:.1f}" in corrected
+
+
 def test_eval_without_config_of_a_split_and_a_checkpoint(place, trained):
     workdir, _, _ = trained
     finished = programs.run(

@@ -56,11 +56,15 @@ def evaluate(
     check_dimensions(experiment, content_dim(restored.variables))
     split = split or default_split(experiment)
     check_dataset(experiment, restored, workdir, split)
+    if config.evaluation.hubness:
+        check_dataset(experiment, restored, workdir, config.data.train_split)
     experiment.log_unknown_words(split)
 
-    evaluation = Evaluator(experiment).evaluate(
-        parallel.replicate(restored.variables), split
-    )
+    evaluator = Evaluator(experiment)
+    variables = parallel.replicate(restored.variables)
+    evaluation = evaluator.evaluate(variables, split)
+    if config.evaluation.hubness:
+        evaluation = evaluator.correct(variables, evaluation)
     with reporting_writes(workdir):
         report(experiment, evaluation, workdir, restored.step)
     return evaluation.metrics

@@ -100,6 +100,20 @@ def test_open_gallery_does_not_change(folder):
     assert len(content(folder)) == 5
 
 
+def test_gallery_that_changes_while_it_is_opened(folder, monkeypatch):
+    read, changed = galleries.manifests.read, []
+
+    def read_before_a_change(path):
+        manifest = read(path)
+        if not changed:
+            changed.append(True)
+            encode(folder, source(5, start=200))
+        return manifest
+
+    monkeypatch.setattr(galleries.manifests, "read", read_before_a_change)
+    assert len(content(folder)) == 5
+
+
 def test_fingerprint_is_of_embeddings_and_order(tmp_path):
     encode(tmp_path / "a", ROWS)
     encode(tmp_path / "b", ROWS)

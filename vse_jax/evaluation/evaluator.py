@@ -1,11 +1,14 @@
 """Embeds a split, ranks it and computes the metrics."""
 
 import dataclasses
+from typing import NamedTuple
+
+import ml_collections
 
 from vse_jax.compile_ahead import Program
 from vse_jax.data.split_index import SplitIndex
 from vse_jax.errors import InputError
-from vse_jax.evaluation import retrieval
+from vse_jax.evaluation import hubness, retrieval
 from vse_jax.evaluation.embedder import Embedder, Embeddings
 from vse_jax.experiment import Experiment
 
@@ -20,11 +23,25 @@ class Evaluation:
       embeddings: embeddings of the images and captions.
       metrics: see `retrieval.recalls`.
       fold_metrics: mean metrics over `config.data.folds` folds; None without folds.
+      corrected: metrics with scores corrected for hubness; None if not asked for.
     """
 
     split: str
     index: SplitIndex
     embeddings: Embeddings
+    metrics: dict[str, float]
+    fold_metrics: dict[str, float] | None
+    corrected: "Corrected | None" = None
+
+
+class Corrected(NamedTuple):
+    """Metrics with scores corrected for hubness, see `hubness`.
+
+    Attributes:
+      metrics: see `retrieval.recalls`.
+      fold_metrics: mean metrics over folds; None without folds.
+    """
+
     metrics: dict[str, float]
     fold_metrics: dict[str, float] | None
 
@@ -55,6 +72,49 @@ class Evaluator:
         index, embeddings = self._embedder.embed(variables, split)
         similarity, folds = self._config.loss.similarity, self._config.data.folds
         return evaluate_embeddings(split, index, embeddings, similarity, folds)
+
+    def correct(self, variables: dict, evaluation: Evaluation) -> Evaluation:
+        """Adds the metrics with scores corrected for hubness; embeds the train split.
+
+        Args:
+          variables: variables of the model, on all devices.
+          evaluation: evaluation of a split.
+
+        Raises:
+          InputError: if the dataset has no train split.
+        """
+        _, bank = self._embedder.embed(variables, self._config.data.train_split)
+        return correct(evaluation, bank, self._config)
+
+
+def correct(
+    evaluation: Evaluation,
+    bank: Embeddings,
+    config: ml_collections.ConfigDict,
+) -> Evaluation:
+    """Adds the metrics with scores corrected for hubness.
+
+    Args:
+      evaluation: evaluation of a split.
+      bank: embeddings of the training split.
+      config: see `configs/common.py`.
+    """
+    index, embeddings = evaluation.index, evaluation.embeddings
+    similarity, folds = config.loss.similarity, config.data.folds
+    biases = hubness.biases(
+        embeddings,
+        bank,
+        alpha=config.evaluation.hubness_alpha,
+        k=config.evaluation.hubness_k,
+        similarity=similarity,
+    )
+    arguments = (*embeddings, index.image_id, index.caption_image_id, similarity)
+    metrics = retrieval.recalls(retrieval.rank(*arguments, biases=biases))
+    fold_metrics = None
+    if folds:
+        fold_metrics = retrieval.evaluate_folds(*arguments, folds, biases=biases)
+    corrected = Corrected(metrics, fold_metrics)
+    return dataclasses.replace(evaluation, corrected=corrected)
 
 
 def evaluate_embeddings(

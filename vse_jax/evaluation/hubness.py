@@ -15,6 +15,8 @@ import numpy as np
 
 from vse_jax import parallel
 from vse_jax.errors import InputError
+from vse_jax.evaluation.embedder import Embeddings
+from vse_jax.evaluation.retrieval import Biases
 from vse_jax.similarity import bytes_of_pair, scores_of
 
 ALPHA, K = 0.75, 128
@@ -60,6 +62,30 @@ def bias(
         for part, count in _parts(blocks, rows)
     ]
     return alpha * np.concatenate([np.empty(0, np.float32), *means])
+
+
+def biases(
+    embeddings: Embeddings,
+    bank: Embeddings,
+    *,
+    alpha: float = ALPHA,
+    k: int = K,
+    similarity: str = "cosine",
+) -> Biases:
+    """Computes the biases of images and captions, each with a bank of the other side.
+
+    Args:
+      embeddings: images and captions to be ranked.
+      bank: images and captions of a training split.
+      alpha: weight of the biases.
+      k: number of largest similarities.
+      similarity: one of `similarity.SIMILARITIES`.
+    """
+    options = {"alpha": alpha, "k": k, "similarity": similarity}
+    return Biases(
+        bias(embeddings.images, bank.captions, content="images", **options),
+        bias(embeddings.captions, bank.images, content="captions", **options),
+    )
 
 
 def thinned(bank: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from etils import epath
 
 from vse_jax import files, parallel
 from vse_jax.evaluation import pictures
-from vse_jax.evaluation.evaluator import Evaluation
+from vse_jax.evaluation.evaluator import Corrected, Evaluation
 from vse_jax.experiment import Experiment
 
 
@@ -28,6 +28,9 @@ def report(
     if not parallel.is_primary_host():
         return
     print(format_report(evaluation, step, experiment.config.data.folds))
+    if evaluation.corrected:
+        images = len(evaluation.embeddings.images)
+        print(format_corrected(evaluation.corrected, experiment.config, images))
     path = write_report(workdir, evaluation, experiment.config, step)
     print(f"metrics:     {path}")
     picture = pictures.retrieved(experiment, evaluation)
@@ -55,9 +58,44 @@ def write_report(
     if evaluation.fold_metrics:
         content["folds"] = config.data.folds
         content["fold_metrics"] = evaluation.fold_metrics
+    content |= _corrected_content(evaluation)
     with files.unfinished(path, shared=True) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2))
     return path
+
+
+def _corrected_content(evaluation):
+    corrected = evaluation.corrected
+    if corrected is None:
+        return {}
+    content = {"hubness_metrics": corrected.metrics}
+    if corrected.fold_metrics:
+        content["hubness_fold_metrics"] = corrected.fold_metrics
+    return content
+
+
+def format_corrected(
+    corrected: Corrected, config: ml_collections.ConfigDict, images: int
+) -> str:
+    """Returns tables of the metrics with scores corrected for hubness.
+
+    Args:
+      corrected: metrics.
+      config: configuration of the evaluation.
+      images: number of images of the split.
+    """
+    options, folds = config.evaluation, config.data.folds
+    title = (
+        f"corrected for hubness with {config.data.train_split}, alpha "
+        f"{options.hubness_alpha:g}, k {options.hubness_k}"
+    )
+    if not corrected.fold_metrics:
+        return f"\n{title}\n{format_metrics(corrected.metrics)}"
+    return (
+        f"\n{_short(images)}, {title}\n{format_metrics(corrected.metrics)}"
+        f"\n{_short(images // folds)}, mean of {folds} folds, {title}"
+        f"\n{format_metrics(corrected.fold_metrics)}"
+    )
 
 
 def format_report(evaluation: Evaluation, step: int, folds: int = 0) -> str:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from etils import epath
 
 from vse_jax import files
+from vse_jax.errors import InputError
 from vse_jax.gallery import manifest as manifests
 from vse_jax.gallery.local_files import check_digest
 from vse_jax.gallery.manifest import Manifest
@@ -63,7 +64,19 @@ class Gallery:
           InputError: if the folder is not a gallery, or if a file is absent or damaged.
         """
         folder = epath.Path(folder).expanduser()
-        manifest = manifests.read(manifests.path_of(folder))
+        path = manifests.path_of(folder)
+        manifest = manifests.read(path)
+        while True:
+            try:
+                return cls._open(folder, manifest, copies)
+            except InputError:
+                # An encoding may have replaced a shard since the manifest was read.
+                before, manifest = manifest, manifests.read(path)
+                if manifest == before:
+                    raise
+
+    @classmethod
+    def _open(cls, folder, manifest, copies):
         gallery = cls(folder, manifest, copies)
         size = sum(file.bytes for shard in manifest.shards for file in shard.files)
         if files.is_local(folder) and size <= _DIGESTED_BYTES:

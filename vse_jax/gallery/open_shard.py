@@ -1,6 +1,7 @@
 """The open files of one shard of a gallery."""
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -42,6 +43,7 @@ class OpenShard:
         self._description = description
         self._copies = copies
         self._mapped = self._parquet = None
+        self._lock = threading.Lock()
         for file in shard.files:
             check_size(folder, file)
         if files.is_local(folder):  # later the files may be deleted
@@ -64,7 +66,8 @@ class OpenShard:
 
     def _read(self, read: Callable[[pq.ParquetFile], pa.Table]) -> pa.Table:
         try:
-            return read(self._open_table())
+            with self._lock:  # a Parquet file is read by one thread at a time
+                return read(self._open_table())
         except (pa.ArrowException, OSError):
             raise damaged(self._folder / self._shard.table.name) from None
 

@@ -33,6 +33,7 @@ CHOICES = {
     "loss.similarity": tuple(SIMILARITIES),
     "optimizer.name": OPTIMIZERS,
     "optimizer.sharded": (False, True),
+    "evaluation.hubness": (False, True),
 }
 EXTRACTION_CHOICES = {"extract.regions": ("grid", "pooled")}
 
@@ -73,10 +74,13 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         "log_every_steps",
         "checkpoint_every_steps",
         "evaluate_every_epochs",
+        "evaluation.hubness_k",
         "model.embed_dim",
         "model.word_dim",
     )
     _require(config, "data.folds", config.data.folds >= 0, "at least 0")
+    alpha = config.evaluation.hubness_alpha
+    _require(config, "evaluation.hubness_alpha", 0 <= alpha < math.inf, "at least 0")
     _check_warmup(config)
     _check_photos(config)
     _check_image_size(config)

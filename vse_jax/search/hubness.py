@@ -46,7 +46,7 @@ def store(
     options.
 
     Args:
-      gallery: a gallery.
+      gallery: a gallery that no `GalleryWriter` has open.
       bank: embeddings of queries, `[queries, dim]`, of the other side than the gallery.
       alpha: weight of the bias.
       k: number of largest similarities.
@@ -75,6 +75,7 @@ def store(
     path = gallery.folder / _FILE
     with (
         reporting_writes(gallery.folder),
+        files.sole_writer(gallery.folder),
         files.unfinished(path) as unfinished,
         unfinished.open("wb") as file,
     ):
