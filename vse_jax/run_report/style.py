@@ -102,7 +102,7 @@ tbody tr:last-child > * { border-bottom: 0; }
 td small { display: block; white-space: nowrap; }
 th small { display: block; }
 td.clear { font-weight: 650; }
-td.bars { position: relative; min-width: 84px; vertical-align: middle; }
+td.bars { position: relative; min-width: 62px; vertical-align: middle; }
 .bar { position: absolute; inset: 4px auto 4px 4px; max-width: calc(100% - 8px);
   background: var(--c); opacity: .28; border-radius: 4px; }
 .number { position: relative; padding-left: 4px; }
