@@ -74,7 +74,7 @@ def _check_self_contained(page, reader):
         assert not any(name.startswith("on") for name in attributes)
         for name in ("src", "href", "srcset", "action", "data"):
             value = attributes.get(name, "#")
-            assert value.startswith(("#", "data:image/webp;base64,")), value
+            assert value.startswith(("#", "data:image/jpeg;base64,")), value
     (style,) = re.findall("<style>(.*?)</style>", page, re.DOTALL)
     assert "url(" not in style
     assert "@import" not in style

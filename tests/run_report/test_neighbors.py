@@ -56,21 +56,6 @@ def test_similarities_of_right_and_hardest_wrong_answers(split, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("k", [1, 4, 10, 50])
-def test_nearest_are_the_first_of_a_sort(split, name, k):
-    embeddings, directions, naive, similarity = split
-    scores, _ = naive[name]
-    found = neighbors.nearest(embeddings, directions[name], k, similarity)
-    assert found.shape == (len(scores), min(k, scores.shape[1]))
-    np.testing.assert_allclose(
-        np.take_along_axis(scores, found, 1),
-        -np.sort(-scores, axis=1)[:, :k],
-        atol=1e-5,
-    )
-    assert all(len(set(row)) == len(row) for row in found.tolist())
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_scores_of_some_queries(split, name):
     embeddings, directions, naive, similarity = split
     rows = np.array([3, 0, 7])

@@ -19,6 +19,7 @@ from vse_jax.run_report.curves import Curve, read_curves
 from vse_jax.run_report.neighbors import Similarities
 from vse_jax.run_report.queries import Query
 from vse_jax.run_report.statistics import RecallGroup
+from vse_jax.search import exact
 
 HUB_DEPTH = 10  # results of a caption in which an image is counted
 _HUBS = 6  # images
@@ -114,7 +115,13 @@ def collect(
         name: queries.choose(embeddings, way, compared[name], kind)
         for name, way in both.items()
     }
-    retrieved = neighbors.nearest(embeddings, both["t2i"], HUB_DEPTH, kind)
+    retrieved = exact.search(
+        embeddings.captions,
+        embeddings.images,
+        HUB_DEPTH,
+        similarity=kind,
+        content="images",
+    ).rows
     hub_counts = np.bincount(retrieved.ravel(), minlength=index.image_count)
     hubs = np.argsort(-hub_counts, kind="stable")[:_HUBS].tolist()
     ranks = {name: way.ranks for name, way in both.items()}

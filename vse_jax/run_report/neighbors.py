@@ -9,7 +9,7 @@ import numpy as np
 
 from vse_jax.evaluation.embedder import Embeddings
 from vse_jax.evaluation.evaluator import Evaluation
-from vse_jax.similarity import SIMILARITIES
+from vse_jax.similarity import scores_of
 
 TILE_QUERIES = 512
 TILE_CANDIDATES = 2048
@@ -92,36 +92,6 @@ def similarities(
     return Similarities(*best)
 
 
-def nearest(
-    embeddings: Embeddings, direction: Direction, k: int, similarity: str
-) -> np.ndarray:
-    """Returns the numbers of the `k` most similar candidates of each query.
-
-    Args:
-      embeddings: of a split.
-      direction: queries and candidates.
-      k: number of results; fewer if there are fewer candidates.
-      similarity: one of `similarity.SIMILARITIES`.
-
-    Returns:
-      `[queries, k]` int32, the most similar first.
-    """
-    queries, candidates = _sides(embeddings, direction)
-    results = []
-    for rows in _tiles(len(direction.query), TILE_QUERIES):
-        tile = queries[direction.query[rows]]
-        scores, numbers = np.zeros((len(tile), 0)), np.zeros((len(tile), 0), np.int32)
-        for some in _tiles(len(candidates), TILE_CANDIDATES):
-            top = _top_of_tile(tile, candidates[some], k, direction.name, similarity)
-            scores = np.concatenate([scores, top[0]], 1)
-            numbers = np.concatenate([numbers, some[np.asarray(top[1])]], 1)
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            scores = np.take_along_axis(scores, order, 1)
-            numbers = np.take_along_axis(numbers, order, 1)
-        results.append(numbers)
-    return np.concatenate(results)
-
-
 def scores(
     embeddings: Embeddings, direction: Direction, rows: np.ndarray, similarity: str
 ) -> np.ndarray:
@@ -158,21 +128,13 @@ def _tiles(number, size):
 
 
 def _scores(queries, candidates, name, similarity):
-    compute = SIMILARITIES[similarity]  # of images and captions, in this order
-    if name == "t2i":
-        return compute(candidates, queries).T
-    return compute(queries, candidates)
+    content = "captions" if name == "i2t" else "images"
+    return scores_of(similarity, content, candidates, queries).T
 
 
 _scores_of_tile = functools.partial(jax.jit, static_argnames=("name", "similarity"))(
     _scores
 )
-
-
-@functools.partial(jax.jit, static_argnames=("k", "name", "similarity"))
-def _top_of_tile(queries, candidates, k, name, similarity):
-    values = _scores(queries, candidates, name, similarity)
-    return jax.lax.top_k(values, min(k, values.shape[1]))
 
 
 @functools.partial(jax.jit, static_argnames=("name", "similarity"))
