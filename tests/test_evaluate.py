@@ -26,15 +26,32 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def evaluation(images=6, folds=False):
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(images, 4)), rng.normal(size=(2 * images, 4))
-    ids = np.arange(images), np.repeat(np.arange(images), 2)
-    metrics = retrieval.recalls(retrieval.rank(*embeddings, *ids))
+    index = index_of(images)
+    ids = index.image_id, index.caption_image_id
+    ranks = retrieval.rank(*embeddings, *ids)
     fold_metrics = retrieval.evaluate_folds(*embeddings, *ids) if folds else None
-    return Evaluation("dev", None, Embeddings(*embeddings), metrics, fold_metrics)
+    return Evaluation(
+        "dev",
+        index,
+        Embeddings(*embeddings),
+        ranks,
+        retrieval.recalls(ranks),
+        fold_metrics,
+    )
+
+
+def index_of(images, per_image=2):
+    return types.SimpleNamespace(
+        image_id=np.arange(images),
+        image_count=images,
+        caption_image_id=np.repeat(np.arange(images), per_image),
+        captions=["a caption"] * (per_image * images),
+    )
 
 
 def test_report_shows_every_metric():
     result = evaluation()
-    lines = report.format_report(result, 1234).splitlines()
+    lines = report.format_report(result, "checkpoint of step 1,234").splitlines()
     assert lines[1] == "dev split, 6 images, 12 captions, checkpoint of step 1,234"
     metrics = result.metrics
     for line, direction in zip(lines[3:5], ("i2t", "t2i"), strict=True):
@@ -42,13 +59,16 @@ def test_report_shows_every_metric():
         shown = [float(number) for number in line.split()[3:]]
         assert shown == pytest.approx([metrics[n] for n in names], abs=0.05)
     assert float(lines[5].split()[1]) == pytest.approx(metrics["rsum"], abs=0.05)
+    low, high = result.intervals["rsum"]
+    assert lines[6].split() == ["95%", "interval", f"{low:.1f}", "to", f"{high:.1f}"]
     assert "folds" not in "".join(lines)
 
 
 def test_report_has_both_protocols_of_coco():
-    of_coco = Embeddings(np.zeros((5_000, 1)), np.zeros((25_000, 1)))
-    result = dataclasses.replace(evaluation(folds=True), embeddings=of_coco)
-    text = report.format_report(result, 1, 5)
+    of_coco = index_of(5_000, 5)
+    ranks = retrieval.Ranks(np.zeros(5_000, int), np.zeros(25_000, int))
+    result = dataclasses.replace(evaluation(folds=True), index=of_coco, ranks=ranks)
+    text = report.format_report(result, "checkpoint of step 1", 5)
     five_thousand, one_thousand = text.split("1K, mean of 5 folds")
     assert "5K" in five_thousand
     assert five_thousand.count("R@10") == one_thousand.count("R@10") == 1
@@ -79,6 +99,7 @@ def test_report_file_has_metrics_step_and_configuration(tmp_path, config):
     assert path == tmp_path / "eval" / "dev.json"
     content = json.loads(path.read_text())
     assert content["metrics"] == result.metrics
+    assert content["intervals"] == result.intervals
     assert content["fold_metrics"] == result.fold_metrics
     assert content["folds"] == 5
     assert (content["step"], content["images"], content["captions"]) == (77, 6, 12)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests import programs
+from tests.run_report import page_reader
 
 WORDS = ("red", "green", "blue", "dark", "light", "sky", "sea")
 IMAGES = {"train": 40, "dev": 8}
@@ -92,6 +93,15 @@ def test_stages_train_with_their_options(reference):
     assert [rates[step] for step in (10, 11, 20, 21, 30)] == pytest.approx(
         [5e-4, 1e-3, 1e-3, 1e-4, 1e-4]
     )
+
+
+def test_training_ends_with_a_report(reference):
+    workdir, finished = reference
+    path = workdir / "eval" / "dev.html"
+    assert f"report:      {path}" in finished.stdout
+    reader = page_reader.read(path.read_text())
+    assert len(reader.all("img")) > 20
+    assert "8 images, 16 captions" in reader.words
 
 
 def test_killed_run_ends_as_an_uninterrupted_one(folder, reference):

@@ -45,8 +45,15 @@ flags.DEFINE_bool(
     "largest_batch", False, "In --mode=compile, also search the largest batch."
 )
 flags.DEFINE_string(
-    "output", "", "File to write: .json of --mode=compile; .jsonl or .html of search."
+    "output",
+    "",
+    "File to write: .json of --mode=compile and of --ensemble; .html of --mode=report; "
+    ".jsonl or .html of search.",
 )
+flags.DEFINE_list(
+    "ensemble", [], "Runs whose similarities --mode=eval averages: runs/a,runs/b."
+)
+flags.DEFINE_list("runs", [], "Runs that --mode=report compares: runs/a,runs/b.")
 flags.DEFINE_string(
     "source",
     "",
@@ -111,10 +118,10 @@ flags.DEFINE_enum(
     "mode",
     "train",
     list(MODES),
-    "train or resume training; evaluate a checkpoint; encode photos or captions into a "
-    "gallery; search a gallery; prepare the dataset; extract features from photos; "
-    "import a checkpoint of the PyTorch repositories; compile for a TPU that is not at "
-    "hand.",
+    "train or resume training; evaluate a checkpoint; write an HTML report of runs; "
+    "encode photos or captions into a gallery; search a gallery; prepare the dataset; "
+    "extract features from photos; import a checkpoint of the PyTorch repositories; "
+    "compile for a TPU that is not at hand.",
 )
 
 
@@ -132,6 +139,10 @@ def _check_storage(config, workdir):
         "--gallery": FLAGS.gallery,
         "--source": FLAGS.source,
     }
+    named |= {
+        f"the run {number}": path
+        for number, path in enumerate(command_line.several_runs())
+    }
     if config is not None:
         named |= {
             f"config.{option}": str(operator.attrgetter(option)(config) or "")
@@ -141,6 +152,8 @@ def _check_storage(config, workdir):
 
 
 def _workdir():
+    if several := command_line.several_runs():
+        return several[0]
     if FLAGS.workdir:
         if re.fullmatch("[a-z]+://[^/]*/*", FLAGS.workdir):
             raise InputError(

@@ -1,6 +1,7 @@
 """Parses the command line, and reports mistakes in it in one line."""
 
 import argparse
+import os
 import pathlib
 import re
 import sys
@@ -9,6 +10,7 @@ from absl import flags
 
 from configs import common
 from vse_jax import termination
+from vse_jax.errors import InputError
 
 FLAGS = flags.FLAGS
 _USAGE = """Image-text retrieval: trains and evaluates visual-semantic embeddings.
@@ -78,6 +80,29 @@ def given_config(argv: list[str]) -> str | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     return parser.parse_known_args(argv[1:])[0].config
+
+
+def several_runs() -> list[str]:
+    """Returns the folders of runs that --ensemble or --runs names; [] without them.
+
+    Raises:
+      InputError: if the flag is of another mode, is empty, or stands with --workdir.
+    """
+    for flag, mode in (("ensemble", "eval"), ("runs", "report")):
+        if not FLAGS[flag].present:
+            continue
+        if FLAGS.mode != mode:
+            raise InputError(f"--{flag} belongs to --mode={mode}, not to {FLAGS.mode}")
+        paths = FLAGS[flag].value
+        if not all(paths or [""]):
+            raise InputError(
+                f"--{flag} has an empty name; expected folders of runs, such as "
+                f"--{flag}=runs/a,runs/b"
+            )
+        if FLAGS.workdir:
+            raise InputError(f"--{flag} names the runs; leave out --workdir")
+        return [os.path.expanduser(path) for path in paths]
+    return []
 
 
 def _mistake(error, argv):

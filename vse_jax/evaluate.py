@@ -2,6 +2,7 @@
 
 import json
 import logging
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from vse_jax.checkpoint import Restored
 from vse_jax.data.records import content_of
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError, reporting_writes
-from vse_jax.evaluation.evaluator import Evaluator
+from vse_jax.evaluation.evaluator import Evaluation, Evaluator
 from vse_jax.evaluation.report import report
 from vse_jax.experiment import Experiment, create_experiment
 from vse_jax.models.vse import content_dim
@@ -48,6 +49,52 @@ def evaluate(
       InputError: if the checkpoint, dataset or split does not exist, or if an option
         cannot be overridden.
     """
+    run = open_run(workdir, split, checkpoint, overrides)
+    evaluation = run.evaluate()
+    with reporting_writes(workdir):
+        report(run.experiment, evaluation, workdir, run.restored.step)
+    return evaluation.metrics
+
+
+class OpenRun(NamedTuple):
+    """A checkpoint with the split that it is evaluated on.
+
+    Attributes:
+      workdir: folder of the run.
+      experiment: the run's dataset, vocabulary and model.
+      restored: content of the checkpoint.
+      split: name of the split.
+    """
+
+    workdir: str
+    experiment: Experiment
+    restored: Restored
+    split: str
+
+    def evaluate(self) -> Evaluation:
+        """Embeds the split and ranks it."""
+        variables = parallel.replicate(self.restored.variables)
+        evaluator = Evaluator(self.experiment)
+        evaluation = evaluator.evaluate(variables, self.split)
+        if self.experiment.config.evaluation.hubness:
+            return evaluator.correct(variables, evaluation)
+        return evaluation
+
+
+def open_run(
+    workdir: str,
+    split: str = "",
+    checkpoint: str = "best",
+    overrides: dict | None = None,
+) -> OpenRun:
+    """Restores a checkpoint and checks that the split fits it.
+
+    The arguments are those of `evaluate`.
+
+    Raises:
+      InputError: if the checkpoint, dataset or split does not exist or does not fit, or
+        if an option cannot be overridden.
+    """
     restored = saved_model.restore(workdir, checkpoint)
     config = run_config.merge(restored.run["config"], overrides or {})
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
@@ -59,15 +106,7 @@ def evaluate(
     if config.evaluation.hubness:
         check_dataset(experiment, restored, workdir, config.data.train_split)
     experiment.log_unknown_words(split)
-
-    evaluator = Evaluator(experiment)
-    variables = parallel.replicate(restored.variables)
-    evaluation = evaluator.evaluate(variables, split)
-    if config.evaluation.hubness:
-        evaluation = evaluator.correct(variables, evaluation)
-    with reporting_writes(workdir):
-        report(experiment, evaluation, workdir, restored.step)
-    return evaluation.metrics
+    return OpenRun(workdir, experiment, restored, split)
 
 
 def default_split(experiment: Experiment) -> str:

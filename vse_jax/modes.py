@@ -10,11 +10,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common
-from vse_jax import termination
+from vse_jax import command_line, termination
 from vse_jax.errors import InputError
 
 FLAGS = flags.FLAGS
-NO_CONFIG = ("eval", "import", "encode", "search")  # modes that do not need --config
+NO_CONFIG = ("eval", "report", "import", "encode", "search")  # without --config
 
 
 @contextlib.contextmanager
@@ -60,10 +60,29 @@ def _saved_dtype(workdir):
 
 def _evaluate(config, workdir):
     del config  # the checkpoint has one
-    with _restored(workdir) as overrides:
-        from vse_jax import evaluate
+    workdirs = command_line.several_runs() or [workdir]
+    with _restored(*workdirs) as overrides:
+        options = FLAGS.split, FLAGS.checkpoint, overrides
+        if FLAGS.ensemble:
+            from vse_jax import ensemble
 
-        evaluate.evaluate(workdir, FLAGS.split, FLAGS.checkpoint, overrides)
+            ensemble.evaluate(workdirs, *options, FLAGS.output)
+        else:
+            from vse_jax import evaluate
+
+            evaluate.evaluate(workdir, *options)
+    return 0
+
+
+def _report(config, workdir):
+    del config
+    workdirs = command_line.several_runs() or [workdir]
+    with _restored(*workdirs) as overrides:
+        from vse_jax.run_report import report_mode
+
+        report_mode.report(
+            workdirs, FLAGS.split, FLAGS.checkpoint, overrides, FLAGS.output
+        )
     return 0
 
 
@@ -110,8 +129,8 @@ def _place(workdir, overrides):
 
 
 @contextlib.contextmanager
-def _restored(workdir):
-    """Sets up JAX for the checkpoint of a workdir; yields the overridden options."""
+def _restored(*workdirs):
+    """Sets up JAX for the checkpoints of workdirs; yields the overridden options."""
     overrides = {}
     if FLAGS.config is not None:
         overrides = config_flags.get_override_values(FLAGS["config"])
@@ -120,8 +139,11 @@ def _restored(workdir):
     with _connected(FLAGS.config or common.get_config()):
         from vse_jax import parallel, run_config, saved_model
 
-        saved = saved_model.read_description(workdir, FLAGS.checkpoint)
-        parallel.set_up(run_config.merge(saved["config"], overrides), workdir)
+        saved = [saved_model.read_description(w, FLAGS.checkpoint) for w in workdirs]
+        configs = [run_config.merge(run["config"], overrides) for run in saved]
+        # If any run computes in float32, so do all matrix products.
+        chosen = next((c for c in configs if c.dtype == "float32"), configs[0])
+        parallel.set_up(chosen, workdirs[0])
         yield overrides
 
 
@@ -182,6 +204,7 @@ def _compile(config, workdir):
 MODES = {
     "train": _train,
     "eval": _evaluate,
+    "report": _report,
     "encode": _encode,
     "search": _search,
     "prepare": _prepare,

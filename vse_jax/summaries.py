@@ -14,7 +14,7 @@ from etils import epath
 from vse_jax import files
 
 Event = tf.compat.v1.Event
-_EVENT_FILES = "events.out.tfevents.*"
+EVENT_FILES = "events.out.tfevents.*"
 
 
 def create_writer(workdir: str, step: int, *, primary: bool = True):
@@ -35,7 +35,7 @@ def create_writer(workdir: str, step: int, *, primary: bool = True):
         return metric_writers.MultiWriter([])
     directory = epath.Path(workdir)
     directory.mkdir(parents=True, exist_ok=True)
-    for path in sorted(directory.glob(_EVENT_FILES)):
+    for path in sorted(directory.glob(EVENT_FILES)):
         remove_events_after(path, step)
     if files.is_local(directory):
         return metric_writers.SummaryWriter(str(directory))
@@ -61,7 +61,7 @@ class _UploadingWriter(metric_writers.MultiWriter):
         self._temporary.cleanup()
 
     def _upload(self):
-        for path in sorted(epath.Path(self._temporary.name).glob(_EVENT_FILES)):
+        for path in sorted(epath.Path(self._temporary.name).glob(EVENT_FILES)):
             size = path.stat().length
             if self._uploaded.get(path.name) != size:
                 # An object appears, or is replaced, when its upload is complete.
@@ -88,7 +88,7 @@ def remove_events_after(path: epath.Path, step: int) -> None:
 
 def _rewrite(path: epath.Path, step: int) -> bool:
     """Removes the events after `step` from a local file; returns whether it changed."""
-    records, complete = _read_records(path)
+    records, complete = read_records(path)
     kept = [record for record in records if Event.FromString(record).step <= step]
     if complete and len(kept) == len(records):
         return False
@@ -101,7 +101,7 @@ def _rewrite(path: epath.Path, step: int) -> bool:
     return True
 
 
-def _read_records(path: epath.Path) -> tuple[list[bytes], bool]:
+def read_records(path: epath.Path) -> tuple[list[bytes], bool]:
     """Returns the complete records, and whether the file ends after the last one."""
     records = []
     try:

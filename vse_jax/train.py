@@ -26,6 +26,7 @@ from vse_jax.goodput import CHECKPOINTS, EVALUATION, STEPS, Goodput
 from vse_jax.models.vse import with_backbone
 from vse_jax.run_config import check_same_run, flatten
 from vse_jax.run_lock import sole_run
+from vse_jax.run_report.report_mode import report_if_images
 from vse_jax.stage_steps import StageSteps
 from vse_jax.stages import Stage, check_groups, plan_stages, stage_of
 from vse_jax.step_log import StepLog
@@ -373,6 +374,7 @@ class Training:
         evaluation = self._evaluator.evaluate(variables, split)
         report(self._experiment, evaluation, self._workdir, restored.step)
         if parallel.is_primary_host():
+            report_if_images(self._experiment, evaluation, self._workdir, restored)
             print(f"checkpoint:  {self._checkpoints.path(restored.step)}")
             command = shlex.join(["tensorboard", "--logdir", self._workdir])
             print(f"TensorBoard: {command}")

@@ -30,7 +30,7 @@ def evaluation(experiment, image_of_rank):
     images = np.eye(len(index.image_id), dtype=np.float32)
     first = [image_of_rank(image) for image in index.caption_image_id]
     captions = images[np.array(first)]
-    return Evaluation("dev", index, Embeddings(images, captions), {}, None)
+    return Evaluation("dev", index, Embeddings(images, captions), None, {}, None)
 
 
 def border_colors(picture, row):

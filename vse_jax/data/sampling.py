@@ -12,7 +12,14 @@ import numpy as np
 from vse_jax.errors import InputError
 
 # One stream for each use of randomness, so that no two uses share random numbers.
-ORDER_STREAM, CAPTION_STREAM, REGION_STREAM, WORD_STREAM, CROP_STREAM = range(5)
+(
+    ORDER_STREAM,
+    CAPTION_STREAM,
+    REGION_STREAM,
+    WORD_STREAM,
+    CROP_STREAM,
+    RESAMPLE_STREAM,
+) = range(6)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -1,6 +1,7 @@
 """Embeds a split, ranks it and computes the metrics."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import ml_collections
@@ -8,7 +9,7 @@ import ml_collections
 from vse_jax.compile_ahead import Program
 from vse_jax.data.split_index import SplitIndex
 from vse_jax.errors import InputError
-from vse_jax.evaluation import hubness, retrieval
+from vse_jax.evaluation import bootstrap, hubness, retrieval
 from vse_jax.evaluation.embedder import Embedder, Embeddings
 from vse_jax.experiment import Experiment
 
@@ -21,6 +22,7 @@ class Evaluation:
       split: name of the split.
       index: index of the split, which relates captions to images.
       embeddings: embeddings of the images and captions.
+      ranks: ranks of the right answers.
       metrics: see `retrieval.recalls`.
       fold_metrics: mean metrics over `config.data.folds` folds; None without folds.
       corrected: metrics with scores corrected for hubness; None if not asked for.
@@ -29,6 +31,7 @@ class Evaluation:
     split: str
     index: SplitIndex
     embeddings: Embeddings
+    ranks: retrieval.Ranks
     metrics: dict[str, float]
     fold_metrics: dict[str, float] | None
     corrected: "Corrected | None" = None
@@ -44,6 +47,12 @@ class Corrected(NamedTuple):
 
     metrics: dict[str, float]
     fold_metrics: dict[str, float] | None
+
+    @functools.cached_property
+    def intervals(self) -> dict[str, list[float]]:
+        """Bootstrap intervals of the metrics over images, see `bootstrap.intervals`."""
+        index = self.index
+        return bootstrap.intervals(self.ranks, index.image_id, index.caption_image_id)
 
 
 class Evaluator:
@@ -133,12 +142,13 @@ def evaluate_embeddings(
       InputError: if there are more folds than images.
     """
     ids = index.image_id, index.caption_image_id
-    metrics = retrieval.recalls(retrieval.rank(*embeddings, *ids, similarity))
+    ranks = retrieval.rank(*embeddings, *ids, similarity)
+    metrics = retrieval.recalls(ranks)
     fold_metrics = None
     if folds:
         check_folds(folds, split, index)
         fold_metrics = retrieval.evaluate_folds(*embeddings, *ids, similarity, folds)
-    return Evaluation(split, index, embeddings, metrics, fold_metrics)
+    return Evaluation(split, index, embeddings, ranks, metrics, fold_metrics)
 
 
 def check_folds(folds: int, split: str, index: SplitIndex) -> None:

@@ -27,9 +27,10 @@ def report(
     """
     if not parallel.is_primary_host():
         return
-    print(format_report(evaluation, step, experiment.config.data.folds))
+    folds = experiment.config.data.folds
+    print(format_report(evaluation, f"checkpoint of step {step:,}", folds))
     if evaluation.corrected:
-        images = len(evaluation.embeddings.images)
+        images = evaluation.index.image_count
         print(format_corrected(evaluation.corrected, experiment.config, images))
     path = write_report(workdir, evaluation, experiment.config, step)
     print(f"metrics:     {path}")
@@ -44,24 +45,44 @@ def write_report(
     workdir: str, evaluation: Evaluation, config: ml_collections.ConfigDict, step: int
 ) -> epath.Path:
     """Writes `eval/<split>.json` atomically and returns its path."""
+    path = path_of(workdir, f"{evaluation.split}.json")
+    of_run = {"step": step, "config": json.loads(config.to_json())}
+    write_json(path, content(evaluation, config.data.folds) | of_run)
+    return path
+
+
+def path_of(workdir: str, name: str) -> epath.Path:
+    """Returns the path of a file in `eval/` of a run, and creates the folder."""
     directory = epath.Path(workdir).expanduser() / "eval"
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{evaluation.split}.json"
-    content = {
-        "split": evaluation.split,
-        "images": len(evaluation.embeddings.images),
-        "captions": len(evaluation.embeddings.captions),
-        "step": step,
-        "metrics": evaluation.metrics,
-        "config": json.loads(config.to_json()),
-    }
-    if evaluation.fold_metrics:
-        content["folds"] = config.data.folds
-        content["fold_metrics"] = evaluation.fold_metrics
-    content |= _corrected_content(evaluation)
+    return directory / name
+
+
+def write_json(path: epath.Path, content: dict) -> None:
+    """Writes a JSON file atomically."""
     with files.unfinished(path, shared=True) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2))
-    return path
+
+
+def content(evaluation: Evaluation, folds: int) -> dict:
+    """Returns the part of `eval/<split>.json` that describes the evaluation.
+
+    Args:
+      evaluation: evaluation of a split.
+      folds: number of folds that `evaluation.fold_metrics` is the mean of.
+    """
+    of_folds = {}
+    if evaluation.fold_metrics:
+        of_folds = {"folds": folds, "fold_metrics": evaluation.fold_metrics}
+    return {
+        "split": evaluation.split,
+        "images": evaluation.index.image_count,
+        "captions": len(evaluation.index.captions),
+        "metrics": evaluation.metrics,
+        "intervals": evaluation.intervals,
+        **of_folds,
+        **_corrected_content(evaluation),
+    }
 
 
 def _corrected_content(evaluation):
@@ -98,23 +119,23 @@ def format_corrected(
     )
 
 
-def format_report(evaluation: Evaluation, step: int, folds: int = 0) -> str:
+def format_report(evaluation: Evaluation, model: str, folds: int = 0) -> str:
     """Returns a table of the metrics, with a title.
 
     Args:
       evaluation: evaluation of a split.
-      step: step of the checkpoint.
+      model: what was evaluated, such as `checkpoint of step 1,234`.
       folds: number of folds that `evaluation.fold_metrics` is the mean of.
     """
-    images, captions = map(len, evaluation.embeddings)
+    images, captions = evaluation.index.image_count, len(evaluation.index.captions)
     title = (
-        f"{evaluation.split} split, {images:,} images, {captions:,} captions, "
-        f"checkpoint of step {step:,}"
+        f"{evaluation.split} split, {images:,} images, {captions:,} captions, {model}"
     )
+    table = format_metrics(evaluation.metrics, evaluation.intervals)
     if not evaluation.fold_metrics:
-        return f"\n{title}\n{format_metrics(evaluation.metrics)}"
+        return f"\n{title}\n{table}"
     return (
-        f"\n{title}\n{_short(images)}\n{format_metrics(evaluation.metrics)}"
+        f"\n{title}\n{_short(images)}\n{table}"
         f"\n{_short(images // folds)}, mean of {folds} folds"
         f"\n{format_metrics(evaluation.fold_metrics)}"
     )
@@ -125,12 +146,23 @@ def _short(count):
     return f"{count // 1000}K" if count and count % 1000 == 0 else str(count)
 
 
-def format_metrics(metrics: dict[str, float]) -> str:
-    """Returns a table: recalls in percent and ranks by direction, and rSum."""
+def format_metrics(
+    metrics: dict[str, float], intervals: dict[str, list[float]] | None = None
+) -> str:
+    """Returns a table: recalls in percent and ranks by direction, and rSum.
+
+    Args:
+      metrics: see `retrieval.recalls`.
+      intervals: see `bootstrap.intervals`. Only that of rSum is shown, since a table
+        of twelve intervals is hard to read.
+    """
     lines = [f"{'':15}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'median':>9}{'mean':>9}"]
     for name, direction in (("image to text", "i2t"), ("text to image", "t2i")):
         recalls = "".join(f"{metrics[f'{direction}_r{k}']:7.1f}" for k in (1, 5, 10))
         median, mean = metrics[f"{direction}_medr"], metrics[f"{direction}_meanr"]
         lines.append(f"{name:15}{recalls}{median:9.1f}{mean:9.1f}")
     lines.append(f"{'rSum':15}{metrics['rsum']:7.1f}")
+    if intervals:
+        low, high = intervals["rsum"]
+        lines.append(f"{'95% interval':15}{low:7.1f} to {high:.1f}")
     return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The HTML report of runs: the program's `--mode=report`."""
