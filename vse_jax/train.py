@@ -62,9 +62,7 @@ def train_and_evaluate(
     goodput = Goodput(
         seconds_compiling=parallel.seconds_compiling, seconds_before=seconds_before
     )
-    parallel.check_batch_size(config.batch_size, "batch_size")
-    parallel.check_microbatches(config.microbatches, config.batch_size)
-    parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
+    parallel.check_batches(config)
     data = config.data
     experiment = create_experiment(
         config, required_splits=(data.train_split, data.validation_split)
