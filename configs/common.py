@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.coordinator = ""  # host:port of process 0, equal on all hosts
     config.num_processes = 0  # number of processes; 0 without a coordinator
     config.process_id = -1  # index of this process, from 0; -1 without a coordinator
+    config.connection_timeout = 120.0  # seconds within which all hosts must start
     config.mapping = (
         "pmap"  # or shard_map: runs steps on all devices, with equal results
     )

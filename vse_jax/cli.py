@@ -85,15 +85,15 @@ def main(argv: list[str]) -> int:
         raise InputError("--config is missing; an example is configs/quickstart.py")
     workdir = _workdir()
     _set_up_logging()
-    _check_storage(config, workdir)
     return MODES[FLAGS.mode](config, workdir)
 
 
 def _train(config, workdir):
-    config.dtype = config.dtype or _saved_dtype(workdir)
-    with _hosts(config, workdir, preemptible=True):
-        from vse_jax import goodput, train
+    with _connected(config, workdir, preemptible=True):
+        from vse_jax import goodput, parallel, train
 
+        config.dtype = config.dtype or _saved_dtype(workdir)
+        parallel.set_up(config, workdir)
         seconds_before = goodput.seconds_since_process_start()
         finished = train.train_and_evaluate(config, workdir, seconds_before)
     return 0 if finished else termination.exit_code()
@@ -114,7 +114,7 @@ def _evaluate(config, workdir):
     overrides = {}
     if FLAGS.config is not None:
         overrides = config_flags.get_override_values(FLAGS["config"])
-    with _connected(FLAGS.config or common.get_config()):
+    with _connected(FLAGS.config or common.get_config(), workdir):
         from vse_jax import evaluate, parallel, run_config
         from vse_jax.checkpoint import read_description
 
@@ -125,8 +125,7 @@ def _evaluate(config, workdir):
 
 
 def _prepare(config, workdir):
-    del workdir
-    with _connected(config):
+    with _connected(config, workdir):
         from vse_jax import parallel
         from vse_jax.data import datasets
 
@@ -163,7 +162,7 @@ def _import(config, workdir):
 
 
 def _compile(config, workdir):
-    del workdir
+    _check_storage(config, workdir)
     from vse_jax.compilation import topology
 
     topology.set_environment()  # before JAX is imported
@@ -199,9 +198,9 @@ flags.DEFINE_enum(
 
 
 @contextlib.contextmanager
-def _hosts(config, workdir, *, preemptible=False):
+def _hosts(config, workdir):
     """Sets up JAX; within the context, all hosts fail together."""
-    with _connected(config, preemptible=preemptible):
+    with _connected(config, workdir):
         from vse_jax import parallel
 
         parallel.set_up(config, workdir)
@@ -209,13 +208,15 @@ def _hosts(config, workdir, *, preemptible=False):
 
 
 @contextlib.contextmanager
-def _connected(config, *, preemptible=False):
+def _connected(config, workdir, *, preemptible=False):
     """Connects the hosts; within the context, they fail together."""
     from vse_jax import host_connection
 
     with host_connection.failing_together():
         host_connection.check_options(config)
         host_connection.connect(config, preemptible=preemptible)
+        # What may fail on one host alone comes after, so that the others hear of it.
+        _check_storage(config, workdir)
         yield
 
 
@@ -231,11 +232,10 @@ def _check_storage(config, workdir):
         "--import_file": FLAGS.import_file,
         "--vocabulary": FLAGS.vocabulary,
     }
-    if config is not None:
-        named |= {
-            f"config.{option}": str(operator.attrgetter(option)(config) or "")
-            for option in _PATH_OPTIONS
-        }
+    named |= {
+        f"config.{option}": str(operator.attrgetter(option)(config) or "")
+        for option in _PATH_OPTIONS
+    }
     storage.check_reachable(named.items())
 
 

@@ -41,6 +41,7 @@ COMPILE_OPTIONS = (
     "compile.vocabulary_size",
     "compile.regions",
     "compile.dim",
+    "compile.images",
     "compile.pairs_per_epoch",
 )
 # Options that may change when a run is resumed: no training step depends on them.
