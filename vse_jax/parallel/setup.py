@@ -1,6 +1,9 @@
 """Prepares JAX for a run, and checks what the devices can take."""
 
 import contextlib
+import glob
+import importlib.metadata
+import importlib.util
 import logging
 import os
 import sys
@@ -79,6 +82,9 @@ def select_platform(platform: str) -> None:
         )
     if platform in ("cpu", "tpu"):  # a GPU may be of several platforms of JAX
         jax.config.update("jax_platforms", platform)
+    elif not platform and not jax.config.jax_platforms and _has_only_cpus():
+        # JAX would try libtpu if it is installed, which prints why it finds no TPU.
+        jax.config.update("jax_platforms", "cpu")
     try:
         found = jax.default_backend()
     except RuntimeError as error:
@@ -88,6 +94,13 @@ def select_platform(platform: str) -> None:
             f"config.platform is {platform!r}, but JAX finds no such device "
             f"({found}); install JAX for it, or leave config.platform empty"
         )
+
+
+def _has_only_cpus():
+    """Whether no TPU's device file exists, and no plugin of another device."""
+    tpus = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return not tpus and not plugins and not importlib.util.find_spec("jax_plugins")
 
 
 def check_batches(
