@@ -59,10 +59,11 @@ class _Side:
     """Endless batches of a dataset, in one of both forms."""
 
     def __init__(self, builder, config: ml_collections.ConfigDict, *, resident: bool):
+        vocabulary = training_vocabulary(builder, 1)
         self.batches = input_pipeline.train_batches(
             builder,
-            training_vocabulary(builder, 1),
             config,
+            input_pipeline.training_plan(builder, vocabulary, config),
             start_step=0,
             num_steps=2**40,
             with_content=not resident,

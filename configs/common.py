@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.coordinator = ""  # host:port of process 0, equal on all hosts
     config.num_processes = 0  # number of processes; 0 without a coordinator
     config.process_id = -1  # index of this process, from 0; -1 without a coordinator
+    config.connection_timeout = 120.0  # seconds within which all hosts must start
     config.mapping = (
         "pmap"  # or shard_map: runs steps on all devices, with equal results
     )
@@ -130,6 +131,7 @@ def get_config() -> ml_collections.ConfigDict:
     compiled.vocabulary_size = 11_755  # different tokens; COCO's with Karpathy's splits
     compiled.regions = 36  # regions per image, of datasets of region features
     compiled.dim = 2048  # dimensions of a region or feature if data.region_dim is 0
+    compiled.images = 113_287  # training images, for data.device_resident
     compiled.pairs_per_epoch = 566_435  # training captions
 
     config.log_every_steps = 50  # steps between logged metrics

@@ -4,11 +4,12 @@ import contextlib
 import socket
 import threading
 import time
+from concurrent import futures
 
 import pytest
 
 from vse_jax import host_links
-from vse_jax.host_links import HostGoneError, HostLink, PrimaryLinks
+from vse_jax.host_links import HostLink, MissingHostError, PrimaryLinks
 from vse_jax.host_proxy import Proxy
 
 PROMPTLY = 5.0  # seconds
@@ -18,13 +19,14 @@ class Ends:
     """Records the messages with which hosts end, by the number of the host."""
 
     def __init__(self):
-        self.messages = {}
+        self.messages, self.codes = {}, {}
         self._changed = threading.Condition()
 
     def of(self, number):
-        def end(message):
+        def end(message, code):
             with self._changed:
                 self.messages[number] = message
+                self.codes[number] = code
                 self._changed.notify_all()
             threading.Event().wait()  # the process would end here
 
@@ -43,18 +45,24 @@ def ends():
     return Ends()
 
 
+def linked(primary, ends, numbers, timeout=PROMPTLY):
+    """Returns the links of the other hosts, once all hosts are linked."""
+    of = max(numbers) + 1
+    with futures.ThreadPoolExecutor(len(numbers) + 1) as pool:
+        accepted = pool.submit(primary.accept, timeout)
+        others = [
+            pool.submit(HostLink, primary.address, number, of, timeout, ends.of(number))
+            for number in numbers
+        ]
+        accepted.result(2 * PROMPTLY)
+        return [other.result(PROMPTLY) for other in others]
+
+
 @pytest.fixture
 def links(ends):
     """The links of hosts 0, 1 and 2."""
-    primary = PrimaryLinks(3, ends.of(0))
-    accepting = threading.Thread(target=primary.accept)
-    accepting.start()
-    others = [
-        HostLink("127.0.0.1", primary.invitation, number, ends.of(number))
-        for number in (1, 2)
-    ]
-    accepting.join(PROMPTLY)
-    return [primary, *others]
+    primary = PrimaryLinks(3, 0, ends.of(0))
+    return [primary, *linked(primary, ends, (1, 2))]
 
 
 def kill(link):
@@ -94,14 +102,15 @@ def test_host_that_is_gone_is_named(links, ends, has_finished):
 
 
 def test_failure_is_printed_by_the_primary_host_alone(links, ends):
-    report = threading.Thread(target=links[2].report, args=["a file is invalid"])
+    report = threading.Thread(target=links[2].report, args=["a file is invalid", 143])
     report.daemon = True
     report.start()
     ends.wait_for(0)
     assert ends.messages[0] == "a file is invalid"
-    links[0].dismiss()
+    links[0].dismiss(143)
     ends.wait_for(1, 2)
     assert ends.messages[1] == ends.messages[2] == ""
+    assert ends.codes == {0: 143, 1: 143, 2: 143}
 
 
 def test_others_name_the_primary_host_if_it_is_gone(links, ends):
@@ -112,35 +121,84 @@ def test_others_name_the_primary_host_if_it_is_gone(links, ends):
     assert ends.messages[1] == ends.messages[2] == expected
 
 
+STRANGERS = (
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"[1]\n",
+    b'{"number": [1], "of": 2, "name": "stranger"}\n',
+)
+
+
 def test_stranger_is_no_host(ends):
-    primary = PrimaryLinks(2, ends.of(0))
-    accepting = threading.Thread(target=primary.accept)
-    accepting.start()
-    port = primary.invitation.split()[0]
-    for said in (b"GET / HTTP/1.1\r\n\r\n", b'{"token": "guessed", "number": 1}\n'):
-        with socket.create_connection(("127.0.0.1", int(port))) as stranger:
-            stranger.sendall(said)
-            with contextlib.suppress(ConnectionResetError):
-                assert not stranger.recv(1)
-    HostLink("127.0.0.1", primary.invitation, 1, ends.of(1))
-    accepting.join(PROMPTLY)
-    assert not accepting.is_alive()
+    primary = PrimaryLinks(2, 0, ends.of(0))
+
+    def bother():
+        for said in STRANGERS:
+            with socket.create_connection(primary.address) as stranger:
+                stranger.sendall(said)
+                with contextlib.suppress(ConnectionResetError):
+                    assert not stranger.recv(1)
+
+    with futures.ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(primary.accept, PROMPTLY)
+        bother()
+        HostLink(primary.address, 1, 2, PROMPTLY, ends.of(1))
+        accepted.result(PROMPTLY)
     assert not ends.messages
 
 
-def test_host_that_never_links_is_named(ends, monkeypatch):
-    monkeypatch.setattr(host_links, "_WELCOME_SECONDS", 0.1)
-    primary = PrimaryLinks(2, ends.of(0))
-    with pytest.raises(HostGoneError, match="host 1 is gone"):
-        primary.accept()
-    with pytest.raises(HostGoneError, match="host 0 is gone"):
-        HostLink("127.0.0.1", primary.invitation, 1, ends.of(1))
+@pytest.mark.parametrize(
+    ("number", "of", "expected"),
+    [(1, 3, "expects 2 processes, not 3"), (0, 2, "another process with num")],
+)
+def test_unexpected_host_is_refused(ends, number, of, expected):
+    primary = PrimaryLinks(2, 0, ends.of(0))
+    with futures.ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(primary.accept, PROMPTLY)
+        with pytest.raises(MissingHostError, match=expected):
+            HostLink(primary.address, number, of, PROMPTLY, ends.of(number))
+        HostLink(primary.address, 1, 2, PROMPTLY, ends.of(1))
+        accepted.result(PROMPTLY)
 
 
-def connected_by_proxy(lost):
-    """Returns both ends of a connection; the event is set when the service is lost."""
+def test_hosts_that_do_not_start_are_named(ends, monkeypatch, caplog):
+    """The log names them meanwhile; the host that has started ends too."""
+    monkeypatch.setattr(host_links, "SECONDS_BETWEEN_LINES", 0.2)
+    caplog.set_level("INFO")
+    primary = PrimaryLinks(4, 0, ends.of(0))
+    arguments = primary.address, 2, 4, PROMPTLY, ends.of(2)
+    threading.Thread(target=HostLink, args=arguments, daemon=True).start()
+    with pytest.raises(
+        MissingHostError, match=r"hosts 1 and 3 of 4 did not answer within 0\.9 s"
+    ):
+        primary.accept(timeout=0.9)
+    assert any("waiting for hosts 1 and 3 of 4" in text for text in caplog.messages)
+    primary.dismiss(2)
+    ends.wait_for(2)
+    assert ends.messages[2] == ""
+
+
+def test_primary_host_that_does_not_start_is_named(ends):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = free.getsockname()
+    expected = rf"host 0 at 127.0.0.1:{address[1]} did not answer within 0.1 s: Conn"
+    with pytest.raises(MissingHostError, match=expected):
+        HostLink(address, 1, 2, 0.1, ends.of(1))
+
+
+def test_host_that_dies_before_all_have_started_is_named(ends):
+    primary = PrimaryLinks(3, 0, ends.of(0))
+    threading.Thread(target=primary.accept, args=[PROMPTLY], daemon=True).start()
+    with socket.create_connection(primary.address) as host:
+        host.sendall(b'{"number": 1, "of": 3, "name": "worker"}\n')
+        time.sleep(0.2)
+    ends.wait_for(0)
+    assert ends.messages[0] == host_links.gone(1, "worker")
+
+
+def connected_by_proxy():
+    """Returns both ends of a connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        proxy = Proxy(*server.getsockname(), on_loss=lost.set)
+        proxy = Proxy(*server.getsockname())
         host, port = proxy.address.split(":")
         client = socket.create_connection((host, int(port)))
         service, _ = server.accept()
@@ -148,24 +206,19 @@ def connected_by_proxy(lost):
 
 
 def test_proxy_outlives_what_it_is_connected_to():
-    lost = threading.Event()
-    client, service = connected_by_proxy(lost)
+    client, service = connected_by_proxy()
     client.sendall(b"question")
     assert service.recv(100) == b"question"
     service.sendall(b"answer")
     assert client.recv(100) == b"answer"
-    assert not lost.is_set()
     service.close()
-    assert lost.wait(PROMPTLY)
-    client.settimeout(0.2)
+    client.settimeout(0.5)
     with pytest.raises(TimeoutError):  # it is open, and nothing comes
         client.recv(1)
 
 
 def test_proxy_closes_with_its_client():
-    lost = threading.Event()
-    client, service = connected_by_proxy(lost)
+    client, service = connected_by_proxy()
     client.close()
     service.settimeout(PROMPTLY)
     assert not service.recv(1)
-    assert not lost.wait(0.2)

@@ -316,19 +316,33 @@ def test_unknown_host_is_reported():
         connecting(coordinator="no-such-host.invalid:8476", process_id=1)()
 
 
-def test_host_that_waits_in_vain_says_so():
-    program = (
-        "from configs import common\n"
-        "from vse_jax import host_connection\n"
-        "host_connection.CONNECTION_TIMEOUT = 1\n"
-        "config = common.get_config()\n"
-        f"config.coordinator = '127.0.0.1:{free_port()}'\n"
-        "config.num_processes, config.process_id = 2, 0\n"
-        "host_connection.connect(config, preemptible=False)\n"
+@pytest.mark.parametrize(
+    ("number", "missing"), [(0, "host 1 of 2 did not"), (1, "host 0 at 127.0.0.1:")]
+)
+def test_host_that_waits_in_vain_names_the_missing_one(number, missing):
+    finished = programs.run(
+        f"--config={programs.CONFIG}",
+        f"--config.coordinator=127.0.0.1:{free_port()}",
+        "--config.num_processes=2",
+        f"--config.process_id={number}",
+        "--config.connection_timeout=1",
     )
-    process = programs.start_python("-c", program)
-    error = programs.refusal(programs.finish(process))
-    assert "2 processes cannot be connected (not all of them answered within 1" in error
+    error = programs.refusal(finished)
+    assert f"2 processes cannot be connected ({missing}" in error
+    assert "answer within 1 s" in error
+
+
+def test_host_that_fails_at_its_start_ends_both_with_one_line(place):
+    """Before the data, the devices or the workdir are looked at."""
+    nowhere = ["--config.data.root=gs://no-such-bucket/features"]
+    environment = programs.environment() | {
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "0",
+        "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{free_port()}",
+    }
+    finished = Hosts(place.start).run(own_options=((), nowhere), env=environment)
+    assert [host.returncode for host in finished] == [2, 2], finished
+    assert "no-such-bucket" in programs.refusal(finished[0])
+    assert not finished[1].stderr
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import programs
 from vse_jax import parallel
 from vse_jax.errors import InputError, TrainingError
 
@@ -52,6 +54,51 @@ def test_microbatches_that_do_not_divide_the_pairs_of_a_device_are_refused(
 @pytest.mark.parametrize("microbatches", [1, 2, 16])
 def test_microbatches_that_divide_the_pairs_of_a_device_are_taken(microbatches):
     parallel.check_microbatches(microbatches, 128)
+
+
+def select_platform(monkeypatch, device_files, platforms=None, plugins=()):
+    """Returns the platforms of JAX's configuration after the selection."""
+    setup = parallel.setup
+    monkeypatch.setattr(setup.glob, "glob", lambda text: device_files.get(text, []))
+    monkeypatch.setattr(setup.importlib.metadata, "entry_points", lambda **_: plugins)
+    chosen = [platforms]
+    monkeypatch.setattr(
+        setup.jax,
+        "config",
+        types.SimpleNamespace(
+            jax_platforms=platforms, update=lambda _, value: chosen.append(value)
+        ),
+    )
+    parallel.select_platform("")
+    return chosen[-1]
+
+
+def test_tpu_is_looked_for_only_where_one_may_be(monkeypatch):
+    def select(*arguments):
+        with monkeypatch.context() as patch:
+            return select_platform(patch, *arguments)
+
+    assert select({}) == "cpu"
+    assert select({"/dev/accel[0-9]*": ["/dev/accel0"]}) is None
+    assert select({"/dev/vfio/[0-9]*": ["/dev/vfio/0"]}) is None
+    assert select({}, "tpu,cpu") == "tpu,cpu"  # JAX found the chips, or a user says so
+    assert select({}, None, ("cuda",)) is None
+
+
+def test_libtpu_prints_nothing_without_a_tpu():
+    pytest.importorskip("libtpu", reason="libtpu is not installed")
+    environment = programs.environment() | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    del environment["JAX_PLATFORMS"]
+    program = (
+        "import jax\n"
+        "from vse_jax import parallel\n"
+        "parallel.select_platform('')\n"
+        "print(jax.default_backend())\n"
+    )
+    environment["TF_ENABLE_ONEDNN_OPTS"] = "0"  # TensorFlow would print a notice
+    process = programs.start_python("-c", program, env=environment)
+    finished = programs.finish(process)
+    assert (finished.stdout, finished.stderr) == ("cpu\n", "")
 
 
 def test_platform_that_no_one_knows_is_refused():

@@ -7,11 +7,13 @@ import tensorflow_datasets as tfds
 
 from tests.small_datasets import make_builder  # noqa: F401
 from vse_jax import parallel, resident_features, training_data
+from vse_jax.compilation import shapes
+from vse_jax.compilation.resident import resident_features as resident_features_of
 from vse_jax.data.text.vocabulary import training_vocabulary
 from vse_jax.errors import InputError
 from vse_jax.experiment import Experiment
+from vse_jax.feature_packing import Packing
 from vse_jax.parallel import tables
-from vse_jax.resident_features import Packing
 
 IMAGES, CAPTIONS = 37, 3
 STEPS = 2 * IMAGES * CAPTIONS // 16  # two epochs
@@ -121,7 +123,7 @@ def test_each_device_holds_an_equal_part(make_builder, config):  # noqa: F811
     ],
 )
 def test_size_of_a_record(shape, dtype, row_bytes):
-    assert Packing(shape, dtype).row_bytes == row_bytes
+    assert Packing("regions", shape, dtype).row_bytes == row_bytes
 
 
 def test_features_that_do_not_fit_are_refused_with_the_arithmetic(
@@ -154,3 +156,19 @@ def test_photos_are_refused(shapes_builder, config):
 def test_memory_of_virtual_devices_is_a_share_of_the_host():
     memory = parallel.device_memory()
     assert 2**20 < memory.free == memory.total < 2**50
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_shapes_that_the_compile_mode_takes(make_builder, config, augment):  # noqa: F811
+    """They are those of a batch of a training."""
+    experiment = make_experiment(config, of_regions(make_builder), augment)
+    resident = training_data.ResidentData(experiment)
+    batch = resident.put(next(resident.batches(0, 1)))
+    config.data.region_dim, config.compile.regions = 8, 6
+    config.compile.images = IMAGES
+    found = resident_features_of(config, 8).arguments(
+        shapes.train_batch(config, 16, 24), jax.devices()
+    )
+    assert found.keys() == batch.keys()
+    for name, array in batch.items():
+        assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype)

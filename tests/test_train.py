@@ -19,7 +19,7 @@ def of_scenes(config, shapes_builder):
     config.data.scene_counts = (24, 10, 10)
     config.data.data_dir = str(pathlib.Path(shapes_builder.data_dir).parents[2])
     config.data.minimum_word_count = 1
-    config.data.token_lengths = (64,)
+    config.data.token_lengths = (12,)  # shorter than some captions
     config.model.backbone.name = "stem"
     config.model.text_encoder = "gru"
     config.model.embed_dim, config.model.word_dim = 8, 4
@@ -34,7 +34,7 @@ def of_scenes(config, shapes_builder):
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_stage_starts_from_the_best_checkpoint_and_keeps_frozen_parameters(
-    of_scenes, tmp_path, monkeypatch
+    of_scenes, tmp_path, monkeypatch, caplog
 ):
     evaluate = train.Evaluator.evaluate
     worse_and_worse = iter((30.0, 20.0, 10.0))
@@ -46,6 +46,8 @@ def test_stage_starts_from_the_best_checkpoint_and_keeps_frozen_parameters(
 
     monkeypatch.setattr(train.Evaluator, "evaluate", evaluate_worse)
     assert train.train_and_evaluate(of_scenes, str(tmp_path))
+    warnings = [text for text in caplog.messages if "captions are truncated" in text]
+    assert sum(text.startswith("train: ") for text in warnings) == 1
     checkpoints = Checkpoints(str(tmp_path), read_only=True)
     last, second, best = checkpoints.steps()
     assert last * 2 == second * 3 == best * 6

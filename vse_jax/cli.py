@@ -10,7 +10,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN logs a notice
 
 import logging
-import operator
 import pathlib
 import re
 import signal
@@ -25,15 +24,6 @@ from vse_jax.errors import InputError, ReportedError, store_errors
 from vse_jax.modes import MODES, NO_CONFIG
 
 FLAGS = flags.FLAGS
-_PATH_OPTIONS = (  # options of paths that may be gs://
-    "compilation_cache",
-    "data.annotations",
-    "data.data_dir",
-    "data.root",
-    "extract.numpy_layout",
-    "model.backbone.weights",
-)
-
 config_flags.DEFINE_config_file("config", None, "Configuration file.")
 flags.DEFINE_string("workdir", "", "Folder of the run; default: runs/<config name>.")
 flags.DEFINE_string(
@@ -110,7 +100,6 @@ def main(argv: list[str]) -> int:
         raise InputError("--config is missing; an example is configs/quickstart.py")
     workdir = _workdir()
     _set_up_logging()
-    _check_storage(config, workdir)
     return MODES[FLAGS.mode](config, workdir)
 
 
@@ -128,27 +117,6 @@ flags.DEFINE_enum(
 def _has_config_file():
     """Returns whether the user named a configuration file."""
     return FLAGS.config is not None and command_line.given_config(sys.argv) is not None
-
-
-def _check_storage(config, workdir):
-    """Reports an unreachable bucket now, rather than from within a library."""
-    named = {
-        "--workdir": workdir,
-        "--import_file": FLAGS.import_file,
-        "--vocabulary": FLAGS.vocabulary,
-        "--gallery": FLAGS.gallery,
-        "--source": FLAGS.source,
-    }
-    named |= {
-        f"the run {number}": path
-        for number, path in enumerate(command_line.several_runs())
-    }
-    if config is not None:
-        named |= {
-            f"config.{option}": str(operator.attrgetter(option)(config) or "")
-            for option in _PATH_OPTIONS
-        }
-    storage.check_reachable(named.items())
 
 
 def _workdir():

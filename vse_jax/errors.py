@@ -13,7 +13,12 @@ class ReportedError(Exception):
     `main.py` prints `error: ` and the message to standard error and exits with 2. The
     message is one line that names the file or option, the record, what was expected
     and how to fix it.
+
+    Attributes:
+      exit_code: exit code of the program.
     """
+
+    exit_code = 2
 
 
 class InputError(ReportedError):
@@ -22,6 +27,14 @@ class InputError(ReportedError):
 
 class TrainingError(ReportedError):
     """A run that cannot continue, such as one whose loss is not finite."""
+
+
+class StoppedError(ReportedError):
+    """A signal that ends the processes of all hosts, before there is a step to save."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def one_line(error: BaseException) -> str:

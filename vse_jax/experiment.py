@@ -18,6 +18,7 @@ from vse_jax.data.identity import DatasetIdentity, identity_of
 from vse_jax.data.records import content_of, has_split
 from vse_jax.data.text import unknown_words
 from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
+from vse_jax.data.training_plan import TrainingPlan
 from vse_jax.errors import InputError, TrainingError
 from vse_jax.extraction import backbone_file
 from vse_jax.models.backbones import BACKBONES
@@ -137,24 +138,24 @@ class Experiment:
         before = identity.read(epath.Path(workdir).expanduser() / _IDENTITY_FILE)
         return identity.difference(saved["dataset"], before, self.identity)
 
+    @functools.cached_property
+    def training_plan(self) -> TrainingPlan:
+        """Plan of this host's training batches, see `input_pipeline.training_plan`."""
+        return input_pipeline.training_plan(
+            self.builder, self.vocabulary, self.config, **parallel.this_host()
+        )
+
     def train_batches(
         self, start_step: int, num_steps: int, *, with_content: bool = True
     ) -> Iterator[dict]:
         """Returns this host's training batches, see `input_pipeline.train_batches`."""
         return input_pipeline.train_batches(
             self.builder,
-            self.vocabulary,
             self.config,
+            self.training_plan,
             start_step=start_step,
             num_steps=num_steps,
             with_content=with_content,
-            **parallel.this_host(),
-        )
-
-    def training_lengths(self, start_step: int) -> list[int]:
-        """Returns the lengths of batches, see `input_pipeline.training_lengths`."""
-        return input_pipeline.training_lengths(
-            self.builder, self.vocabulary, self.config, start_step
         )
 
     def log_unknown_words(self, *splits: str) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -20,7 +21,7 @@ import jax
 import ml_collections
 
 # These have no public names.
-from jax._src import clusters, compilation_cache, compiler, distributed
+from jax._src import clusters, compilation_cache, compiler
 
 from vse_jax import host_links, termination
 from vse_jax.errors import InputError, ReportedError, one_line
@@ -34,16 +35,16 @@ CONNECTION_DEFAULTS = {
     "coordinator": "",
     "num_processes": 0,
     "process_id": -1,
+    "connection_timeout": 120.0,
 }
 CONNECTION_OPTIONS = tuple(CONNECTION_DEFAULTS)
-CONNECTION_TIMEOUT = 300  # seconds within which all hosts must have started
-EXIT_CODE = 2
+_JAX_TIMEOUT = 300  # seconds until JAX gives up to connect hosts that are linked
 # What JAX says of a host that does not answer.
 _LOST = re.compile(
     "UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|(?i:gloo|heartbeat|connection)"
 )
-_INVITATION = "vse_jax/invitation"  # to link with the primary host
-_links = None  # to the other hosts, once they are connected
+_links = None  # to the other hosts, once they are linked
+_number = 0  # of this host
 _failing = threading.Lock()  # held from the first failure to the end of the process
 
 
@@ -53,7 +54,11 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     Raises:
       InputError: naming the option and its valid values.
     """
-    address, count, number = (config[name] for name in CONNECTION_OPTIONS[1:])
+    address, count, number, timeout = (config[name] for name in CONNECTION_OPTIONS[1:])
+    if not timeout > 0:
+        raise InputError(
+            f"config.connection_timeout is {timeout}, expected more than 0 seconds"
+        )
     if not address:
         if count or number != -1:
             raise InputError(
@@ -92,24 +97,14 @@ def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
     if not config.distributed and not config.coordinator:
         return
     jax.config.update("jax_enable_preemption_service", preemptible)
-    if config.coordinator:
-        _check_address(config.coordinator, config.process_id)
-    # JAX would abort the process with a stack trace at its own timeout.
-    timer = threading.Timer(CONNECTION_TIMEOUT, _give_up, [config])
-    timer.start()
     try:
         address, count, number = _place(config)
-        reached = address if number == 0 else _proxy(address)
-        jax.distributed.initialize(
-            reached, count, number, initialization_timeout=2 * CONNECTION_TIMEOUT
-        )
-    except (RuntimeError, ValueError) as error:
+        if count > 1:
+            _link_hosts(config, address, count, number)
+            compiler._cache_write = _write_to_cache
+        _connect_jax(config, address, count, number)
+    except (RuntimeError, ValueError, host_links.MissingHostError) as error:
         raise _not_connected(config, one_line(error)) from error
-    finally:
-        timer.cancel()
-    if count > 1:
-        compiler._cache_write = _write_to_cache
-        _link_hosts(address)
 
 
 def _place(config):
@@ -126,42 +121,64 @@ def _place(config):
         process_id=None,
         local_device_ids=None,
         cluster_detection_method=None,
-        initialization_timeout=CONNECTION_TIMEOUT,
+        initialization_timeout=int(config.connection_timeout),
     )[:3]
     if None in found:
         raise ValueError("JAX detects no other hosts")
     return found
 
 
+def _link_hosts(config, address, count, number):
+    """Waits for all hosts; from now on they notice each other's death.
+
+    Raises:
+      InputError: if the address is wrong.
+      MissingHostError: if some do not start.
+    """
+    global _links, _number
+    _number = number
+    host, port = _checked(address)
+    try:
+        if number == 0:
+            _links = links = _listen(address, count, port)
+            links.accept(config.connection_timeout)
+        else:
+            _links = host_links.HostLink(
+                (host, port), number, count, config.connection_timeout, _end
+            )
+    except host_links.HostGoneError as error:
+        _end(str(error), host_links.FAILURE)
+
+
+def _listen(address, count, port):
+    try:
+        return host_links.PrimaryLinks(count, port, _end)
+    except OSError as error:
+        raise InputError(
+            f"config.coordinator is {address!r}, but process 0 cannot use its port "
+            f"({error.strerror}); choose another port"
+        ) from None
+
+
+def _connect_jax(config, address, count, number):
+    """Starts JAX's service on host 0, and connects to it."""
+    # JAX would abort the process with a stack trace at its own timeout.
+    timer = threading.Timer(_JAX_TIMEOUT, _give_up, [config])
+    timer.daemon = True
+    timer.start()
+    try:
+        reached = address if number == 0 else _proxy(address)
+        jax.distributed.initialize(
+            reached, count, number, initialization_timeout=2 * _JAX_TIMEOUT
+        )
+    finally:
+        timer.cancel()
+
+
 def _proxy(address):
     """Returns the address by which JAX reaches the coordinator at `address`."""
-    return Proxy(*_split(address), on_loss=_end_before_links).address
-
-
-def _end_before_links():
-    time.sleep(1.0)  # the primary host may have ended this one
-    if _links is None:
-        _end(host_links.gone(0))
-
-
-def _link_hosts(address):
-    """Links all hosts, from now on they notice each other's death."""
-    global _links
-    client = distributed.global_state.client
-    try:
-        if _is_primary():
-            number_of_hosts = distributed.global_state.num_processes
-            links = host_links.PrimaryLinks(number_of_hosts, _end)
-            client.key_value_set(_INVITATION, links.invitation)
-            _links = links
-            links.accept()
-        else:
-            timeout = 1000 * CONNECTION_TIMEOUT
-            invitation = client.blocking_key_value_get(_INVITATION, timeout)
-            host, _ = _split(address)
-            _links = host_links.HostLink(host, invitation, _number(), _end)
-    except host_links.HostGoneError as error:
-        _end(str(error))
+    # The links notice the loss of the primary host.
+    return Proxy(*_split(address)).address
 
 
 def _write_to_cache(key, seconds, name, backend, executable, host_callbacks):
@@ -183,11 +200,11 @@ def _split(address):
     return host.strip("[]"), int(port)
 
 
-def _check_address(address, process_id):
-    """Finds mistakes on which JAX would abort the process.
+def _checked(address):
+    """Returns the host and the port of an address.
 
     Raises:
-      InputError: if the host has no address, or process 0 cannot use the port.
+      InputError: if the host has no address.
     """
     host, port = _split(address)
     try:
@@ -197,23 +214,12 @@ def _check_address(address, process_id):
             f"config.coordinator is {address!r}, but {host} has no address "
             f"({error.strerror}); set it to the address host:port of process 0"
         ) from None
-    if process_id == 0:
-        family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-        try:
-            with socket.socket(family) as free:
-                free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                free.bind(("", port))
-        except OSError as error:
-            raise InputError(
-                f"config.coordinator is {address!r}, but process 0 cannot use its port "
-                f"({error.strerror}); choose another port"
-            ) from None
+    return host, port
 
 
 def _give_up(config):
-    seconds = f"not all of them answered within {CONNECTION_TIMEOUT} s"
-    print(f"error: {_not_connected(config, seconds)}", file=sys.stderr, flush=True)
-    os._exit(EXIT_CODE)
+    error = _not_connected(config, f"JAX did not connect them within {_JAX_TIMEOUT} s")
+    _fail(error)
 
 
 def _not_connected(config, reason):
@@ -221,7 +227,7 @@ def _not_connected(config, reason):
         return InputError(
             f"config.coordinator is {config.coordinator!r}, but its "
             f"{config.num_processes} processes cannot be connected ({reason}); start "
-            "all of them at about the same time, and check the address and its port"
+            "all of them within config.connection_timeout, and check the address"
         )
     return InputError(
         f"config.distributed is True, but the hosts cannot be connected ({reason}); "
@@ -263,26 +269,35 @@ def _fail(error):
     if _is_of_connection(error):
         # If another host is gone, its link says so, and names it.
         time.sleep(PROBE_SECONDS)
-    message = _message(error)
-    if not _is_primary():
-        _links.report(message)  # the primary host prints it, and ends this one
-    _end(message)
+    message, code = _message(error), _exit_code(error)
+    if isinstance(_links, host_links.HostLink):
+        _links.report(message, code)  # the primary host prints it, and ends this one
+    _end(message, code)
 
 
 def _message(error):
     if _is_of_connection(error):
         return (
-            f"host {_number()} lost its connection to another host "
+            f"host {_number} lost its connection to another host "
             f"({one_line(error)}); start the same command again on every host"
         )
     if isinstance(error, ReportedError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
-        return f"Ctrl-C on host {_number()}: completed work is kept"
+        return f"interrupted by Ctrl-C on host {_number}: completed work is kept"
     if isinstance(error, BrokenPipeError):
-        return f"the output of host {_number()} is closed: completed work is kept"
+        return f"the output of host {_number} is closed: completed work is kept"
     traceback.print_exception(error)
-    return f"host {_number()} failed ({one_line(error)}); see its traceback"
+    return f"host {_number} failed ({one_line(error)}); see its traceback"
+
+
+def _exit_code(error):
+    """Returns the exit code of all hosts, which is that of a single host."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    return getattr(error, "exit_code", host_links.FAILURE)
 
 
 def _is_of_connection(error):
@@ -298,20 +313,13 @@ def _is_of_connection(error):
     return False
 
 
-def _end(message):
-    """Prints a failure if there is a message, and ends the processes of all hosts."""
+def _end(message, code):
+    """Prints a message if there is one, and ends the processes of all hosts."""
     if not _failing.acquire(blocking=False):
         threading.Event().wait()  # another thread is ending the process
     if message:
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        prefix = "error: " if code == host_links.FAILURE else ""
+        print(f"{prefix}{message}", file=sys.stderr, flush=True)
     if isinstance(_links, host_links.PrimaryLinks):
-        _links.dismiss()
-    termination.exit_now(EXIT_CODE)
-
-
-def _is_primary():
-    return _number() == 0
-
-
-def _number():
-    return distributed.global_state.process_id
+        _links.dismiss(code)
+    termination.exit_now(code)

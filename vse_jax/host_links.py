@@ -4,14 +4,17 @@ Every host has a link to the primary host. The kernel closes it as soon as a pro
 ends, even if it is killed, and probes it so that a machine which stopped is noticed
 within half a minute. A host that only waits for others, or is suspended, still answers.
 
+The hosts are linked before JAX connects them. The primary host listens to the port of
+JAX's service, which does not run yet, and knows which hosts are missing.
+
 The links carry one JSON object a line: failures, which end all hosts, and whether a
 host has finished, so that its exit is no failure.
 """
 
 import contextlib
 import json
+import logging
 import os
-import secrets
 import socket
 import threading
 import time
@@ -19,13 +22,24 @@ from collections.abc import Callable, Iterator
 
 from vse_jax.host_proxy import probe, start_thread
 
+logger = logging.getLogger(__name__)
+
 DISMISS_SECONDS = 5.0  # at most, until the other hosts have exited
+FAILURE = 2  # exit code
+SECONDS_BETWEEN_LINES = 10.0  # that name the hosts which are missing
 _LONGEST_LINE = 1 << 20
-_WELCOME_SECONDS = 30.0
+_HELLO_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+
+End = Callable[[str, int], None]
 
 
 class HostGoneError(Exception):
     """A host ended without having finished."""
+
+
+class MissingHostError(OSError):
+    """A host did not start, or cannot be reached, or is another one than expected."""
 
 
 def gone(number: int, name: str = "") -> str:
@@ -71,68 +85,92 @@ class _Link:
 class PrimaryLinks:
     """The primary host's links to all other hosts."""
 
-    def __init__(self, num_hosts: int, end: Callable[[str], None]):
+    def __init__(self, num_hosts: int, port: int, end: End):
         """Listens for the other hosts.
 
         Args:
           num_hosts: number of hosts, with this one.
-          end: ends the process because of a failure, given its message. Called by a
-            thread.
+          port: port to listen to until all hosts are linked.
+          end: ends the process because of a failure, given its message and the exit
+            code. Called by a thread.
+
+        Raises:
+          OSError: if the port cannot be used.
         """
         self._end = end
+        self._num_hosts = num_hosts
         self._missing = set(range(1, num_hosts))
         self._links = {}
         self._changed = threading.Condition()
         self._finished = set()
         self._all_finished = False
         self._open = set()  # hosts whose links are not closed
-        self._token = secrets.token_hex()
-        self._server = _listen()
-        # Any port: the other hosts learn it together with the token.
-        self.invitation = f"{self._server.getsockname()[1]} {self._token}"
+        self._server = _listen(port)
 
-    def accept(self) -> None:
-        """Waits until all hosts are linked.
+    @property
+    def address(self) -> tuple[str, int]:
+        """Address on this machine to which it listens."""
+        return "127.0.0.1", self._server.getsockname()[1]
+
+    def accept(self, timeout: float) -> None:
+        """Waits until all hosts are linked; logs which ones are missing.
+
+        Args:
+          timeout: seconds to wait.
 
         Raises:
-          HostGoneError: if a host does not answer.
+          MissingHostError: if hosts are missing after the time.
         """
-        self._server.settimeout(_WELCOME_SECONDS)
+        wait = _Wait(timeout, SECONDS_BETWEEN_LINES)
         with self._server:
             while self._missing:
-                try:
+                self._server.settimeout(wait.seconds(self._which_are_missing()))
+                with contextlib.suppress(TimeoutError):
                     connection, _ = self._server.accept()
-                except TimeoutError:
-                    raise HostGoneError(gone(min(self._missing))) from None
-                connection.settimeout(_WELCOME_SECONDS)
-                self._welcome(connection)
+                    connection.settimeout(_HELLO_SECONDS)
+                    self._welcome(connection)
+        for link in self._links.values():
+            link.send(name=this_process())
+
+    def _which_are_missing(self):
+        *most, last = map(str, sorted(self._missing))
+        hosts = f"hosts {', '.join(most)} and {last}" if most else f"host {last}"
+        return f"{hosts} of {self._num_hosts}"
 
     def _welcome(self, connection):
         link = _Link(connection)
         messages = link.messages()
         hello = next(messages, {})
-        number = hello.get("number")
-        if hello.get("token") != self._token or number not in self._missing:
-            link.close()  # not a host of this run
+        number = hello.get("number") if isinstance(hello, dict) else None
+        if type(number) is not int or not hello.keys() >= {"of", "name"}:
+            link.close()  # not a host
+            return
+        if hello["of"] != self._num_hosts or number not in self._missing:
+            link.send(refusal=self._refusal(number, hello["of"]))
+            link.close()
             return
         connection.settimeout(None)
         self._missing.remove(number)
         self._links[number] = link
         self._open.add(number)
-        link.send(name=this_process())
         start_thread(self._watch, number, hello["name"], messages)
+
+    def _refusal(self, number, num_hosts):
+        if num_hosts != self._num_hosts:
+            return f"host 0 expects {self._num_hosts} processes, not {num_hosts}"
+        return f"there is another process with number {number}"
 
     def _watch(self, number, name, messages):
         for message in messages:
             if "failure" in message:
                 self._close(number)
-                self._end(message["failure"])
+                self._end(message["failure"], message["code"])
             with self._changed:
                 self._finished.add(number)
                 self._changed.notify_all()
         self._close(number)
         if not self._all_finished:
-            self._end(gone(number, name))
+            self._end(gone(number, name), FAILURE)
 
     def _close(self, number):
         with self._changed:
@@ -147,10 +185,10 @@ class PrimaryLinks:
         for link in self._links.values():
             link.send(finished=True)
 
-    def dismiss(self) -> None:
-        """Tells all hosts to exit, and waits a moment until they have."""
+    def dismiss(self, code: int) -> None:
+        """Tells all hosts to exit with a code, and waits a moment until they have."""
         for link in list(self._links.values()):
-            link.send(exit=True)
+            link.send(exit=code)
         with self._changed:
             self._changed.wait_for(lambda: not self._open, DISMISS_SECONDS)
 
@@ -159,48 +197,55 @@ class HostLink:
     """Another host's link to the primary host."""
 
     def __init__(
-        self, host: str, invitation: str, number: int, end: Callable[[str], None]
+        self,
+        address: tuple[str, int],
+        number: int,
+        num_hosts: int,
+        timeout: float,
+        end: End,
     ):
-        """Connects to the primary host.
+        """Connects to the primary host, and waits until it has links to all hosts.
 
         Args:
-          host: address of the primary host.
-          invitation: `PrimaryLinks.invitation`.
+          address: host and port of the primary host.
           number: number of this host.
-          end: ends the process, given a message to print; called by a thread. The
-            message is empty if the primary host has printed one.
+          num_hosts: number of hosts.
+          timeout: seconds to wait for the primary host.
+          end: ends the process, given a message to print and the exit code; called by a
+            thread. The message is empty if the primary host has printed one.
 
         Raises:
-          HostGoneError: if the primary host does not answer.
+          HostGoneError: if the primary host ends meanwhile.
+          MissingHostError: if it does not answer in time, or refuses this host.
         """
         self._end = end
         self._finished = threading.Event()
-        self._closed = threading.Event()
-        port, token = invitation.split()
-        try:
-            connection = socket.create_connection((host, int(port)), _WELCOME_SECONDS)
-        except OSError:
-            raise HostGoneError(gone(0)) from None
+        connection = _connect(address, timeout)
         self._link = _Link(connection)
-        self._link.send(token=token, number=number, name=this_process())
+        self._link.send(number=number, of=num_hosts, name=this_process())
+        # The primary host decides how long to wait for the others.
+        connection.settimeout(None)
         messages = self._link.messages()
         welcome = next(messages, None)
         if welcome is None:
             raise HostGoneError(gone(0))
-        connection.settimeout(None)
+        if "refusal" in welcome:
+            raise MissingHostError(welcome["refusal"])
+        if "exit" in welcome:
+            self._end("", welcome["exit"])
         start_thread(self._watch, welcome["name"], messages)
 
     def _watch(self, name, messages):
         for message in messages:
             if "exit" in message:
-                self._end("")
+                self._end("", message["exit"])
             self._finished.set()
         if not self._finished.is_set():
-            self._end(gone(0, name))
+            self._end(gone(0, name), FAILURE)
 
-    def report(self, failure: str) -> None:
+    def report(self, failure: str, code: int) -> None:
         """Reports a failure; returns only if the primary host does not react."""
-        self._link.send(failure=failure)
+        self._link.send(failure=failure, code=code)
         time.sleep(2 * DISMISS_SECONDS)
 
     def finish(self) -> None:
@@ -209,9 +254,51 @@ class HostLink:
         self._finished.wait()
 
 
-def _listen():
+class _Wait:
+    """The time that is left to wait for hosts; logs progress."""
+
+    def __init__(self, timeout, between_lines):
+        self._timeout = timeout
+        self._between_lines = between_lines
+        self._start = time.monotonic()
+        self._next_line = between_lines
+
+    def seconds(self, missing, reason="not started, or not reachable"):
+        """Returns for how long to wait now.
+
+        Args:
+          missing: hosts that are missing, for messages.
+          reason: why, as far as it is known.
+
+        Raises:
+          MissingHostError: if no time is left.
+        """
+        waited = time.monotonic() - self._start
+        if waited >= self._timeout:
+            raise MissingHostError(
+                f"{missing} did not answer within {self._timeout:g} s: {reason}"
+            )
+        if waited >= self._next_line:
+            self._next_line += self._between_lines
+            logger.info("waiting for %s (%.0f s)", missing, waited)
+        return max(0.01, min(_POLL_SECONDS, self._timeout - waited))
+
+
+def _connect(address, timeout):
+    wait = _Wait(timeout, 3 * SECONDS_BETWEEN_LINES)  # the primary host logs as well
+    missing, reason = f"host 0 at {address[0]}:{address[1]}", "not reachable"
+    while True:
+        seconds = wait.seconds(missing, reason)
+        try:
+            return socket.create_connection(address, _HELLO_SECONDS)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            time.sleep(seconds)
+
+
+def _listen(port):
     if socket.has_dualstack_ipv6():
         return socket.create_server(
-            ("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
+            ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
         )
-    return socket.create_server(("", 0), backlog=1024)
+    return socket.create_server(("", port), backlog=1024)

@@ -23,7 +23,6 @@ PROBE_EVERY = 3  # seconds
 PROBES = 4  # unanswered, until a machine counts as gone
 PROBE_SECONDS = PROBE_AFTER + PROBE_EVERY * PROBES
 _CONNECT_SECONDS = 30.0
-_LOST = "lost"
 
 
 class Proxy:
@@ -33,13 +32,12 @@ class Proxy:
       address: address on this machine for JAX to connect to.
     """
 
-    def __init__(self, host: str, port: int, on_loss: Callable[[], None]):
+    def __init__(self, host: str, port: int):
         """Starts the process, which ends with this one.
 
         Args:
           host: address of the primary host.
           port: port of JAX's service there.
-          on_loss: called by a thread when the primary host has closed a connection.
         """
         self._process = subprocess.Popen(
             [sys.executable, "-I", __file__, host, str(port)],
@@ -49,11 +47,6 @@ class Proxy:
             start_new_session=True,
         )
         self.address = f"127.0.0.1:{self._process.stdout.readline().strip()}"
-        start_thread(self._watch, on_loss)
-
-    def _watch(self, on_loss):
-        if self._process.stdout.readline().strip() == _LOST:
-            on_loss()
 
 
 def probe(connection: socket.socket) -> None:
@@ -82,22 +75,14 @@ def _serve(server, primary):
             continue
         outer.settimeout(None)
         probe(outer)
-        left = threading.Event()  # JAX has closed its end
-        start_thread(_pass_on, inner, outer, left)
-        start_thread(_pass_back, outer, inner, left)
+        start_thread(_pass_on, inner, outer)
+        start_thread(_copy, outer, inner)  # leaves `inner` open at its end
 
 
-def _pass_on(inner, outer, left):
+def _pass_on(inner, outer):
     _copy(inner, outer)
-    left.set()
     with contextlib.suppress(OSError):
         outer.shutdown(socket.SHUT_RDWR)
-
-
-def _pass_back(outer, inner, left):
-    _copy(outer, inner)
-    if not left.is_set():
-        print(_LOST, flush=True)
 
 
 def _copy(source, sink):

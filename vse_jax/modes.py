@@ -5,22 +5,32 @@ Modules are imported by the mode that needs them, since some take seconds.
 """
 
 import contextlib
+import operator
 
 from absl import flags
 from ml_collections import config_flags
 
 from configs import common
-from vse_jax import command_line, termination
+from vse_jax import command_line, storage, termination
 from vse_jax.errors import InputError
 
 FLAGS = flags.FLAGS
 NO_CONFIG = ("eval", "report", "import", "encode", "search")  # without --config
 
+_PATH_OPTIONS = (  # options of paths that may be gs://
+    "compilation_cache",
+    "data.annotations",
+    "data.data_dir",
+    "data.root",
+    "extract.numpy_layout",
+    "model.backbone.weights",
+)
+
 
 @contextlib.contextmanager
-def _hosts(config, workdir, *, preemptible=False):
+def _hosts(config, workdir):
     """Sets up JAX; within the context, all hosts fail together."""
-    with _connected(config, preemptible=preemptible):
+    with _connected(config, workdir):
         from vse_jax import parallel
 
         parallel.set_up(config, workdir)
@@ -28,21 +38,44 @@ def _hosts(config, workdir, *, preemptible=False):
 
 
 @contextlib.contextmanager
-def _connected(config, *, preemptible=False):
+def _connected(config, workdir, *, preemptible=False):
     """Connects the hosts; within the context, they fail together."""
     from vse_jax import host_connection
 
     with host_connection.failing_together():
         host_connection.check_options(config)
         host_connection.connect(config, preemptible=preemptible)
+        # What may fail on one host alone comes after, so that the others hear of it.
+        _check_storage(config, workdir)
         yield
 
 
-def _train(config, workdir):
-    config.dtype = config.dtype or _saved_dtype(workdir)
-    with _hosts(config, workdir, preemptible=True):
-        from vse_jax import goodput, train
+def _check_storage(config, workdir):
+    """Reports an unreachable bucket now, rather than from within a library."""
+    named = {
+        "--workdir": workdir,
+        "--import_file": FLAGS.import_file,
+        "--vocabulary": FLAGS.vocabulary,
+        "--gallery": FLAGS.gallery,
+        "--source": FLAGS.source,
+    }
+    named |= {
+        f"the run {number}": path
+        for number, path in enumerate(command_line.several_runs())
+    }
+    named |= {
+        f"config.{option}": str(operator.attrgetter(option)(config) or "")
+        for option in _PATH_OPTIONS
+    }
+    storage.check_reachable(named.items())
 
+
+def _train(config, workdir):
+    with _connected(config, workdir, preemptible=True):
+        from vse_jax import goodput, parallel, train
+
+        config.dtype = config.dtype or _saved_dtype(workdir)
+        parallel.set_up(config, workdir)
         seconds_before = goodput.seconds_since_process_start()
         finished = train.train_and_evaluate(config, workdir, seconds_before)
     return 0 if finished else termination.exit_code()
@@ -136,7 +169,7 @@ def _restored(*workdirs):
         overrides = config_flags.get_override_values(FLAGS["config"])
     # These are of the gallery and not of the checkpoint.
     overrides = {k: v for k, v in overrides.items() if not k.startswith("gallery.")}
-    with _connected(FLAGS.config or common.get_config()):
+    with _connected(FLAGS.config or common.get_config(), workdirs[0]):
         from vse_jax import parallel, run_config, saved_model
 
         saved = [saved_model.read_description(w, FLAGS.checkpoint) for w in workdirs]
@@ -148,8 +181,7 @@ def _restored(*workdirs):
 
 
 def _prepare(config, workdir):
-    del workdir
-    with _connected(config):
+    with _connected(config, workdir):
         from vse_jax import parallel
         from vse_jax.data import datasets
 
@@ -186,7 +218,7 @@ def _import(config, workdir):
 
 
 def _compile(config, workdir):
-    del workdir
+    _check_storage(config, workdir)
     from vse_jax.compilation import topology
 
     topology.set_environment()  # before JAX is imported

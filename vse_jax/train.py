@@ -15,7 +15,7 @@ from vse_jax import parallel
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.data import input_pipeline
 from vse_jax.data.text.vocabulary import Vocabulary
-from vse_jax.errors import TrainingError, reporting_writes
+from vse_jax.errors import StoppedError, TrainingError, reporting_writes
 from vse_jax.evaluate import default_split
 from vse_jax.evaluation import pictures
 from vse_jax.evaluation.evaluator import Evaluator, check_folds
@@ -31,7 +31,7 @@ from vse_jax.stage_steps import StageSteps
 from vse_jax.stages import Stage, check_groups, plan_stages, stage_of
 from vse_jax.step_log import StepLog
 from vse_jax.summaries import create_writer
-from vse_jax.termination import Termination, signal_name
+from vse_jax.termination import Termination, exit_code, signal_name
 from vse_jax.torch_import import backbone_weights
 from vse_jax.train_step import TrainState, init_variables, start_training
 from vse_jax.training_data import create_training_data
@@ -63,9 +63,7 @@ def train_and_evaluate(
     goodput = Goodput(
         seconds_compiling=parallel.seconds_compiling, seconds_before=seconds_before
     )
-    parallel.check_batch_size(config.batch_size, "batch_size")
-    parallel.check_microbatches(config.microbatches, config.batch_size)
-    parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
+    parallel.check_batches(config)
     data = config.data
     experiment = create_experiment(
         config, required_splits=(data.train_split, data.validation_split)
@@ -268,9 +266,10 @@ class Training:
                 self.step, self._state.variables, batch, termination.is_received
             )
         if not compiled and is_before_steps and not parallel.is_single_host():
-            raise TrainingError(  # the other hosts still compile
+            raise StoppedError(  # the other hosts still compile
                 f"stopped by {signal_name()} during compilation; run the same command "
-                "on every host to resume"
+                "on every host to resume",
+                exit_code(),
             )
         return compiled
 

@@ -66,7 +66,7 @@ class ResidentData:
         """Returns the per-device training step for batches of `put`."""
 
         def step(state, batch):
-            return train_step(state, self._features.with_content(batch))
+            return train_step(state, self._features.packing.with_content(batch))
 
         return step
 

@@ -83,7 +83,7 @@ class TrainingPrograms:
 
     def _after(self, step: int, variables: dict, batch: dict) -> Iterator[Program]:
         """Yields the programs from a step on, in the order of their first use."""
-        lengths = self._experiment.training_lengths(step)
+        lengths = self._experiment.training_plan.token_lengths(step)
         split = self._experiment.config.data.validation_split
         current = stage_of(self._stages, step)
         for stage in self._stages[self._stages.index(current) :]:

@@ -3,13 +3,17 @@
 import importlib.util
 import json
 import re
+import types
 
+import jax
 import pytest
 
-from configs import common
+from configs import common, quickstart
 from tests import programs
 from vse_jax.compilation import compile as compilation
-from vse_jax.compilation import measured
+from vse_jax.compilation import measured, topology
+from vse_jax.compilation.chips import CHIPS
+from vse_jax.compilation.programs import Program
 from vse_jax.errors import InputError
 
 needs_libtpu = pytest.mark.skipif(
@@ -33,6 +37,18 @@ SHARED = {
 }
 
 
+V5E = "--topology=v5e:2x4"
+EIGHT = topology.Topology("v5e:2x4", [None] * 8, None)
+
+
+@pytest.fixture
+def libtpu(monkeypatch):
+    """Sets the environment of the compiler, which the program does at its start."""
+    pytest.importorskip("libtpu", reason="libtpu is not installed")
+    for variable, value in topology.ENVIRONMENT.items():
+        monkeypatch.setenv(variable, value)
+
+
 def run(name, *flags, **options):
     given = SHARED | SMALL[name] | options
     return programs.run(
@@ -47,7 +63,7 @@ def run(name, *flags, **options):
 @pytest.mark.parametrize("name", SMALL)
 def test_one_bucket(name, tmp_path):
     output = tmp_path / "cost.json"
-    finished = run(name, "--topology=v5e:2x4", f"--output={output}")
+    finished = run(name, V5E, f"--output={output}")
     assert finished.returncode == 0, finished.stderr
     (row,) = [
         line
@@ -86,13 +102,90 @@ def test_invalid_options_are_refused(options, expected):
         compilation.check_options(config)
 
 
+@pytest.mark.usefixtures("libtpu")
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("batch_size", 100, "32 devices do not divide; set it to 96 or 128"),
+        ("evaluation_batch_size", 100, "32 devices do not divide; set it to 96 or 128"),
+        ("microbatches", 3, "2 pairs of config.batch_size=64 on each of 32 devices"),
+        ("data.device_resident", True, "is 'stem', which trains on photos"),
+    ],
+)
+def test_options_that_training_refuses_are_refused(option, value, message):
+    config = quickstart.get_config()
+    config.update_from_flattened_dict({"batch_size": 64, option: value})
+    with pytest.raises(InputError) as error:
+        compilation.compile_programs(config, "v5e:4x8")
+    assert str(error.value).startswith(f"config.{option} is {value}, ")
+    assert message in str(error.value)
+
+
+@pytest.mark.usefixtures("libtpu")
+def test_features_that_do_not_fit_are_refused_before_compilation():
+    config = common.get_config()
+    config.data.device_resident = True
+    config.compile.images = 1_000_000
+    with pytest.raises(InputError) as error:
+        compilation.compile_programs(config, "v5e:2x4")
+    assert str(error.value) == (
+        "config.data.device_resident is True, but the features need 18.4 GB on each of "
+        "8 devices (1,000,000 images of 147,456 bytes), and a device of v5e:2x4 has "
+        "17.2 GB; choose a topology with more devices, or set it to False"
+    )
+
+
 @needs_libtpu
-@pytest.mark.parametrize("option", ["batch_size", "evaluation_batch_size"])
-def test_a_batch_that_the_devices_do_not_divide_is_refused(option):
-    finished = run("quickstart", "--topology=v5e:4x8", **{option: 100})
-    message = programs.refusal(finished)
-    assert f"config.{option} is 100, which the 32 devices of v5e:4x8" in message
-    assert "96 or 128" in message
+def test_features_in_device_memory_are_counted(tmp_path):
+    """1,000 images of 8 regions: 125 of 32,768 bytes on each device."""
+    reports = []
+    for resident in (False, True):
+        output = tmp_path / f"{resident}.json"
+        options = {"compile.images": 1000, "data.device_resident": resident}
+        finished = run("coco_rvse", f"--output={output}", V5E, **options)
+        assert finished.returncode == 0, finished.stderr
+        reports.append(json.loads(output.read_text())["programs"][0])
+        line = (
+            "features: 0.0041 GB on each of 8 devices (1,000 images of 32,768 bytes), "
+        )
+        assert (line in finished.stdout) == resident
+    streamed, resident = reports
+    table, batch = 125 * 32_768, 8 * 32_768  # 8 images of a device
+    more = resident["argument_bytes"] - streamed["argument_bytes"]
+    assert table - batch <= more <= table - batch + 2**16  # indices, padded
+    assert resident["peak_bytes"] >= table
+    assert resident["collective_bytes"] > streamed["collective_bytes"]
+
+
+def test_embedding_steps_share_the_memory_with_the_features():
+    """A program that needs 1 GiB fits beside 1 GiB of features, not beside 2."""
+
+    class Compiled:
+        def compile(self):
+            return self
+
+        def memory_analysis(self):
+            sizes = dict.fromkeys(("argument", "temp", "generated_code"), 2**30)
+            sizes = {f"{name}_size_in_bytes": size for name, size in sizes.items()}
+            return types.SimpleNamespace(peak_memory_in_bytes=2**30, **sizes)
+
+        def as_text(self):
+            return "ENTRY main {\n  ROOT a = f32[] constant(0)\n}"
+
+    class Step:
+        def lower(self, *shapes):
+            return Compiled()
+
+    chip = CHIPS["v5e"]._replace(hbm_bytes=2 * 2**30)
+    small = topology.Topology("v5e:2x4", [None] * 8, chip)
+    tokens = {"tokens": jax.ShapeDtypeStruct((8, 24), "int32")}
+    program = Program("embed 24 tokens", Step(), {}, tokens, {}, other_bytes=2**30)
+    assert measured.measure(program, small).peak_bytes == 2 * 2**30
+    refused = measured.measure(program._replace(other_bytes=2 * 2**30), small)
+    assert refused.refusal == (
+        "needs 3.00 GiB (program 1.00 GiB, features 2.00 GiB) of 2.00 GiB of HBM per "
+        "device"
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,13 +221,22 @@ def test_the_largest_batch_is_found_to_1_part_in_16(monkeypatch, most, expected)
         return size <= most
 
     monkeypatch.setattr(compilation, "_fits", fits)
-    topology = measured.Topology("v5e:2x4", [None] * 8, None)
-    largest = compilation.largest_batch(common.get_config(), topology)
+    largest = compilation.largest_batch(common.get_config(), EIGHT)
     assert expected[0] * 15 / 16 <= largest <= expected[1]
     assert len(tried) == len(set(tried)) <= 9
 
 
 def test_no_batch_fits(monkeypatch):
     monkeypatch.setattr(compilation, "_fits", lambda *args: False)
-    topology = measured.Topology("v5e:2x4", [None] * 8, None)
-    assert compilation.largest_batch(common.get_config(), topology) == 0
+    assert compilation.largest_batch(common.get_config(), EIGHT) == 0
+
+
+def test_tried_batches_have_equal_microbatches(monkeypatch):
+    tried = []
+    monkeypatch.setattr(
+        compilation, "_fits", lambda config, size, _: tried.append(size) or size <= 200
+    )
+    config = common.get_config()
+    config.microbatches = 4
+    assert compilation.largest_batch(config, EIGHT) == 192
+    assert all(size % 32 == 0 for size in tried)

@@ -24,7 +24,7 @@ CHIP = Chip(
 )
 TOPOLOGY = Topology("v5e:2x2", [None] * 4, CHIP)
 TOKENS = {"tokens": jax.ShapeDtypeStruct((100, 24), jnp.int32)}
-PROGRAM = Program("train, 24 tokens", None, {}, TOKENS, epochs=3)
+PROGRAM = Program("train, 24 tokens", None, {}, TOKENS, {}, epochs=3)
 
 
 @pytest.fixture

@@ -30,17 +30,20 @@ def _config(batch_size=8, evaluation_batch_size=10, augment=False, lengths=(8, 1
 
 
 def _train(builder, config, start_step=0, num_steps=12, **hosts):
-    vocabulary = training_vocabulary(builder, 1)
     return list(
         input_pipeline.train_batches(
             builder,
-            vocabulary,
             config,
+            _plan(builder, config, **hosts),
             start_step=start_step,
             num_steps=num_steps,
-            **hosts,
         )
     )
+
+
+def _plan(builder, config, **hosts):
+    vocabulary = training_vocabulary(builder, 1)
+    return input_pipeline.training_plan(builder, vocabulary, config, **hosts)
 
 
 def _assert_equal(batch, other):
@@ -470,10 +473,11 @@ def test_index_without_write_permission(builder, monkeypatch):
 
 
 def _endless(builder):
+    config = _config()
     return input_pipeline.train_batches(
         builder,
-        training_vocabulary(builder, 1),
-        _config(),
+        config,
+        _plan(builder, config),
         start_step=0,
         num_steps=1_000_000,
     )
@@ -489,9 +493,9 @@ def test_closing_does_not_wait_for_a_tuner(builder, monkeypatch):
 
 def test_batches_without_content_are_planned_alike(builder):
     config = _config(augment=True)
-    vocabulary = training_vocabulary(builder, 1)
+    plan = _plan(builder, config)
     planned = input_pipeline.train_batches(
-        builder, vocabulary, config, start_step=0, num_steps=12, with_content=False
+        builder, config, plan, start_step=0, num_steps=12, with_content=False
     )
     for batch, whole in zip(planned, _train(builder, config), strict=True):
         np.testing.assert_array_equal(batch.pop("image_index"), batch["image_id"])
@@ -533,9 +537,10 @@ def test_program_ends_while_batches_are_being_read(builder):
         builder = tfds.builder_from_directory(sys.argv[1])
         config = common.get_config()
         config.batch_size = 8
+        words = vocabulary.training_vocabulary(builder, 1)
+        plan = input_pipeline.training_plan(builder, words, config)
         batches = input_pipeline.train_batches(
-            builder, vocabulary.training_vocabulary(builder, 1), config,
-            start_step=0, num_steps=1_000_000,
+            builder, config, plan, start_step=0, num_steps=1_000_000
         )
         print(len(list(itertools.islice(batches, 3))))
     """

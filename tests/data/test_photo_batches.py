@@ -48,8 +48,9 @@ def config():
 
 def train(builder, config, start_step=0, num_steps=9, **hosts):
     vocabulary = training_vocabulary(builder, 1)
-    options = {"start_step": start_step, "num_steps": num_steps} | hosts
-    return list(input_pipeline.train_batches(builder, vocabulary, config, **options))
+    plan = input_pipeline.training_plan(builder, vocabulary, config, **hosts)
+    options = {"start_step": start_step, "num_steps": num_steps}
+    return list(input_pipeline.train_batches(builder, config, plan, **options))
 
 
 def assert_equal(batch, other):
@@ -135,8 +136,9 @@ def test_sum_of_splits_to_train_on(builder, config):
     config.data.train_split = "train+dev"
     assert input_pipeline.steps_per_epoch(builder, config) == 5 * (TRAIN + DEV) // 4
     vocabulary = training_vocabulary(builder, 1, "train+dev")
+    plan = input_pipeline.training_plan(builder, vocabulary, config)
     batches = input_pipeline.train_batches(
-        builder, vocabulary, config, start_step=0, num_steps=6
+        builder, config, plan, start_step=0, num_steps=6
     )
     seen = np.concatenate([batch["image_id"] for batch in batches])
     assert len(set(seen.tolist())) > TRAIN - 5

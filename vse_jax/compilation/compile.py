@@ -8,10 +8,11 @@ import jax
 import ml_collections
 from etils import epath
 
-from vse_jax import files, run_config
+from vse_jax import files, parallel, run_config
 from vse_jax.compilation import measured, report
 from vse_jax.compilation.chips import GIB
 from vse_jax.compilation.programs import PROGRAMS, programs, train_programs
+from vse_jax.compilation.resident import check_fits, resident_features
 from vse_jax.compilation.topology import Topology, get_topology
 from vse_jax.data.batch_options import token_lengths
 from vse_jax.errors import InputError, reporting_writes
@@ -50,10 +51,15 @@ def compile_programs(
         # As in `parallel.set_up`: TPUs would multiply in bfloat16 otherwise.
         jax.config.update("jax_default_matmul_precision", "float32")
     topology = get_topology(topology_name)
-    for option in ("batch_size", "evaluation_batch_size"):
-        _check_batch_size(config, option, topology)
+    devices = len(topology.devices)
+    parallel.check_batches(config, devices)
+    resident = resident_features(config, devices)
+    check_fits(resident, topology)
     results = measured.measure_all(programs(config, topology.devices), topology)
     print(report.table(results, topology, config), flush=True)
+    if resident:
+        share = 100 * resident.device_bytes / topology.chip.hbm_bytes
+        print(f"features: {resident.arithmetic()}, {share:.1f} % of the HBM")
     described = report.as_json(results, topology, config)
     if find_largest_batch:
         described["largest_batch"] = largest = largest_batch(config, topology)
@@ -70,7 +76,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
       InputError: if an option is invalid; names it and the expected values.
     """
     run_config.check_options(config)
-    for option in ("vocabulary_size", "regions", "dim", "pairs_per_epoch"):
+    for option in ("vocabulary_size", "regions", "dim", "images", "pairs_per_epoch"):
         if config.compile[option] < 1:
             raise InputError(
                 f"config.compile.{option} is {config.compile[option]}, expected at "
@@ -87,17 +93,6 @@ def check_options(config: ml_collections.ConfigDict) -> None:
 
 def _dtype(config):
     return config.dtype or "bfloat16"
-
-
-def _check_batch_size(config, option, topology):
-    size, devices = config[option], len(topology.devices)
-    if size % devices:
-        nearby = {size // devices * devices or devices, -(-size // devices) * devices}
-        raise InputError(
-            f"config.{option} is {size}, which the {devices} devices of "
-            f"{topology.name} do not divide; set it to "
-            f"{' or '.join(map(str, sorted(nearby)))}"
-        )
 
 
 def _check_output(output):
@@ -141,12 +136,13 @@ def largest_batch(config: ml_collections.ConfigDict, topology: Topology) -> int:
     `config.batch_size`, double or halve it, and then bisect.
 
     Returns:
-      A multiple of the devices; 0 if not even one pair per device fits.
+      A multiple of the devices and the microbatches; 0 if not even one pair per device
+      and microbatch fits.
     """
-    devices = len(topology.devices)
+    smallest = len(topology.devices) * config.microbatches
     fits, too_large = 0, None
     size = config.batch_size
-    while too_large is None or too_large - fits > max(devices, fits * _PRECISION):
+    while too_large is None or too_large - fits > max(smallest, fits * _PRECISION):
         if _fits(config, size, topology):
             fits = size
         else:
@@ -154,7 +150,7 @@ def largest_batch(config: ml_collections.ConfigDict, topology: Topology) -> int:
         if too_large is None:
             size = 2 * fits
         else:
-            size = max(devices, (fits + too_large) // 2 // devices * devices)
+            size = max(smallest, (fits + too_large) // 2 // smallest * smallest)
         if size in (fits, too_large):
             break
     return fits

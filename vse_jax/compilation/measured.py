@@ -32,7 +32,7 @@ class Measured:
       refusal: why it does not fit the memory; "" if it fits. The rest is 0 otherwise.
       argument_bytes: arguments in HBM.
       temporary_bytes: temporary arrays in HBM.
-      peak_bytes: most HBM that is in use at a time.
+      peak_bytes: most HBM that is in use at a time, with `program.other_bytes`.
       code_bytes: size of the executable.
       cost: what one execution costs.
     """
@@ -106,7 +106,7 @@ def measure(program: Program, topology: Topology) -> Measured:
     """
     start = time.monotonic()
     try:
-        compiled = program.lower(len(topology.devices)).compile()
+        compiled = program.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise TrainingError(
@@ -115,16 +115,31 @@ def measure(program: Program, topology: Topology) -> Measured:
             ) from error
         seconds = time.monotonic() - start
         return Measured(program, topology, seconds, refusal=refusal(error))
+    seconds = time.monotonic() - start
     memory = compiled.memory_analysis()
+    peak_bytes = memory.peak_memory_in_bytes + program.other_bytes
+    if peak_bytes > topology.chip.hbm_bytes:
+        needed = _needed(program, peak_bytes, topology)
+        return Measured(program, topology, seconds, refusal=needed)
     return Measured(
         program,
         topology,
-        time.monotonic() - start,
+        seconds,
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
-        peak_bytes=memory.peak_memory_in_bytes,
+        peak_bytes=peak_bytes,
         code_bytes=memory.generated_code_size_in_bytes,
         cost=program_cost(compiled.as_text(), program.steps_of_sequences),
+    )
+
+
+def _needed(program, peak_bytes, topology):
+    """Returns what a program needs that fits only without the features in memory."""
+    sizes = peak_bytes, program.other_bytes, topology.chip.hbm_bytes
+    total, features, available = (size / GIB for size in sizes)
+    return (
+        f"needs {total:.2f} GiB (program {total - features:.2f} GiB, features "
+        f"{features:.2f} GiB) of {available:.2f} GiB of HBM per device"
     )
 
 

@@ -9,6 +9,7 @@ import ml_collections
 
 from vse_jax import parallel, parameter_groups
 from vse_jax.compilation import shapes
+from vse_jax.compilation.resident import resident_features
 from vse_jax.data.batch_options import token_lengths
 from vse_jax.experiment import Experiment
 from vse_jax.stage_steps import StageSteps
@@ -25,15 +26,19 @@ class Program(NamedTuple):
       name: such as `train, 24 tokens`.
       mapped: takes the state or the variables, and a batch that is split.
       state: shapes of the first argument.
-      batch: shapes of the second, `[batch, ...]` over all devices.
+      batch: shapes of the batch, `[batch, ...]` over all devices.
+      arguments: shapes of the second argument, on the devices.
       epochs: epochs for which it runs; 0 if it does not train.
+      other_bytes: memory of a device that other arrays occupy.
     """
 
     name: str
     mapped: parallel.Mapped
     state: Any
     batch: shapes.Shapes
+    arguments: shapes.Shapes
     epochs: int = 0
+    other_bytes: int = 0
 
     @property
     def size(self) -> int:
@@ -51,14 +56,9 @@ class Program(NamedTuple):
         regions = self.batch["regions"].shape[1] if "regions" in self.batch else 1
         return max(self.tokens, regions)
 
-    def lower(self, devices: int) -> jax.stages.Lowered:
-        """Returns the program for so many devices."""
-
-        def split(array):
-            shape = (devices, array.shape[0] // devices, *array.shape[1:])
-            return jax.ShapeDtypeStruct(shape, array.dtype)
-
-        return self.mapped.lower(self.state, jax.tree.map(split, self.batch))
+    def lower(self) -> jax.stages.Lowered:
+        """Returns the program."""
+        return self.mapped.lower(self.state, self.arguments)
 
 
 def programs(
@@ -86,12 +86,20 @@ def programs(
         for step in make_embed_steps(_experiment(config).create_model(train=False))
     )
     variables = _variables(config)
+    # The table of the training remains in memory.
+    resident = resident_features(config, len(devices))
+    other_bytes = resident.device_bytes if resident else 0
+
+    def add(name, step, batch):
+        arguments = parallel.shapes_of_rows(batch, devices)
+        program = Program(name, step, variables, batch, arguments)
+        found.append(program._replace(other_bytes=other_bytes))
+
     if "images" in wanted:
-        batch = shapes.image_batch(config, size)
-        found.append(Program("embed images", embed_images, variables, batch))
+        add("embed images", embed_images, shapes.image_batch(config, size))
     for length in token_lengths(config) if "captions" in wanted else ():
-        name, batch = f"embed {length} tokens", shapes.caption_batch(size, length)
-        found.append(Program(name, embed_captions, variables, batch))
+        batch = shapes.caption_batch(size, length)
+        add(f"embed {length} tokens", embed_captions, batch)
     return found
 
 
@@ -112,8 +120,9 @@ def train_programs(
     steps_per_epoch = max(1, config.compile.pairs_per_epoch // config.batch_size)
     stages = plan_stages(config, steps_per_epoch)
     lengths, found = token_lengths(config), []
+    resident = resident_features(config, len(devices))
     for number, stage in enumerate(stages):
-        steps = _stage_steps(config, stage, steps_per_epoch, devices)
+        steps = _stage_steps(config, stage, steps_per_epoch, devices, resident)
         minings = steps.minings_from(stage.start)
         words = ["train", f"stage {number + 1}" if len(stages) > 1 else ""]
         for mining in minings[-1:] if largest_only else minings:
@@ -122,12 +131,18 @@ def train_programs(
                 name = ", ".join([*filter(None, of_mining), f"{length} tokens"])
                 batch = shapes.train_batch(config, config.batch_size, length)
                 state = steps.state_shapes(batch)
+                arguments = (
+                    resident.arguments(batch, devices)
+                    if resident
+                    else parallel.shapes_of_rows(batch, devices)
+                )
                 epochs = (stage.stop - stage.start) // steps_per_epoch
-                found.append(Program(name, steps.mapped(mining), state, batch, epochs))
+                step = steps.mapped(mining)
+                found.append(Program(name, step, state, batch, arguments, epochs))
     return found
 
 
-def _stage_steps(config, stage: Stage, steps_per_epoch, devices):
+def _stage_steps(config, stage: Stage, steps_per_epoch, devices, resident):
     params = _variables(config)["params"]
     parameter_groups.check_matches(stage.groups, stage.option, params)
     return StageSteps(
@@ -136,6 +151,7 @@ def _stage_steps(config, stage: Stage, steps_per_epoch, devices):
         steps_per_epoch,
         train_backbone=not stage.freezes_backbone(params),
         devices=devices,
+        in_step=resident.in_step if resident else lambda step: step,
     )
 
 

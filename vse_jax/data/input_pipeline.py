@@ -41,7 +41,7 @@ __all__ = [
     "split_index",
     "steps_per_epoch",
     "train_batches",
-    "training_lengths",
+    "training_plan",
 ]
 
 
@@ -61,76 +61,31 @@ def steps_per_epoch(
     return passes_per_epoch(count) * len(count) // config.batch_size
 
 
-def train_batches(
+def training_plan(
     builder: tfds.core.DatasetBuilder,
     vocabulary: Vocabulary,
     config: ml_collections.ConfigDict,
     *,
-    start_step: int,
-    num_steps: int,
-    with_content: bool = True,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Batch]:
-    """Returns an iterator over this host's slice of the training batches.
+) -> TrainingPlan:
+    """Returns the plan of this host's slice of the training batches.
 
-    The global batch of a step depends only on the dataset, the vocabulary and the
-    config. It does not depend on the number of hosts or on `start_step`. Closing the
-    iterator stops its threads.
+    It encodes all captions of the split, and logs how many are truncated.
 
     Args:
       builder: a prepared dataset.
       vocabulary: vocabulary that encodes the captions.
       config: uses `seed`, `batch_size` and, in `data`, `train_split`, `tokenizer`,
         `token_lengths`, `image_size` and `augment`.
-      start_step: first step.
-      num_steps: number of steps.
-      with_content: False leaves out the image content and reads no records.
       process_index: index of this host.
       process_count: number of hosts.
-
-    Returns:
-      Batches with tokens, token_count, image_id and the image content. Without content
-      they have image_index, int32 `[batch]`: record numbers; with regions,
-      region_count; and, if regions are dropped, region_source, int32
-      `[batch, regions]`: see `augmentation.keep_regions`.
 
     Raises:
       InputError: if the split is missing, empty or unreadable; if an image has no
         caption; if the batch size does not suit the hosts or the images; or if photos
         of any size lack `config.data.image_size`.
     """
-    own = own_rows("batch_size", config.batch_size, process_index, process_count)
-    plan = _training_plan(builder, vocabulary, config, own)
-    steps = range(start_step, start_step + num_steps)
-    if not with_content:
-        return reading.planned_batches(steps, plan)
-    split = config.data.train_split
-    return _read(builder, split, config, plan.index, steps, plan, crops=1)
-
-
-def training_lengths(
-    builder: tfds.core.DatasetBuilder,
-    vocabulary: Vocabulary,
-    config: ml_collections.ConfigDict,
-    start_step: int,
-) -> list[int]:
-    """Returns the lengths in tokens of training batches, in the order of first use.
-
-    The arguments are those of `train_batches`.
-    """
-    plan = _training_plan(builder, vocabulary, config, slice(None))
-    # One pass over the images shows all lengths, except very rare ones.
-    steps_per_pass = max(1, plan.index.image_count // config.batch_size)
-    return plan.token_lengths(start_step, steps_per_pass)
-
-
-def _training_plan(
-    builder: tfds.core.DatasetBuilder,
-    vocabulary: Vocabulary,
-    config: ml_collections.ConfigDict,
-    own: slice,
-) -> TrainingPlan:
     split = config.data.train_split
     index = split_index(builder, split, config.data.tokenizer)
     check_captions(builder, split, index)
@@ -143,8 +98,47 @@ def _training_plan(
         lengths=lengths,
         augment=config.data.augment,
         has_photos=has_photos(builder, config),
-        own=own,
+        own=own_rows("batch_size", config.batch_size, process_index, process_count),
     )
+
+
+def train_batches(
+    builder: tfds.core.DatasetBuilder,
+    config: ml_collections.ConfigDict,
+    plan: TrainingPlan,
+    *,
+    start_step: int,
+    num_steps: int,
+    with_content: bool = True,
+) -> Iterator[Batch]:
+    """Returns an iterator over this host's slice of the training batches.
+
+    The global batch of a step depends only on the dataset, the vocabulary and the
+    config. It does not depend on the number of hosts or on `start_step`. Closing the
+    iterator stops its threads.
+
+    Args:
+      builder: a prepared dataset.
+      config: the configuration of the plan.
+      plan: plan of this host's slice, see `training_plan`.
+      start_step: first step.
+      num_steps: number of steps.
+      with_content: False leaves out the image content and reads no records.
+
+    Returns:
+      Batches with tokens, token_count, image_id and the image content. Without content
+      they have image_index, int32 `[batch]`: record numbers; with regions,
+      region_count; and, if regions are dropped, region_source, int32
+      `[batch, regions]`: see `augmentation.keep_regions`.
+
+    Raises:
+      InputError: if a record cannot be read.
+    """
+    steps = range(start_step, start_step + num_steps)
+    if not with_content:
+        return reading.planned_batches(steps, plan)
+    split = config.data.train_split
+    return _read(builder, split, config, plan.index, steps, plan, crops=1)
 
 
 def image_batches(

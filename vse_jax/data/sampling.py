@@ -110,6 +110,11 @@ class Sampler:
         self._raw_order = functools.lru_cache(4)(self._raw_order)
         self.order = functools.lru_cache(2)(self.order)
 
+    @property
+    def steps_per_pass(self) -> int:
+        """Number of whole batches in a pass, at least 1."""
+        return max(1, self._images // self._batch_size)
+
     def rows(self, step: int) -> Rows:
         """Returns the rows of the global batch of a step; the first step is 0."""
         number = step * self._batch_size + np.arange(self._batch_size, dtype=np.int64)

@@ -66,13 +66,15 @@ class TrainingPlan:
         tokens = pad_to_length(tokens, self.lengths, count.max())
         return {"tokens": tokens[self.own], "token_count": count[self.own]}
 
-    def token_lengths(self, start_step: int, num_steps: int) -> list[int]:
+    def token_lengths(self, start_step: int) -> list[int]:
         """Returns the lengths in tokens of batches, in the order of their first use.
 
-        They are those of some steps, and all lengths between the shortest of these and
-        the longest caption. A length that is missing here is very rare.
+        They are those of some steps of a pass over the images, and all lengths between
+        the shortest of these and the longest caption. A length that is missing here is
+        very rare.
         """
-        steps = np.unique(np.linspace(0, num_steps - 1, _SAMPLED_STEPS).astype(int))
+        last = self.sampler.steps_per_pass - 1
+        steps = np.unique(np.linspace(0, last, _SAMPLED_STEPS).astype(int))
         found = {}
         for step in (start_step + steps).tolist():
             rows = self.sampler.rows(step)

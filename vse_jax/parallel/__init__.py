@@ -48,6 +48,7 @@ from vse_jax.parallel.mapping import (
 )
 from vse_jax.parallel.setup import (
     check_batch_size,
+    check_batches,
     check_microbatches,
     reporting_memory,
     select_platform,
@@ -74,6 +75,7 @@ __all__ = [
     "all_devices",
     "axis_size",
     "check_batch_size",
+    "check_batches",
     "check_microbatches",
     "device_memory",
     "fetch_rows",

@@ -332,13 +332,21 @@ def put_rows(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return put(shard(batch), NamedSharding(mesh_of(all_devices()), SPLIT))
 
 
-def shapes_of_rows(batch: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of what `put_rows` returns for a batch."""
-    devices = jax.local_device_count()
+def shapes_of_rows(
+    batch: dict[str, np.ndarray], devices: Sequence[jax.Device] | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch on the devices, for `SPLIT`.
+
+    Args:
+      batch: arrays or shapes `[batch, ...]`: rows of this host as `put_rows` takes
+        them, or with `devices` the rows of all of them.
+      devices: devices of a topology that is not present; None for those of all hosts.
+    """
+    total = len(devices) if devices else jax.device_count()
+    holding = total if devices else jax.local_device_count()  # the batch's rows
 
     def shape(array):
-        rows = array.shape[0] // devices
-        shape = (jax.device_count(), rows, *array.shape[1:])
+        shape = (total, array.shape[0] // holding, *array.shape[1:])
         return jax.ShapeDtypeStruct(shape, array.dtype)
 
     return jax.tree.map(shape, batch)

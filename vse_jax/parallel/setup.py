@@ -1,6 +1,9 @@
 """Prepares JAX for a run, and checks what the devices can take."""
 
 import contextlib
+import glob
+import importlib.metadata
+import importlib.util
 import logging
 import os
 import sys
@@ -79,6 +82,9 @@ def select_platform(platform: str) -> None:
         )
     if platform in ("cpu", "tpu"):  # a GPU may be of several platforms of JAX
         jax.config.update("jax_platforms", platform)
+    elif not platform and not jax.config.jax_platforms and _has_only_cpus():
+        # JAX would try libtpu if it is installed, which prints why it finds no TPU.
+        jax.config.update("jax_platforms", "cpu")
     try:
         found = jax.default_backend()
     except RuntimeError as error:
@@ -90,13 +96,42 @@ def select_platform(platform: str) -> None:
         )
 
 
-def check_batch_size(batch_size: int, name: str) -> None:
-    """Refuses a global batch that the devices do not divide.
+def _has_only_cpus():
+    """Whether no TPU's device file exists, and no plugin of another device."""
+    tpus = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return not tpus and not plugins and not importlib.util.find_spec("jax_plugins")
+
+
+def check_batches(
+    config: ml_collections.ConfigDict, devices: int | None = None
+) -> None:
+    """Checks the sizes of training and evaluation batches, and the microbatches.
+
+    Args:
+      config: see `configs/common.py`.
+      devices: number of devices; None for all that JAX finds.
 
     Raises:
-      InputError: naming the option `name`, with batch sizes that would do.
+      InputError: see `check_batch_size` and `check_microbatches`.
     """
-    devices = jax.device_count()
+    check_batch_size(config.batch_size, "batch_size", devices)
+    check_microbatches(config.microbatches, config.batch_size, devices)
+    check_batch_size(config.evaluation_batch_size, "evaluation_batch_size", devices)
+
+
+def check_batch_size(batch_size: int, name: str, devices: int | None = None) -> None:
+    """Refuses a global batch that the devices do not divide.
+
+    Args:
+      batch_size: rows over all devices.
+      name: option of the batch size.
+      devices: number of devices; None for all that JAX finds.
+
+    Raises:
+      InputError: naming the option, with batch sizes that would do.
+    """
+    devices = devices or jax.device_count()
     if batch_size < 1 or batch_size % devices:
         above = max(1, -(-batch_size // devices)) * devices
         below = max(devices, above - devices)
@@ -107,17 +142,20 @@ def check_batch_size(batch_size: int, name: str) -> None:
         )
 
 
-def check_microbatches(microbatches: int, batch_size: int) -> None:
+def check_microbatches(
+    microbatches: int, batch_size: int, devices: int | None = None
+) -> None:
     """Refuses microbatches that do not divide the pairs of a device.
 
     Args:
       microbatches: `config.microbatches`.
       batch_size: `config.batch_size`, which the devices divide.
+      devices: number of devices; None for all that JAX finds.
 
     Raises:
       InputError: with the nearest numbers that would do.
     """
-    devices = jax.device_count()
+    devices = devices or jax.device_count()
     pairs = batch_size // devices
     if microbatches >= 1 and pairs % microbatches == 0:
         return

@@ -54,9 +54,14 @@ def _host_memory() -> int:
         return physical
 
 
-def rows_per_device(rows: int) -> int:
-    """Returns how many of a table's rows are on each device."""
-    return -(-rows // jax.device_count())
+def rows_per_device(rows: int, devices: int | None = None) -> int:
+    """Returns how many of a table's rows are on each device.
+
+    Args:
+      rows: rows of the whole table.
+      devices: number of devices; None for all that JAX finds.
+    """
+    return -(-rows // (devices or jax.device_count()))
 
 
 def rows_of_this_host(rows: int) -> int:

@@ -44,6 +44,7 @@ COMPILE_OPTIONS = (
     "compile.vocabulary_size",
     "compile.regions",
     "compile.dim",
+    "compile.images",
     "compile.pairs_per_epoch",
 )
 # Options of galleries only.

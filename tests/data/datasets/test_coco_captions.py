@@ -75,10 +75,9 @@ def test_batches(data):
     builder = datasets.prepare(config.data)
     vocabulary = training_vocabulary(builder, 1, config.data.train_split)
     assert input_pipeline.steps_per_epoch(builder, config) == 12
+    plan = input_pipeline.training_plan(builder, vocabulary, config)
     batches = list(
-        input_pipeline.train_batches(
-            builder, vocabulary, config, start_step=0, num_steps=3
-        )
+        input_pipeline.train_batches(builder, config, plan, start_step=0, num_steps=3)
     )
     seen = np.concatenate([batch["image_id"] for batch in batches])
     assert sorted(seen) == list(range(12))

@@ -333,8 +333,9 @@ def test_training_batches_hold_the_regions_that_exist(batches, augment):
     config.data.augment = augment
     words = vocabulary.Vocabulary(["caption", "of"])
     seen = set()
+    plan = input_pipeline.training_plan(builder, words, config)
     for batch in input_pipeline.train_batches(
-        builder, words, config, start_step=0, num_steps=10
+        builder, config, plan, start_step=0, num_steps=10
     ):
         for image, count, regions in zip(
             batch["image_id"], batch["region_count"], batch["regions"], strict=True

@@ -1,10 +1,12 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.models.ranked_vectors import problem
+from vse_jax.models.kernels import ranked_sum as kernel
 from vse_jax.models.kernels.ranked_sum import ranked_sum, sorted_sum
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -68,3 +70,29 @@ def test_sorted_sum_equals_numpy(kind):
     np.testing.assert_allclose(
         jitted(sorted_sum)(vectors, weights, count), expected, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forms_of_ranking_are_equal(kind):
+    """Equal bit for bit; also where values beyond a row's count are all equal."""
+    vectors, _, count = problem(kind)
+    exists = (jnp.arange(vectors.shape[1]) < count[:, None])[..., None]
+    compared, values = (jnp.where(exists, vectors, x) for x in (-jnp.inf, 0))
+    rank, ranked = kernel._rank_at_once(compared, values)
+    expected = kernel._descending_rank(compared)
+    assert rank.dtype == expected.dtype
+    np.testing.assert_array_equal(rank, expected)
+    np.testing.assert_array_equal(ranked, kernel._put_by_rank(values, expected))
+
+
+@pytest.mark.parametrize(
+    ("platform", "batch", "at_once"),
+    [("tpu", 16, True), ("cuda", 16, True), ("tpu", 128, False), ("cpu", 16, False)],
+)
+def test_accelerators_compare_all_pairs_of_small_batches(platform, batch, at_once):
+    vectors = jax.ShapeDtypeStruct((batch, 36, 1024), jnp.float32)
+    weights = jax.ShapeDtypeStruct((batch, 36), jnp.float32)
+    count = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    lowered = jax.jit(ranked_sum).trace(vectors, weights, count)
+    text = lowered.lower(lowering_platforms=(platform,)).as_text()
+    assert (f"tensor<{batch}x36x36x1024xi1>" in text) == at_once

@@ -4,6 +4,11 @@
 comparisons, and its gradient is a lookup. This is many times faster than a sort on CPUs
 and about as fast on TPUs: for 36 regions on a TPU v5e, the compiler estimates 0.74 ms,
 and 0.70 ms for a sort, which moves more than twice as many bytes.
+
+The comparisons are counted vector by vector, in unrolled loops. On accelerators, small
+batches are compared all at once: the TPU compiler then takes three quarters of its time
+for the whole training step of RVSE++. At 16 pairs a device the step is estimated to
+take 3.6 ms instead of 3.5 ms, at 128 pairs it would take 10.9 ms instead of 8.6 ms.
 """
 
 import functools
@@ -11,6 +16,12 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+
+from vse_jax.models.kernels.platforms import per_platform
+
+# On accelerators, the most numbers whose ranks are found by comparing all pairs of
+# vectors at once; see the module's docstring.
+_LARGEST_AT_ONCE = 2**20
 
 _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
@@ -52,8 +63,9 @@ def ranked_sum(vectors: jax.Array, weights: jax.Array, count: jax.Array) -> jax.
 
 def _ranked_sum_forward(vectors, weights, count):
     exists = (jnp.arange(vectors.shape[1]) < count[:, None])[..., None]
-    rank = _descending_rank(jnp.where(exists, vectors, -jnp.inf))
-    ranked = _put_by_rank(jnp.where(exists, vectors, 0), rank)
+    rank, ranked = _rank(
+        jnp.where(exists, vectors, -jnp.inf), jnp.where(exists, vectors, 0)
+    )
     pooled = _einsum("bnd,bn->bd", ranked, weights)
     return pooled, (ranked, weights, rank, exists)
 
@@ -77,6 +89,35 @@ def _ranked_sum_backward(residuals, cotangent):
 ranked_sum.defvjp(_ranked_sum_forward, _ranked_sum_backward)
 
 
+def _rank(compared, values):
+    """Returns descending ranks `[batch, length, dim]`, and the values in their order.
+
+    Args:
+      compared: values, minus infinity beyond a row's count.
+      values: values, zero beyond a row's count.
+    """
+
+    def count_in_turn(compared, values):
+        rank = _descending_rank(compared)
+        return rank, _put_by_rank(values, rank)
+
+    if values.size > _LARGEST_AT_ONCE:
+        return count_in_turn(compared, values)
+    return per_platform(count_in_turn, _rank_at_once, compared, values)
+
+
+def _rank_at_once(compared, values):
+    """As `_rank`, by comparing all pairs of vectors at once."""
+    index = jnp.arange(values.shape[1])
+    is_before = (index < index[:, None])[..., None]
+    other, one = compared[:, None], compared[:, :, None]
+    beats = (other > one) | ((other == one) & is_before)
+    rank = beats.sum(2, dtype=jnp.int32)
+    is_here = rank[:, None] == index[:, None, None]
+    ranked = jnp.where(is_here, values[:, None], 0).sum(2)
+    return rank.astype(_rank_dtype(len(index))), ranked
+
+
 # The loops over vectors below are unrolled, so XLA compiles each to one loop of
 # comparisons and selections in registers. Gathers and scatters are many times slower,
 # also on accelerators.
@@ -86,14 +127,18 @@ def _descending_rank(values):
     """Returns ranks of `[batch, length, dim]` along `length`, 0 for the largest."""
     length = values.shape[1]
     index = jnp.arange(length)[:, None]
-    # Small integers keep the counts in few registers and take half the time of int32.
-    dtype = jnp.int8 if length <= 127 else jnp.int32
+    dtype = _rank_dtype(length)
     rank = jnp.zeros(values.shape, dtype)
     for i in range(length):
         other = values[:, i : i + 1]
         beats = (other > values) | ((other == values) & (i < index))
         rank += beats.astype(dtype)
     return rank
+
+
+def _rank_dtype(length):
+    # Small integers keep the counts in few registers and take half the time of int32.
+    return jnp.int8 if length <= 127 else jnp.int32
 
 
 def _put_by_rank(values, rank):
