@@ -14,6 +14,18 @@ from vse_jax.evaluation.embedder import Embedder, Embeddings
 from vse_jax.experiment import Experiment
 
 
+class Corrected(NamedTuple):
+    """Metrics with scores corrected for hubness, see `hubness`.
+
+    Attributes:
+      metrics: see `retrieval.recalls`.
+      fold_metrics: mean metrics over folds; None without folds.
+    """
+
+    metrics: dict[str, float]
+    fold_metrics: dict[str, float] | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """The embeddings and metrics of a split.
@@ -34,19 +46,7 @@ class Evaluation:
     ranks: retrieval.Ranks
     metrics: dict[str, float]
     fold_metrics: dict[str, float] | None
-    corrected: "Corrected | None" = None
-
-
-class Corrected(NamedTuple):
-    """Metrics with scores corrected for hubness, see `hubness`.
-
-    Attributes:
-      metrics: see `retrieval.recalls`.
-      fold_metrics: mean metrics over folds; None without folds.
-    """
-
-    metrics: dict[str, float]
-    fold_metrics: dict[str, float] | None
+    corrected: Corrected | None = None
 
     @functools.cached_property
     def intervals(self) -> dict[str, list[float]]:
