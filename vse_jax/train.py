@@ -379,10 +379,10 @@ class Training:
             print(f"TensorBoard: {command}")
             self._print_how_to_search(evaluation.index.captions[0])
 
-    def _print_how_to_search(self, query: str) -> None:
-        for name, mode in (
-            ("search", ["--mode=search", f"--query={query}"]),
-            ("page", ["--mode=serve"]),
+    def _print_how_to_search(self, caption: str) -> None:
+        for name, mode, query in (
+            ("search", "--mode=search", [f"--query={caption}"]),
+            ("page", "--mode=serve", []),
         ):
-            command = ["python", "main.py", f"--workdir={self._workdir}", *mode]
+            command = ["python", "main.py", mode, f"--workdir={self._workdir}", *query]
             print(f"{name + ':':12} {shlex.join(command)}", flush=True)
