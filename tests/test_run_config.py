@@ -237,3 +237,11 @@ def test_options_of_a_stage_are_compared_one_by_one(config):
         run_config.check_same_run(before, config, "runs/x")
     changed = "config.fine_tuning[0].learning_rate was 1e-05 and is now 2e-05"
     assert changed in str(error.value)
+
+
+def test_options_that_a_checkpoint_lacks_have_their_defaults(config):
+    saved = json.loads(config.to_json())
+    del saved["gallery"], saved["extract"]["pool"]
+    saved["batch_size"] = 96
+    config.batch_size = 96
+    assert run_config.from_json(saved) == config

@@ -5,6 +5,7 @@ import json
 import ml_collections
 from ml_collections.config_flags import config_path
 
+from configs import common
 from vse_jax import files
 from vse_jax.data.photo_crops import resized_side
 from vse_jax.data.text import tokenizers
@@ -124,8 +125,22 @@ def _preprocessing(config, image_size):
 
 
 def from_json(saved: dict) -> ml_collections.ConfigDict:
-    """Converts `json.loads(config.to_json())`, which has lists for tuples, back."""
-    return _from_json(saved)
+    """Converts `json.loads(config.to_json())`, which has lists for tuples, back.
+
+    Options that did not exist when the checkpoint was saved have their defaults.
+    """
+    defaults = json.loads(common.get_config().to_json())
+    return _from_json(_with_defaults(saved, defaults))
+
+
+def _with_defaults(saved, defaults):
+    missing = {name: defaults[name] for name in defaults.keys() - saved.keys()}
+    return missing | {
+        name: _with_defaults(value, defaults[name])
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict)
+        else value
+        for name, value in saved.items()
+    }
 
 
 def _from_json(value):
