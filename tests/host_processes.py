@@ -1,18 +1,38 @@
 """Several processes, connected over the loopback interface, as the hosts of a run."""
 
+import csv
+import pathlib
 import re
 import socket
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
-from tests import programs
+from tests import photo_files, programs
 
 ATTEMPTS = 3  # another process may take a port that was free
 SECONDS_TO_EXIT = 30.0  # after the death of another host
 # A model that compiles in seconds.
 REGION_OPTIONS = ("--config.model.text_encoder=gru", "--config.epochs=1")
+
+
+PHOTO_OPTIONS = {
+    "batch_size": 8,
+    "epochs": 1,
+    "evaluation_batch_size": 8,
+    "log_every_steps": 1,
+    "data.builder": "image_folder",
+    "data.image_size": 32,
+    "data.minimum_word_count": 1,
+    "data.token_lengths": "(16,)",
+    "extract.shard_megabytes": 0.02,
+    "model.backbone.name": "stem",
+    "model.embed_dim": 8,
+    "model.text_encoder": "gru",
+    "model.word_dim": 4,
+}
 
 
 class Hosts:
@@ -51,6 +71,41 @@ class Hosts:
 def with_regions(place: programs.Playground):
     """Returns a function that starts a process of a tiny run on region features."""
     return lambda *options, **popen: place.start(*REGION_OPTIONS, *options, **popen)
+
+
+def with_photos(photos: pathlib.Path):
+    """Returns a function that starts a process of a tiny run on photos."""
+    config = programs.REPOSITORY / "configs" / "common.py"
+    folders = {"data.root": photos, "data.data_dir": photos.parent / "data"}
+
+    def start(*options, devices=1):
+        given = PHOTO_OPTIONS | folders
+        return programs.start(
+            f"--config={config}",
+            *(f"--config.{name}={value}" for name, value in given.items()),
+            *options,
+            devices=devices,
+        )
+
+    return start
+
+
+def photo_folder(root: pathlib.Path) -> pathlib.Path:
+    """Writes photos of different sizes to a folder, with their captions."""
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    with (root / "captions.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "caption", "split"])
+        for split, images in {"train": 24, "dev": 9, "test": 9}.items():
+            for number in range(images):
+                name = f"{split}_{number}.jpg"
+                photo = photo_files.drawn(*rng.integers(40, 70, 2), seed=number)
+                (root / name).write_bytes(photo_files.encoded(photo))
+                for _ in range(2):
+                    words = rng.choice(programs.WORDS, rng.integers(2, 6))
+                    rows.writerow([name, " ".join(words), split])
+    return root
 
 
 def free_port() -> int:

@@ -1,17 +1,15 @@
 """Two processes, connected over the loopback interface, as two hosts of one run."""
 
-import csv
 import json
 import shutil
 import signal
 import socket
 
 import jax
-import numpy as np
 import pytest
 
 from configs import common
-from tests import parity, photo_files, programs
+from tests import parity, programs
 from tests.host_processes import (
     SECONDS_TO_EXIT,
     Hosts,
@@ -19,27 +17,14 @@ from tests.host_processes import (
     finish_all,
     free_port,
     kill_one,
+    photo_folder,
+    with_photos,
     with_regions,
 )
 from vse_jax import host_connection
 from vse_jax.errors import InputError, TrainingError
 
 STEPS = programs.STEPS_PER_EPOCH
-PHOTO_OPTIONS = {
-    "batch_size": 8,
-    "epochs": 1,
-    "evaluation_batch_size": 8,
-    "log_every_steps": 1,
-    "data.builder": "image_folder",
-    "data.image_size": 32,
-    "data.minimum_word_count": 1,
-    "data.token_lengths": "(16,)",
-    "extract.shard_megabytes": 0.02,
-    "model.backbone.name": "stem",
-    "model.embed_dim": 8,
-    "model.text_encoder": "gru",
-    "model.word_dim": 4,
-}
 
 
 def stop_second_after(processes, text):
@@ -198,6 +183,22 @@ def test_run_whose_optimizer_is_split_over_two_hosts_is_resumed_on_one(
     parity.assert_trees_close(found, expected, atol=1e-5)
 
 
+def test_signal_during_compilation_ends_both_with_its_exit_code(place):
+    workdir = place.workdir("stopped_while_compiling")
+    processes = Hosts(place.start).start(
+        f"--workdir={workdir}",
+        "--config.model.embed_dim=1024",  # compiles for many seconds
+        f"--config.compilation_cache={workdir}/cache",
+    )
+    finished = stop_second_after(processes, "compiling ")
+    assert [host.returncode for host in finished] == [143, 143], finished
+    lines = finished[0].stderr.splitlines()
+    assert lines[-1].startswith("stopped by SIGTERM during compilation; run the same")
+    assert finished[1].stderr.startswith("SIGTERM: ")
+    assert len(finished[1].stderr.splitlines()) == 1
+    assert "Traceback" not in finished[0].stderr
+
+
 def test_failure_of_one_host_ends_both_with_one_line(place):
     finished = Hosts(place.start).run(
         f"--workdir={place.workdir('failing')}",
@@ -211,42 +212,11 @@ def test_failure_of_one_host_ends_both_with_one_line(place):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Photos of different sizes, in a folder with their captions."""
-    root = tmp_path_factory.mktemp("photos") / "root"
-    root.mkdir()
-    rng = np.random.default_rng(0)
-    with (root / "captions.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["image", "caption", "split"])
-        for split, images in {"train": 24, "dev": 9, "test": 9}.items():
-            for number in range(images):
-                name = f"{split}_{number}.jpg"
-                photo = photo_files.drawn(*rng.integers(40, 70, 2), seed=number)
-                (root / name).write_bytes(photo_files.encoded(photo))
-                for _ in range(2):
-                    words = rng.choice(programs.WORDS, rng.integers(2, 6))
-                    rows.writerow([name, " ".join(words), split])
-    return root
-
-
-def start_with_photos(photos):
-    config = programs.REPOSITORY / "configs" / "common.py"
-    folders = {"data.root": photos, "data.data_dir": photos.parent / "data"}
-
-    def start(*options, devices=1):
-        given = PHOTO_OPTIONS | folders
-        return programs.start(
-            f"--config={config}",
-            *(f"--config.{name}={value}" for name, value in given.items()),
-            *options,
-            devices=devices,
-        )
-
-    return start
+    return photo_folder(tmp_path_factory.mktemp("photos") / "root")
 
 
 def test_two_hosts_extract_the_features_of_one(photos):
-    start = start_with_photos(photos)
+    start = with_photos(photos)
     workdirs = [photos.parent / "runs" / name for name in ("alone", "together")]
     # As many photos at once as each host takes, or float16 may round otherwise.
     options = ("--mode=extract", "--config.evaluation_batch_size=4")

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import signal
+import time
 import types
 
 import jax
@@ -100,6 +102,37 @@ def test_invalid_options_are_refused(options, expected):
     config.update_from_flattened_dict(options)
     with pytest.raises(InputError, match=expected):
         compilation.check_options(config)
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [
+        (signal.SIGTERM, "stopped by SIGTERM"),
+        (signal.SIGINT, "interrupted: completed work is kept; run the same command to"),
+    ],
+)
+def test_signal_ends_a_compilation_at_once(number, line, tmp_path):
+    """The step of the paper's model takes the compiler about half a minute."""
+    output = tmp_path / "cost.json"
+    process = programs.start(
+        f"--config={programs.REPOSITORY / 'configs' / 'coco_rvse'}.py",
+        "--mode=compile",
+        *(f"--config.{option}={value}" for option, value in SHARED.items()),
+        V5E,
+        f"--output={output}",
+    )
+    assert any("compiling 1 programs" in line for line in process.stderr)
+    time.sleep(2)
+    process.send_signal(number)
+    sent = time.monotonic()
+    finished = programs.finish(process)
+    assert time.monotonic() - sent < 15
+    assert finished.returncode == 128 + number
+    (last,) = finished.stderr.splitlines()
+    assert last.startswith(line)
+    assert not finished.stdout
+    assert not output.exists()
 
 
 @pytest.mark.usefixtures("libtpu")

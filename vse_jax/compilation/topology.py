@@ -5,9 +5,9 @@ import importlib.util
 import math
 import os
 import re
-import signal
 from typing import NamedTuple
 
+from vse_jax import termination
 from vse_jax.compilation.chips import CHIPS, Chip
 from vse_jax.errors import InputError, one_line
 
@@ -60,8 +60,7 @@ def get_topology(name: str) -> Topology:
             'install "jax[tpu]")'
         )
     devices = sorted(_devices(name, layout), key=lambda device: device.process_index)
-    # libtpu prints a stack trace at SIGTERM.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    termination.end_at_sigterm()  # libtpu's own handler prints a stack trace
     chip = CHIPS[kind].shared_by(len(devices) // math.prod(layout))
     return Topology(name, devices, chip)
 
