@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import ml_collections
 from etils import epath
 
-from vse_jax import files, parallel, run_config, saved_model
+from vse_jax import parallel, run_config, saved_model
 from vse_jax.checkpoint import Restored
 from vse_jax.data.batch_options import token_lengths
 from vse_jax.data.photo_crops import resized_side
@@ -59,7 +59,7 @@ def export(workdir: str, checkpoint: str = "best", output: str = "") -> epath.Pa
             card=model_card.write(restored.run, config, description, evaluations),
             programs=_programs(exported, description),
         )
-    _report(epath.Path(files.absolute(target)), exported, evaluations, workdir)
+    _report(epath.Path(target).expanduser(), exported, evaluations, workdir)
     return epath.Path(target)
 
 
