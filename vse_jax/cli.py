@@ -38,7 +38,7 @@ flags.DEFINE_string(
     "output",
     "",
     "File to write: .json of --mode=compile and of --ensemble; .html of --mode=report; "
-    ".jsonl or .html of search.",
+    ".jsonl or .html of search; the folder of --mode=export.",
 )
 flags.DEFINE_list(
     "ensemble", [], "Runs whose similarities --mode=eval averages: runs/a,runs/b."
@@ -110,7 +110,7 @@ flags.DEFINE_enum(
     "train or resume training; evaluate a checkpoint; write an HTML report of runs; "
     "encode photos or captions into a gallery; search a gallery; prepare the dataset; "
     "extract features from photos; import a checkpoint of the PyTorch repositories; "
-    "compile for a TPU that is not at hand.",
+    "export a model as ONNX and StableHLO; compile for a TPU that is not at hand.",
 )
 
 

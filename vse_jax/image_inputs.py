@@ -63,7 +63,7 @@ class ImageInput:
             self._read_photo = None
         self.parameters = self._extract = None
         if backbone and self.content != "image":
-            config = _extraction_config(extraction)
+            config = extraction_config(extraction)
             self._read_photo = _reader(config.data, crops=1)
             self._extract = make_extract_step(config)
             pca = PCA(**restored.pca) if restored.pca else None
@@ -199,7 +199,7 @@ def _reader(data, crops) -> Callable | None:
     return photo_inputs.pixels_reader(data.image_size, shorter, crops)
 
 
-def _extraction_config(extraction: dict) -> ml_collections.ConfigDict:
+def extraction_config(extraction: dict) -> ml_collections.ConfigDict:
     """Returns the options in the description of an extraction."""
     options = {
         name.removeprefix("config."): value

@@ -15,7 +15,8 @@ from vse_jax import command_line, storage, termination
 from vse_jax.errors import InputError
 
 FLAGS = flags.FLAGS
-NO_CONFIG = ("eval", "report", "import", "encode", "search")  # without --config
+# Modes that take no --config.
+NO_CONFIG = ("eval", "report", "import", "export", "encode", "search")
 
 _PATH_OPTIONS = (  # options of paths that may be gs://
     "compilation_cache",
@@ -58,6 +59,7 @@ def _check_storage(config, workdir):
         "--vocabulary": FLAGS.vocabulary,
         "--gallery": FLAGS.gallery,
         "--source": FLAGS.source,
+        "--output": FLAGS.output,
     }
     named |= {
         f"the run {number}": path
@@ -116,6 +118,15 @@ def _report(config, workdir):
         report_mode.report(
             workdirs, FLAGS.split, FLAGS.checkpoint, overrides, FLAGS.output
         )
+    return 0
+
+
+def _export(config, workdir):
+    del config
+    with _restored(workdir):
+        from vse_jax.exporting import export
+
+        export.export(workdir, FLAGS.checkpoint, FLAGS.output)
     return 0
 
 
@@ -242,5 +253,6 @@ MODES = {
     "prepare": _prepare,
     "extract": _extract,
     "import": _import,
+    "export": _export,
     "compile": _compile,
 }

@@ -77,8 +77,6 @@ def extraction_backbone(path: str, restored: Restored) -> dict:
     extraction = restored.run.get("extraction")
     if not extraction:
         return {}
-    if exported.is_export(path):
-        return exported.read_backbone(path)
     directory = epath.Path(path).expanduser()
     variables = backbone_file.read(directory)
     expected = extraction["config.model.backbone.weights"]

@@ -2,8 +2,8 @@
 
 `config.json` is written last, so a folder that has it is complete. `model.safetensors`
 contains all arrays. Their names are paths joined by `/`, below the collection:
-`params/text/words/embedding`. The PCA of the features is below `pca`, and the backbone
-that extracted them below `backbone`.
+`params/text/words/embedding`. The PCA of the features is below `pca`. The backbone that
+extracted them is in a file of its own, as in a workdir.
 """
 
 import json
@@ -14,10 +14,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from etils import epath
+from flax import traverse_util
 
 from vse_jax import files
 from vse_jax.checkpoint import Restored, digest
 from vse_jax.errors import InputError, one_line, unreadable
+from vse_jax.extraction.backbone_file import BACKBONE_FILE
 
 FORMAT, FORMAT_VERSION = "vse_jax", 1
 CONFIG_FILE = "config.json"
@@ -26,8 +28,9 @@ VOCABULARY_FILE = "vocabulary.json"
 CARD_FILE = "README.md"
 # What the program itself puts into the folder; anything else belongs to the user.
 _PROGRAM_SUFFIXES = (".onnx", ".stablehlo")
-_OWN_NAMES = (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE, CARD_FILE, "eval")
-_ARRAYS = ("variables", "pca", "backbone")  # each has a digest
+_ALWAYS = (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE, CARD_FILE)
+_EVALUATIONS = "eval"  # folder that --mode=eval adds
+_ARRAYS = ("variables", "pca")  # each has a digest
 _AGAIN = "copy the folder again, or export again"
 
 
@@ -61,7 +64,11 @@ def check_replaceable(path: str) -> None:
 
 def _is_own(name):
     name = name.removeprefix(files.UNFINISHED)
-    return name in _OWN_NAMES or name.endswith(_PROGRAM_SUFFIXES)
+    return name in (*_ALWAYS, _EVALUATIONS) or _is_optional(name)
+
+
+def _is_optional(name):
+    return name == BACKBONE_FILE or name.endswith(_PROGRAM_SUFFIXES)
 
 
 def write_folder(
@@ -98,24 +105,23 @@ def write_folder(
     # From here until `config.json` is back, there is no export.
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     for item in list(folder.iterdir()):
-        if item.name.endswith(_PROGRAM_SUFFIXES) and not _is_unfinished(item.name):
-            item.unlink()  # of an earlier export, which may have had others
+        is_finished = not item.name.startswith(files.UNFINISHED)
+        if is_finished and _is_optional(item.name):  # perhaps no longer exported
+            item.unlink()
     for name in names:
         (folder / f"{files.UNFINISHED}{name}").replace(folder / name)
 
 
-def _is_unfinished(name):
-    return name.startswith(files.UNFINISHED)
-
-
 def _contents(restored, backbone, summary, card, programs):
     """Yields the name and the content of each file, `config.json` last."""
-    variables, pca = restored.variables, restored.pca
-    arrays = {"variables": variables, "pca": pca, "backbone": backbone}
+    arrays = {"variables": restored.variables, "pca": restored.pca}
     run = dict(restored.run)
-    run["digests"] = {name: digest(arrays[name]) for name in _ARRAYS if arrays[name]}
+    run["digests"] = {name: digest(arrays[name]) for name in _ARRAYS}
     vocabulary = run.pop("vocabulary")
-    yield WEIGHTS_FILE, safetensors.numpy.save(_flatten(arrays), {"format": FORMAT})
+    weights = _flatten({**restored.variables, "pca": restored.pca})
+    yield WEIGHTS_FILE, safetensors.numpy.save(weights, {"format": FORMAT})
+    if backbone:
+        yield BACKBONE_FILE, safetensors.numpy.save(_flatten(backbone))
     yield from programs
     yield VOCABULARY_FILE, _to_json(vocabulary, indent=0)
     yield CARD_FILE, card.encode()
@@ -154,19 +160,6 @@ def read_run(path: str) -> dict:
     folder = _folder(path)
     run = _read_config(folder)["run"]
     return {**run, "vocabulary": _read_json(folder / VOCABULARY_FILE)}
-
-
-def read_backbone(path: str) -> dict:
-    """Reads the variables of the backbone that extracted the training's features.
-
-    Returns:
-      Nested dicts, `params` and `batch_stats`; {} if there is none.
-
-    Raises:
-      InputError: see `read_folder`.
-    """
-    folder = _folder(path)
-    return _read_arrays(folder, _read_config(folder)["run"]["digests"])["backbone"]
 
 
 def _folder(path):
@@ -222,44 +215,24 @@ def _read_arrays(folder, digests):
     """Returns the arrays of `_ARRAYS` as nested dicts, whose digests hold."""
     path = folder / WEIGHTS_FILE
     try:
-        arrays = _unflatten(safetensors.numpy.load(path.read_bytes()))
+        tree = _unflatten(safetensors.numpy.load(path.read_bytes()))
     except OSError as error:
         raise unreadable(path, error) from None
     except (KeyError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: is damaged ({one_line(error)}); {_AGAIN}") from None
+    arrays = {"variables": tree, "pca": tree.pop("pca", {})}
     for name in _ARRAYS:
-        if (digest(arrays[name]) if arrays[name] else None) != digests.get(name):
+        if digest(arrays[name]) != digests.get(name):
             raise InputError(
                 f"{path}: its {name} is not what {CONFIG_FILE} describes; {_AGAIN}"
             )
     return arrays
 
 
-def _flatten(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Names all arrays; the variables have no prefix besides their collection."""
-    flat = {}
-
-    def add(name, tree):
-        if isinstance(tree, Mapping):
-            for key, item in tree.items():
-                add(f"{name}/{key}" if name else key, item)
-        else:
-            flat[name] = np.require(tree, requirements="C")
-
-    add(
-        "",
-        {**arrays["variables"], "pca": arrays["pca"], "backbone": arrays["backbone"]},
-    )
-    return flat
+def _flatten(tree):
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {name: np.require(array, requirements="C") for name, array in flat.items()}
 
 
-def _unflatten(flat: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    tree = {"params": {}, "batch_stats": {}, "pca": {}, "backbone": {}}
-    for name, array in flat.items():
-        *path, last = name.split("/")
-        node = tree
-        for key in path:
-            node = node.setdefault(key, {})
-        node[last] = array
-    pca, backbone = tree.pop("pca"), tree.pop("backbone")
-    return {"variables": tree, "pca": pca, "backbone": backbone}
+def _unflatten(flat):
+    return {"batch_stats": {}, **traverse_util.unflatten_dict(flat, sep="/")}

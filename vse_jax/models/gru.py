@@ -6,7 +6,8 @@
     h' = (1 - z) * n + z * h
 
 The kernels compute the recurrence: `packed_gru.py` on CPUs, which skips padding, and
-`static_gru.py` on accelerators, which runs both directions in one loop.
+`static_gru.py` on accelerators, which runs both directions in one loop. Exported
+programs use the plain form, `scanned_gru.py`.
 """
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from vse_jax.models import initializers
 from vse_jax.models.kernels.packed_gru import packed_states
 from vse_jax.models.kernels.platforms import per_platform
-from vse_jax.models.kernels.scanned_gru import GRUWeights
+from vse_jax.models.kernels.scanned_gru import GRUWeights, scanned_states
 from vse_jax.models.kernels.static_gru import static_states
 
 
@@ -130,4 +131,10 @@ def gru_states(
     def otherwise(inputs, weights, lengths):
         return static_states(inputs, weights, lengths, reverse, dtype)
 
-    return per_platform(on_cpu, otherwise, inputs, weights, lengths)
+    def plain(inputs, weights, lengths):
+        return tuple(
+            scanned_states(inputs, of_direction, lengths, is_reverse)
+            for of_direction, is_reverse in zip(weights, reverse, strict=True)
+        )
+
+    return per_platform(on_cpu, otherwise, inputs, weights, lengths, plain=plain)

@@ -10,17 +10,20 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
 from vse_jax.models import initializers
 from vse_jax.models.gru import BidirectionalGRU
+from vse_jax.models.kernels.platforms import plain_forms
 from vse_jax.models.kernels.prefix_gru import prefix_states
 from vse_jax.models.kernels.ranked_sum import ranked_sum
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 MASKED_SCORE = -10_000.0
 SCORE_TEMPERATURE = 0.1
+LONGEST = 256  # vectors of an exported program, if their number is free
 
 
 class GeneralizedPooling(nn.Module):
@@ -45,7 +48,11 @@ class GeneralizedPooling(nn.Module):
         Returns:
           `[batch, dim]` float32.
         """
-        weights = self.rank_weights(vectors.shape[1])
+        length = vectors.shape[1]
+        if plain_forms.value:
+            weights = self._constant_rank_weights(length)
+        else:
+            weights = self.rank_weights(length)
         return ranked_sum(vectors, weights[count - 1], count)
 
     @nn.compact
@@ -65,6 +72,17 @@ class GeneralizedPooling(nn.Module):
         exists = jnp.arange(length) < jnp.arange(length, 0, -1)[:, None]
         scores = jnp.where(exists, scores, MASKED_SCORE)
         return jax.nn.softmax(scores / SCORE_TEMPERATURE, axis=-1)[::-1]
+
+    def _constant_rank_weights(self, length):
+        """Like `rank_weights`, computed while tracing if the parameters are known.
+
+        The length may be symbolic. There are then weights of up to `LONGEST` vectors.
+        Those of `n` vectors are zero from the rank `n` on, so they can be cut.
+        """
+        is_free = jax.export.is_symbolic_dim(length)
+        with jax.ensure_compile_time_eval():
+            weights = self.rank_weights(LONGEST if is_free else length)
+        return jax.lax.slice_in_dim(weights, 0, length, axis=1)
 
 
 def mean_pooling(vectors: jax.Array, count: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ import pytest
 from vse_jax.models.kernels.prefix_gru import (
     joined_prefix_states,
     packed_prefix_states,
+    scanned_prefix_states,
 )
 from vse_jax.models.kernels.scanned_gru import GRUWeights, scanned_states
 
@@ -39,7 +40,9 @@ def plain(sequence, weights):
     return jax.numpy.stack(rows)
 
 
-@pytest.mark.parametrize("form", [joined_prefix_states, packed_prefix_states])
+@pytest.mark.parametrize(
+    "form", [joined_prefix_states, packed_prefix_states, scanned_prefix_states]
+)
 def test_states_and_gradients_equal_the_plain_form(form):
     sequence, weights, cotangent = problem()
 

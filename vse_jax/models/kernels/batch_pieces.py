@@ -44,6 +44,7 @@ def apply_in_pieces(
         return out.reshape(batch, *out.shape[2:])
 
     def apply(variables, image):
-        return per_platform(in_pieces, backbone.apply, variables, image)
+        whole = backbone.apply
+        return per_platform(in_pieces, whole, variables, image, plain=whole)
 
     return apply if photos else backbone.apply

@@ -19,7 +19,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from vse_jax.models.kernels.platforms import per_platform
+from vse_jax.models.kernels.platforms import per_platform, plain_forms
 
 # Zeros (above, below), (left, right).
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -45,6 +45,8 @@ def convolve(
     Returns:
       `[batch, new height, new width, features]`, with the dtype of `x`.
     """
+    if plain_forms.value:
+        return plain_convolution(x, kernel, stride, padding, groups)
     if kernel.shape[:2] == (1, 1) and groups == 1:
         return _product(x, kernel, stride)
     if groups == 1:
@@ -57,13 +59,15 @@ def convolve(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _grouped(x, kernel, stride, padding, groups):
     on_cpu = _shifted_products if _is_depthwise(kernel, groups) else _few_groups
+    plain = functools.partial(
+        plain_convolution, stride=stride, padding=padding, groups=groups
+    )
     return per_platform(
         functools.partial(on_cpu, stride=stride, padding=padding),
-        functools.partial(
-            plain_convolution, stride=stride, padding=padding, groups=groups
-        ),
+        plain,
         x,
         kernel,
+        plain=plain,
     )
 
 
@@ -79,10 +83,10 @@ def _grouped_backward(stride, padding, groups, inputs, cotangent):
         on_cpu = functools.partial(
             _cotangents, functools.partial(_few_groups, **options)
         )
-    plain = functools.partial(plain_convolution, groups=groups, **options)
-    return per_platform(
-        on_cpu, functools.partial(_cotangents, plain), *inputs, cotangent
+    plain = functools.partial(
+        _cotangents, functools.partial(plain_convolution, groups=groups, **options)
     )
+    return per_platform(on_cpu, plain, *inputs, cotangent, plain=plain)
 
 
 _grouped.defvjp(_grouped_forward, _grouped_backward)

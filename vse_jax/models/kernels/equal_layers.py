@@ -37,7 +37,7 @@ def apply_equal_layers(
     def otherwise(variables, x):
         return as_loop(layer, variables, x)
 
-    return per_platform(on_cpu, otherwise, list(variables), x)
+    return per_platform(on_cpu, otherwise, list(variables), x, plain=on_cpu)
 
 
 def in_sequence(layer: Layer, variables: Sequence[Any], x: jax.Array):

@@ -1,7 +1,7 @@
 """A bidirectional GRU over every prefix of one sequence, for GPO's rank weights.
 
 The weights of `n` ranks need the states of a bidirectional GRU over the first `n`
-positions. The plain form runs both directions over all prefixes as a batch. On
+positions. On CPUs both directions run over all prefixes as a batch. On
 accelerators the time of such small products is the number of operations in a loop.
 `joined_prefix_states` makes one recurrence of both directions: the state is the
 concatenation of both states, and the kernels are block-diagonal. The backward direction
@@ -13,13 +13,15 @@ for the loops of both poolings with their gradients, and 1.25 ms for loops that 
 directions side by side.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vse_jax.models.kernels.packed_gru import packed_states
 from vse_jax.models.kernels.platforms import per_platform
-from vse_jax.models.kernels.scanned_gru import GRUWeights
+from vse_jax.models.kernels.scanned_gru import GRUWeights, scanned_states
 from vse_jax.models.kernels.static_gru import static_states
 
 Directions = tuple[GRUWeights, GRUWeights]
@@ -45,16 +47,29 @@ def prefix_states(sequence: np.ndarray, weights: Directions) -> jax.Array:
     def otherwise(weights):
         return joined_prefix_states(sequence, weights)
 
-    return per_platform(on_cpu, otherwise, weights)
+    def plain(weights):
+        return scanned_prefix_states(sequence, weights)
+
+    return per_platform(on_cpu, otherwise, weights, plain=plain)
+
+
+def scanned_prefix_states(sequence: np.ndarray, weights: Directions) -> jax.Array:
+    """The plain form of `prefix_states`: one scan per direction."""
+    return _both_directions(sequence, weights, scanned_states)
 
 
 def packed_prefix_states(sequence: np.ndarray, weights: Directions) -> jax.Array:
-    """The plain form of `prefix_states`: one packed recurrence per direction."""
+    """Equals `prefix_states`, with one packed recurrence per direction."""
+    states = functools.partial(packed_states, dtype="float32")
+    return _both_directions(sequence, weights, states)
+
+
+def _both_directions(sequence, weights, states):
     length = len(sequence)
-    counts = jnp.arange(length, 0, -1)  # the recurrence needs descending lengths
+    counts = jnp.arange(length, 0, -1)  # `packed_states` needs descending lengths
     inputs = jnp.broadcast_to(jnp.asarray(sequence), (length, *sequence.shape))
     forward, backward = (
-        packed_states(inputs, of_direction, counts, is_reverse, "float32")
+        states(inputs, of_direction, counts, reverse=is_reverse)
         for of_direction, is_reverse in zip(weights, (False, True), strict=True)
     )
     return (forward + backward) / 2

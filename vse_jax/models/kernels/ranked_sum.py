@@ -17,7 +17,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from vse_jax.models.kernels.platforms import per_platform
+from vse_jax.models.kernels.platforms import per_platform, plain_forms
 
 # On accelerators, the most numbers whose ranks are found by comparing all pairs of
 # vectors at once; see the module's docstring.
@@ -44,7 +44,6 @@ def sorted_sum(vectors: jax.Array, weights: jax.Array, count: jax.Array) -> jax.
     return _einsum("bnd,bn->bd", jnp.where(exists, descending, 0), weights)
 
 
-@jax.custom_vjp
 def ranked_sum(vectors: jax.Array, weights: jax.Array, count: jax.Array) -> jax.Array:
     """Returns the sum of each dimension's values, weighted by their ranks.
 
@@ -58,6 +57,13 @@ def ranked_sum(vectors: jax.Array, weights: jax.Array, count: jax.Array) -> jax.
     Returns:
       `[batch, dim]`.
     """
+    if plain_forms.value:
+        return sorted_sum(vectors, weights, count)
+    return _counted_sum(vectors, weights, count)
+
+
+@jax.custom_vjp
+def _counted_sum(vectors, weights, count):
     return _ranked_sum_forward(vectors, weights, count)[0]
 
 
@@ -86,7 +92,7 @@ def _ranked_sum_backward(residuals, cotangent):
     return jax.lax.cond(exists.any(), to_vectors, zeros), to_weights, None
 
 
-ranked_sum.defvjp(_ranked_sum_forward, _ranked_sum_backward)
+_counted_sum.defvjp(_ranked_sum_forward, _ranked_sum_backward)
 
 
 def _rank(compared, values):
@@ -103,7 +109,8 @@ def _rank(compared, values):
 
     if values.size > _LARGEST_AT_ONCE:
         return count_in_turn(compared, values)
-    return per_platform(count_in_turn, _rank_at_once, compared, values)
+    forms = count_in_turn, _rank_at_once
+    return per_platform(*forms, compared, values, plain=count_in_turn)
 
 
 def _rank_at_once(compared, values):

@@ -1,5 +1,6 @@
 """The recurrence of a GRU as a scan over time steps, the form that others equal."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ class GRUWeights(NamedTuple):
     bias: jax.Array  # [3 hidden]
 
 
+# An exported program contains it as a function of this name, see `exporting`.
+@functools.partial(jax.jit, static_argnames="reverse")
 def scanned_states(
     inputs: jax.Array, weights: GRUWeights, lengths: jax.Array, reverse: bool
 ) -> jax.Array:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from vse_jax.models import initializers
 from vse_jax.models.gru import GRU, BidirectionalGRU
+from vse_jax.models.kernels.platforms import plain_forms
 from vse_jax.models.pooling import POOLINGS
 
 
@@ -32,18 +33,25 @@ class RecurrentEncoder(nn.Module):
 
         The result is float32 and not normalized.
         """
+        tokens, token_count = batch["tokens"], batch["token_count"]
+        if plain_forms.value:  # takes captions in any order
+            return self._embed_sorted(tokens, token_count)
         # The recurrence needs captions sorted by length, the longest first. Reordering
         # token ids and final embeddings is cheaper than reordering words or states.
-        longest_first = jnp.argsort(-batch["token_count"])
-        tokens = jnp.take(batch["tokens"], longest_first, axis=0)
-        token_count = jnp.take(batch["token_count"], longest_first)
+        longest_first = jnp.argsort(-token_count)
+        tokens = jnp.take(tokens, longest_first, axis=0)
+        token_count = jnp.take(token_count, longest_first)
+        embedded = self._embed_sorted(tokens, token_count)
+        return embedded[jnp.argsort(longest_first)]
+
+    def _embed_sorted(self, tokens, token_count):
         words = nn.Embed(
             self.vocabulary_size,
             self.word_dim,
             embedding_init=initializers.uniform(0.1),
             name="words",
         )(tokens)
-        return self.pool_states(words, token_count)[jnp.argsort(longest_first)]
+        return self.pool_states(words, token_count)
 
     def pool_states(self, words: jax.Array, token_count: jax.Array) -> jax.Array:
         """Maps `[batch, time, word]`, the longest first, to `[batch, embed]`."""

@@ -1,0 +1,296 @@
+"""The model card of an export: `README.md`, with the metadata of Hugging Face."""
+
+import importlib.metadata
+import json
+import textwrap
+
+import ml_collections
+
+from vse_jax.evaluation.report import format_metrics
+
+_PACKAGES = ("jax", "flax")
+_RECALLS = tuple(
+    (f"{direction}_r{k}", f"R@{k}, {name}")
+    for direction, name in (("i2t", "image to text"), ("t2i", "text to image"))
+    for k in (1, 5, 10)
+)
+# The configuration in short; `config.json` has all of it.
+_OPTIONS = (
+    "loss.mining",
+    "loss.margin",
+    "loss.similarity",
+    "optimizer.name",
+    "optimizer.learning_rate",
+    "batch_size",
+    "epochs",
+    "seed",
+)
+_CITATIONS = {
+    "selective": "Li et al., Selectively Hard Negative Mining for Alleviating Gradient "
+    "Vanishing in Image-Text Matching, arXiv:2303.00181, 2023.",
+    "gpo": "Chen et al., Learning the Best Pooling Strategy for Visual Semantic "
+    "Embedding, CVPR 2021.",
+    "order": "Vendrov et al., Order-Embeddings of Images and Language, ICLR 2016.",
+    "vse": "Faghri et al., VSE++: Improving Visual-Semantic Embeddings with Hard "
+    "Negatives, BMVC 2018.",
+}
+
+
+def write(
+    run: dict,
+    config: ml_collections.ConfigDict,
+    summary: dict,
+    evaluations: list[dict],
+) -> str:
+    """Returns the card, Markdown.
+
+    Args:
+      run: description of the run.
+      config: its configuration.
+      summary: see `export.summarize`.
+      evaluations: contents of `eval/SPLIT.json`.
+    """
+    name = _dataset_name(config.data)
+    parts = [
+        _metadata(name, evaluations),
+        _title(name, summary),
+        _results(evaluations),
+        _data(run),
+        _training(config),
+        _usage(summary),
+        _onnx_usage(summary, run["vocabulary"]["words"]),
+        _stablehlo_usage(),
+        _license(),
+        _citation(config),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _dataset_name(data):
+    return data.root.rstrip("/").rpartition("/")[2] or data.builder
+
+
+def _metadata(name, evaluations):
+    """Returns the front matter; each value is JSON, which is valid YAML."""
+    values = {
+        "library_name": "vse_jax",
+        "license": "unknown",
+        "pipeline_tag": "feature-extraction",
+        "tags": ["image-text-retrieval", "visual-semantic-embedding", "jax", "onnx"],
+        "datasets": [name],
+        "metrics": ["recall"],
+    }
+    results = [_index_entry(name, evaluation) for evaluation in evaluations]
+    if results:
+        values["model-index"] = [{"name": "vse_jax model", "results": results}]
+    lines = [f"{key}: {json.dumps(value)}" for key, value in values.items()]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _index_entry(name, evaluation):
+    metrics = evaluation["metrics"]
+    return {
+        "task": {"type": "image-text-retrieval", "name": "Image-text retrieval"},
+        "dataset": {"type": name, "name": name, "split": evaluation["split"]},
+        "metrics": [
+            {"type": "recall", "name": title, "value": round(metrics[key], 2)}
+            for key, title in _RECALLS
+        ],
+    }
+
+
+def _title(name, summary):
+    architecture = summary["architecture"]
+    takes = ", ".join(summary["encoders"]["image_encoder"]["inputs"])
+    return _paragraphs(
+        f"# Image-text retrieval, trained on {name}",
+        f"Two encoders map images and captions to vectors of {summary['embed_dim']} "
+        f"dimensions, whose {summary['similarity']} similarity ranks them. The image "
+        f"encoder is `{architecture['image_encoder']}` and takes {takes}"
+        + (
+            f", with the backbone `{architecture['backbone']}`"
+            if architecture["backbone"]
+            else ""
+        )
+        + f". The text encoder is `{architecture['text_encoder']}`. "
+        "The model was trained and exported by vse_jax.",
+    )
+
+
+def _results(evaluations):
+    if not evaluations:
+        return _paragraphs(
+            "## Results", "This checkpoint was not evaluated before its export."
+        )
+    parts = ["## Results"]
+    for evaluation in evaluations:
+        parts.append(
+            f"Split `{evaluation['split']}`, {evaluation['images']:,} images, "
+            f"{evaluation['captions']:,} captions; recalls in percent. Ties count "
+            "against the model."
+        )
+        parts.append(f"```\n{format_metrics(evaluation['metrics'])}\n```")
+    return "\n\n".join(parts)
+
+
+def _data(run):
+    dataset, extraction = run["dataset"], run["extraction"]
+    if not dataset:
+        return _paragraphs(
+            "## Data", "The model was imported; its data is not recorded."
+        )
+    lines = ["| split | images | captions | digest |", "| --- | --: | --: | --- |"]
+    lines += [
+        f"| {split} | {found['images']:,} | {found['captions']:,} | "
+        f"`{found['digest']}` |"
+        for split, found in dataset["splits"].items()
+    ]
+    parts = ["## Data", "\n".join(lines)]
+    if extraction:
+        parts.append(
+            _wrapped(
+                f"The {dataset['content']} were extracted from photos by "
+                f"`{extraction['config.model.backbone.name']}`. `config.json` has all "
+                "options of the extraction, in `run.extraction`."
+            )
+        )
+    return "\n\n".join(parts)
+
+
+def _training(config):
+    lines = ["| option | value |", "| --- | --- |"]
+    for option in _OPTIONS:
+        value = config
+        for name in option.split("."):
+            value = value[name]
+        lines.append(f"| `{option}` | {value} |")
+    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in _PACKAGES)
+    return "\n\n".join(
+        [
+            "## Training",
+            "\n".join(lines),
+            _wrapped(
+                "`config.json` has the whole configuration, in `run.config`. Exported "
+                f"with {versions}."
+            ),
+        ]
+    )
+
+
+def _usage(summary):
+    image = '"photo.jpg"' if summary["preprocessing"]["photo"] else "regions"
+    return "\n\n".join(
+        [
+            "## Use with vse_jax",
+            "```python\nimport vse_jax\n\n"
+            'model = vse_jax.load("FOLDER")\n'
+            f"images = model.embed_images([{image}])\n"
+            'model.similarity(images, model.embed_captions(["a dog on a beach"]))\n```',
+        ]
+    )
+
+
+def _onnx_usage(summary, words):
+    caption = " ".join(words[4:7])
+    image_code = _image_code(summary)
+    pil = "from PIL import Image, ImageOps\n" if "ImageOps" in image_code else ""
+    code = f"""\
+import json
+
+import numpy as np
+import onnxruntime
+{pil}
+words = json.load(open("vocabulary.json"))["words"]
+number = {{word: i for i, word in enumerate(words)}}
+text_encoder = onnxruntime.InferenceSession("text_encoder.onnx")
+caption = "<start> {caption} <end>".split()
+tokens = np.array([[number.get(w, number["<unk>"]) for w in caption]], np.int32)
+token_count = np.array([len(caption)], np.int32)
+(embedding,) = text_encoder.run(None, {{"tokens": tokens, "token_count": token_count}})
+
+image_encoder = onnxruntime.InferenceSession("image_encoder.onnx")
+{image_code}
+print({_score(summary["similarity"])})"""
+    return (
+        _paragraphs(
+            "## Use with onnxruntime",
+            "The batch may have any size. Captions are lower-case words of the "
+            "tokenizer that `config.json` names, padded with 0 to one length.",
+        )
+        + f"\n\n```python\n{code}\n```"
+    )
+
+
+def _image_code(summary):
+    """Returns code that computes `images`, from a photo if that is possible."""
+    encoders = summary["encoders"]
+    inputs = encoders["image_encoder"]["inputs"]
+    arrays = ", ".join(f'"{name}": {name}' for name in inputs)
+    embed = f"(images,) = image_encoder.run(None, {{{arrays}}})"
+    if "image" in inputs:
+        return f"{_photo_code(summary)}\n{embed}"
+    if "backbone" not in encoders:
+        shapes = "; ".join(f"{name}: {what}" for name, what in inputs.items())
+        return f"# {shapes}\n{embed}"
+    (content, *counts) = inputs
+    lines = [
+        _photo_code(summary),
+        'backbone = onnxruntime.InferenceSession("backbone.onnx")',
+        f'({content},) = backbone.run(None, {{"image": image}})',
+        *(f"{name} = np.array([{content}.shape[1]], np.int32)" for name in counts),
+        embed,
+    ]
+    return "\n".join(lines)
+
+
+def _photo_code(summary):
+    photo = summary["preprocessing"]["photo"]
+    return f"""\
+size, shorter = {photo["image_size"]}, {photo["resize"]}  # pixels
+photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+sides = [shorter * side // min(photo.size) for side in photo.size]
+left, top = [round((side - size) / 2) for side in sides]
+photo = photo.resize(sides, Image.BILINEAR).crop((left, top, left + size, top + size))
+image = np.asarray(photo)[None]"""
+
+
+def _score(similarity):
+    if similarity == "order":
+        return "-np.linalg.norm(np.maximum(0, embedding - images), axis=-1)"
+    return "images @ embedding.T"
+
+
+def _stablehlo_usage():
+    return _paragraphs(
+        "## Use with JAX alone",
+        "Each `.stablehlo` file is a function for CPUs, NVIDIA GPUs and TPUs. It takes "
+        "the arrays of `config.json`, `encoders`, in their order:",
+    ) + (
+        "\n\n```python\nimport jax.export\n\n"
+        'content = open("text_encoder.stablehlo", "rb").read()\n'
+        "embed = jax.export.deserialize(bytearray(content)).call\n```"
+    )
+
+
+def _license():
+    return _paragraphs(
+        "## License",
+        "vse_jax has the Apache License 2.0. The license of these weights depends on "
+        "the data and the backbone that they were trained with: set the field "
+        "`license` above.",
+    )
+
+
+def _citation(config):
+    keys = [config.loss.mining, config.model.pooling, config.loss.similarity, "vse"]
+    found = [_CITATIONS[key] for key in dict.fromkeys(keys) if key in _CITATIONS]
+    items = [textwrap.fill(f"- {text}", 88, subsequent_indent="  ") for text in found]
+    return "\n\n".join(["## Citation", "\n".join(items)])
+
+
+def _paragraphs(heading, text):
+    return f"{heading}\n\n{_wrapped(text)}"
+
+
+def _wrapped(text):
+    return textwrap.fill(text, 88, break_on_hyphens=False, break_long_words=False)

@@ -1,0 +1,1 @@
+"""Translates a JAX function to ONNX, operation by operation."""
