@@ -15,7 +15,8 @@ from vse_jax import command_line, storage, termination
 from vse_jax.errors import InputError
 
 FLAGS = flags.FLAGS
-NO_CONFIG = ("eval", "report", "import", "encode", "search")  # without --config
+# Modes that do not need --config.
+NO_CONFIG = ("eval", "report", "import", "encode", "search", "serve")
 
 _PATH_OPTIONS = (  # options of paths that may be gs://
     "compilation_cache",
@@ -147,6 +148,16 @@ def _search(config, workdir):
     return 0
 
 
+def _serve(config, workdir):
+    del config
+    with _restored(workdir) as overrides:
+        from vse_jax.search.open_gallery import open_searcher
+        from vse_jax.serving import serve
+
+        place = _place(workdir, overrides)
+        return serve.serve(lambda: open_searcher(place), FLAGS.host, FLAGS.port)
+
+
 def _place(workdir, overrides):
     from vse_jax.search.open_gallery import Place
 
@@ -239,6 +250,7 @@ MODES = {
     "report": _report,
     "encode": _encode,
     "search": _search,
+    "serve": _serve,
     "prepare": _prepare,
     "extract": _extract,
     "import": _import,
