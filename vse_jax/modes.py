@@ -150,12 +150,14 @@ def _search(config, workdir):
 
 def _serve(config, workdir):
     del config
-    with _restored(workdir) as overrides:
+    from vse_jax.serving import server
+
+    # A port that is in use should be reported at once.
+    with server.listen(FLAGS.host, FLAGS.port) as listener, _restored(workdir) as found:
         from vse_jax.search.open_gallery import open_searcher
         from vse_jax.serving import serve
 
-        place = _place(workdir, overrides)
-        return serve.serve(lambda: open_searcher(place), FLAGS.host, FLAGS.port)
+        return serve.serve(open_searcher(_place(workdir, found)), listener, FLAGS.host)
 
 
 def _place(workdir, overrides):

@@ -1,7 +1,8 @@
 """Serves a gallery over HTTP: the program's `--mode=serve`."""
 
 import functools
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Iterator
 
 from vse_jax import compile_ahead
 from vse_jax.compile_ahead import Program
@@ -18,37 +19,33 @@ from vse_jax.serving.parameters import DEFAULT_RESULTS
 _COUNTS = tuple(2**i for i in range(MAXIMUM_BATCH.bit_length()))  # of queries
 
 
-def serve(open_searcher: Callable[[], Searcher], host: str, port: int) -> int:
+def serve(searcher: Searcher, listener: socket.socket, host: str) -> int:
     """Serves the page and the endpoints until Ctrl-C or SIGTERM.
 
     Args:
-      open_searcher: returns what answers the queries. It is called after the port was
-        found to be free.
-      host: name or address on which to listen.
-      port: 0 for any that is free.
+      searcher: answers the queries.
+      listener: where to listen, see `server.listen`.
+      host: name or address of the listener, as clients may name it.
 
     Returns:
       The exit code, 128 plus the number of the signal.
 
     Raises:
-      InputError: if the server cannot listen there, or the gallery is empty.
+      InputError: if the gallery is empty, or another process listens there by now.
     """
-    with server.listen(host, port) as listener:
-        searcher = open_searcher()
-        if not searcher.gallery.rows:
-            raise InputError(
-                f"{searcher.gallery.folder} has no rows; encode some first"
-            )
-        first, *others = programs_of(searcher)
-        first.compile()
-        app = Guard(App(searcher).router, host)
+    gallery = searcher.gallery
+    if not gallery.rows:
+        raise InputError(f"{gallery.folder} has no rows; encode others")
+    first, *others = programs_of(searcher)
+    first.compile()
+    app = Guard(App(searcher).router, host)
 
-        def ready():
-            rows = f"{searcher.gallery.rows:,} {searcher.gallery.content}"
-            print(f"serving {rows} at {server.url_of(listener)}", flush=True)
-            compile_ahead.compile_in_background(others)
+    def ready():
+        url = server.url_of(listener)
+        print(f"serving {gallery.rows:,} {gallery.content} at {url}", flush=True)
+        compile_ahead.compile_in_background(others)
 
-        return server.run(app, listener, ready)
+    return server.run(app, listener, ready)
 
 
 def programs_of(searcher: Searcher) -> Iterator[Program]:

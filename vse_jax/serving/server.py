@@ -28,6 +28,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
       InputError: if the port is in use, or the address is not one of this machine.
     """
+    if not host:
+        raise InputError("--host is empty; expected a name or an address")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
