@@ -4,6 +4,8 @@ import functools
 import socket
 from collections.abc import Iterator
 
+from PIL import Image
+
 from vse_jax import compile_ahead
 from vse_jax.compile_ahead import Program
 from vse_jax.data.batch_options import token_lengths
@@ -36,14 +38,15 @@ def serve(searcher: Searcher, listener: socket.socket, host: str) -> int:
     gallery = searcher.gallery
     if not gallery.rows:
         raise InputError(f"{gallery.folder} has no rows; encode others")
-    first, *others = programs_of(searcher)
-    first.compile()
+    programs = list(programs_of(searcher))
+    for program in programs[:1]:
+        program.compile()
     app = Guard(App(searcher).router, host)
 
     def ready():
         url = server.url_of(listener)
         print(f"serving {gallery.rows:,} {gallery.content} at {url}", flush=True)
-        compile_ahead.compile_in_background(others)
+        compile_ahead.compile_in_background(programs[1:])
 
     return server.run(app, listener, ready)
 
@@ -58,9 +61,8 @@ def programs_of(searcher: Searcher) -> Iterator[Program]:
     if "text" in kinds:
         lengths = token_lengths(searcher.model.config)
         queries += [Query((Part(1.0, text="a " * (size - 2)),)) for size in lengths]
-    photo = searcher.picture(0) if "photo" in kinds else None
-    if photo is not None:
-        queries.append(Query((Part(1.0, photo=photo),)))
+    if "photo" in kinds:
+        queries.append(Query((Part(1.0, photo=Image.new("RGB", (64, 64))),)))
     for count in _COUNTS:
         for number, query in enumerate(queries):
             yield Program(
