@@ -7,9 +7,10 @@ the gallery has 100,000 rows. The server and the clients are a process each, on 
 cores. Each client keeps one connection, asks for 24 results of a caption of 4 to 12
 random words, and asks again as soon as it has the answer.
 
-Prints queries a second, the median and the 99th percentile of the time from a request
-to its whole answer, the processor time of the server per query, requests without a complete answer (lost), and answers that differ
-from those of the same query when it is asked alone, for 200 queries (wrong).
+Prints queries a second, and the median and the 99th percentile of the time from a
+request to its whole answer; the processor time of the server; requests without a
+complete answer (lost); and, of 200 queries, answers that differ from those of the same
+query when it is asked alone (wrong).
 """
 
 import argparse

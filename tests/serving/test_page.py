@@ -15,6 +15,7 @@ from tests.serving.color_searcher import COLORS, MARKUP, id_of, photo_of
 pytest.importorskip("selenium", reason="selenium is not installed")
 
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -45,7 +46,10 @@ def driver():
     # Containers have no sandbox and little shared memory.
     for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage"):
         options.add_argument(f"--{argument}")
-    running = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        running = webdriver.Chrome(options=options, service=Service(DRIVER))
+    except WebDriverException as error:
+        pytest.skip(f"the browser does not start: {error.msg.splitlines()[0]}")
     yield running
     running.quit()
 
@@ -356,6 +360,19 @@ CONTRASTS = """
 """
 
 
+# Returns controls that are partly outside of the card or the window.
+CLIPPED = """
+  return [...document.querySelectorAll("button, input, a")]
+    .filter((control) => control.checkVisibility() && !control.closest(".skip"))
+    .filter((control) => {
+      const around = control.closest(".card, .box") ?? document.body;
+      const [inner, outer] = [control, around].map((e) => e.getBoundingClientRect());
+      return inner.right > outer.right + 0.5 || inner.left < outer.left - 0.5;
+    })
+    .map((control) => control.ariaLabel || control.textContent);
+"""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("path", ["/", "/?q=red+dragon&minus=blue", "/api"])
@@ -370,6 +387,7 @@ def test_text_is_legible_and_fits(page, size, scheme, path):
     assert not weak
     assert page.run("return innerWidth") == SIZES[size][0]
     assert page.run("return document.body.scrollWidth <= document.body.clientWidth")
+    assert page.run(CLIPPED) == []
     background = page.run("return getComputedStyle(document.body).backgroundColor")
     is_dark = int(background.strip("rgb()").split(",")[0]) < 128
     assert is_dark == (scheme == "dark")

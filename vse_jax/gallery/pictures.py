@@ -92,6 +92,6 @@ def thumbnail(content: bytes, size: int) -> bytes:
         small.thumbnail((size, size))
     stream = io.BytesIO()
     # Pages enlarge tiny pictures, and every flaw with them.
-    quality = 95 if max(small.size) <= _TINY else 85
-    small.save(stream, "JPEG", quality=quality)
+    options = {"subsampling": 0, "quality": 95} if max(small.size) <= _TINY else {}
+    small.save(stream, "JPEG", **{"quality": 85} | options)
     return stream.getvalue()
