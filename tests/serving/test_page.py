@@ -24,7 +24,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 SECONDS = 30  # to wait for the page, on a machine that does other things too
-SIZES = {"wide": (1280, 900), "narrow": (320, 640)}
+SIZES = {"wide": (1280, 900), "phone": (390, 844), "narrow": (320, 640)}
 
 pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER),
