@@ -325,7 +325,7 @@ def set_screen(page, size, scheme):
     width, height = SIZES[size]
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
     page.driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", metrics | {"mobile": False}
+        "Emulation.setDeviceMetricsOverride", metrics | {"mobile": size != "wide"}
     )
     feature = {"name": "prefers-color-scheme", "value": scheme}
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
