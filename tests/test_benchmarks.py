@@ -16,6 +16,7 @@ BENCHMARKS = {
     "input_pipeline": ["pairs/s", "resident"],
     "retrieval": ["captions", "median s"],
     "search": ["NumPy", "times vse_jax"],
+    "serve": ["queries/s", "p99 ms"],
     "train_step": ["JAX", "times PyTorch"],
 }
 NEEDED = {

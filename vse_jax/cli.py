@@ -64,6 +64,8 @@ flags.DEFINE_multi_string("minus_image", [], "Photo to search away from.")
 flags.DEFINE_string("queries", "", "Text file with one query per line.")
 flags.DEFINE_integer("top", 10, "Number of results per query.", lower_bound=1)
 flags.DEFINE_float("threshold", None, "Least similarity of a result.")
+flags.DEFINE_string("host", "127.0.0.1", "Address on which --mode=serve listens.")
+flags.DEFINE_integer("port", 8000, "Port; 0 for any.", lower_bound=0, upper_bound=65535)
 flags.DEFINE_string("import_file", "", "Checkpoint file to import: .pth or .pth.tar.")
 flags.DEFINE_string(
     "vocabulary", "", "Vocabulary of the imported model: *_vocab.json or *_vocab.pkl."
@@ -108,9 +110,10 @@ flags.DEFINE_enum(
     "train",
     list(MODES),
     "train or resume training; evaluate a checkpoint; write an HTML report of runs; "
-    "encode photos or captions into a gallery; search a gallery; prepare the dataset; "
-    "extract features from photos; import a checkpoint of the PyTorch repositories; "
-    "export a model as ONNX and StableHLO; compile for a TPU that is not at hand.",
+    "encode photos or captions into a gallery; search a gallery; serve a gallery over "
+    "HTTP; prepare the dataset; extract features from photos; import a checkpoint of "
+    "the PyTorch repositories; export a model as ONNX and StableHLO; compile for a TPU "
+    "that is not at hand.",
 )
 
 

@@ -15,8 +15,8 @@ from vse_jax import command_line, storage, termination
 from vse_jax.errors import InputError
 
 FLAGS = flags.FLAGS
-# Modes that take no --config.
-NO_CONFIG = ("eval", "report", "import", "export", "encode", "search")
+# Modes that do not need --config.
+NO_CONFIG = ("eval", "report", "import", "export", "encode", "search", "serve")
 
 _PATH_OPTIONS = (  # options of paths that may be gs://
     "compilation_cache",
@@ -158,6 +158,18 @@ def _search(config, workdir):
     return 0
 
 
+def _serve(config, workdir):
+    del config
+    from vse_jax.serving import server
+
+    # A port that is in use should be reported at once.
+    with server.listen(FLAGS.host, FLAGS.port) as listener, _restored(workdir) as found:
+        from vse_jax.search.open_gallery import open_searcher
+        from vse_jax.serving import serve
+
+        return serve.serve(open_searcher(_place(workdir, found)), listener, FLAGS.host)
+
+
 def _place(workdir, overrides):
     from vse_jax.search.open_gallery import Place
 
@@ -250,6 +262,7 @@ MODES = {
     "report": _report,
     "encode": _encode,
     "search": _search,
+    "serve": _serve,
     "prepare": _prepare,
     "extract": _extract,
     "import": _import,

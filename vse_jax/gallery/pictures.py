@@ -16,6 +16,8 @@ from vse_jax.gallery.gallery import Gallery
 from vse_jax.gallery.sources import IMAGES, image_row_ids
 from vse_jax.storage import as_os_errors
 
+_TINY = 128  # pixels
+
 
 class _Split(NamedTuple):
     """A split with photos, and the number of the record of each row's ID."""
@@ -89,5 +91,7 @@ def thumbnail(content: bytes, size: int) -> bytes:
         small = image.convert("RGB")
         small.thumbnail((size, size))
     stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=85)
+    # Pages enlarge tiny pictures, and every flaw with them.
+    options = {"subsampling": 0, "quality": 95} if max(small.size) <= _TINY else {}
+    small.save(stream, "JPEG", **{"quality": 85} | options)
     return stream.getvalue()

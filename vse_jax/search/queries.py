@@ -5,10 +5,18 @@ import os
 import re
 from typing import NamedTuple
 
+import numpy as np
+
 from vse_jax.data.photo_inputs import Photo
 from vse_jax.errors import InputError
 
 _WEIGHTED = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*:\s*(.*)", re.DOTALL)
+
+
+class ReadPhoto(NamedTuple):
+    """What `ImageInput.read` returned of a photo."""
+
+    content: np.ndarray
 
 
 class Part(NamedTuple):
@@ -17,14 +25,14 @@ class Part(NamedTuple):
     Attributes:
       weight: factor of its embedding; negative to move away from it.
       text: words; None if the part is not a text.
-      photo: a photo in any form that `RetrievalModel.embed_images` takes; None if the
-        part is not a photo.
+      photo: a photo in any form that `RetrievalModel.embed_images` takes, or one that
+        was read before; None if the part is not a photo.
       row: number of a row of the gallery; None if the part is not a row.
     """
 
     weight: float
     text: str | None = None
-    photo: Photo | None = None
+    photo: Photo | ReadPhoto | None = None
     row: int | None = None
 
     @property

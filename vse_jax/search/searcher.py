@@ -15,7 +15,7 @@ from vse_jax.retrieval_model import RetrievalModel
 from vse_jax.search import exact
 from vse_jax.search import hubness as corrections
 from vse_jax.search import index as indexes
-from vse_jax.search.queries import Part, Query
+from vse_jax.search.queries import Part, Query, ReadPhoto
 
 
 class Hit(NamedTuple):
@@ -129,6 +129,8 @@ class Searcher:
         return embedded
 
     def _read(self, part):
+        if isinstance(part.photo, ReadPhoto):
+            return part.photo.content
         try:
             return self.model.image_input.read(part.photo)
         except PhotoError as error:

@@ -1,0 +1,1 @@
+"""An HTTP server with a page for searching a gallery: `--mode=serve`."""
