@@ -233,3 +233,12 @@ def test_the_import_is_light():
         "assert vse_jax.load.__name__ == 'load'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ten_crops_are_those_of_an_evaluation(folder, photos):
+    config = saved_runs.of_scenes(folder / "data")
+    config.data.update(image_size=40, crops=10)
+    experiment = saved_runs.save(folder / "crops", config)
+    _, expected = saved_runs.evaluated(experiment, folder / "crops", "test")
+    model = vse_jax.load(folder / "crops")
+    np.testing.assert_allclose(model.embed_images(photos), expected.images, atol=1e-6)

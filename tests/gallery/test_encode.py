@@ -8,7 +8,7 @@ import pytest
 
 import vse_jax
 from configs import common
-from tests import photo_files, saved_runs
+from tests import photo_files, programs, saved_runs
 from vse_jax.errors import InputError
 from vse_jax.gallery import encode, sources
 from vse_jax.gallery.gallery import Gallery
@@ -182,3 +182,29 @@ def test_a_folder_of_invalid_photos_is_refused(tmp_path, scene_model, options):
     source = PhotoFolder(tmp_path / "photos")
     with pytest.raises(InputError, match="none of its 1 photos can be decoded"):
         encode.encode(scene_model, source, tmp_path / "gallery", options)
+
+
+@pytest.mark.parametrize(("encoder", "axes"), [("region_residual", 3), ("global", 2)])
+def test_splits_of_features(tmp_path, options, encoder, axes):
+    root = programs.make_dataset(tmp_path / "root")
+    if axes == 2:
+        for path in root.glob("*_ims.npy"):
+            np.save(path, np.load(path)[:, 0])
+    config = common.get_config()
+    config.update_from_flattened_dict(programs.OVERRIDES)
+    config.data.update(root=str(root), data_dir=str(tmp_path / "data"))
+    config.model.image_encoder = encoder
+    experiment = saved_runs.save(tmp_path / "run", config)
+    model = vse_jax.load(tmp_path / "run")
+    source = Split(experiment, "test", "images")
+    encode.encode(model, source, tmp_path / "gallery", options)
+    _, expected = saved_runs.evaluated(experiment, tmp_path / "run", "test")
+    gallery = Gallery.open(tmp_path / "gallery")
+    numbers = [gallery.position_of(row_id) for row_id in source.ids]
+    found = gallery.embeddings_at(numbers)
+    np.testing.assert_allclose(found, expected.images, atol=1e-6)
+    assert Pictures(gallery).read(0) is None
+    photos = tmp_path / "photos"
+    write_photo(photos / "a.jpg", 0)
+    with pytest.raises(InputError, match="the backbone that computed them is not kn"):
+        encode.encode(model, PhotoFolder(photos), tmp_path / "other", options)

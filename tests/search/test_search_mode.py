@@ -3,11 +3,14 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
+import vse_jax
 from configs import common
-from tests import photo_files, programs
+from tests import host_processes, photo_files, programs
 from vse_jax.errors import InputError
+from vse_jax.gallery.gallery import Gallery
 from vse_jax.search import search_mode
 from vse_jax.search.open_gallery import Place, open_searcher
 from vse_jax.search.search_mode import Request
@@ -145,3 +148,23 @@ def test_invalid_input_is_reported_in_one_line(workdir):
     (line,) = [li for li in finished.stderr.splitlines() if li.startswith("error:")]
     assert line == "error: the query is empty; expected at least one word"
     assert "Traceback" not in finished.stderr
+
+
+def test_two_processes_encode_the_gallery_of_one(workdir, photos, tmp_path):
+    def start(*options, **popen):
+        place = [f"--workdir={workdir}", f"--source={photos}"]
+        return programs.start("--mode=encode", *place, *options, **popen)
+
+    for name in ("first", "again"):
+        options = [f"--gallery={tmp_path / 'two'}", "--config.gallery.dtype=float32"]
+        primary, other = host_processes.Hosts(start).run(*options)
+        assert (primary.returncode, other.returncode) == (0, 0), primary.stderr
+        assert "rows:     6 images" in primary.stdout, name
+        assert not other.stdout
+    gallery = Gallery.open(tmp_path / "two")
+    assert gallery.complete
+    assert len(list((tmp_path / "two").glob("*.npy"))) == 1  # small shards are joined
+    paths = [record.path for record in gallery.rows_at(range(gallery.rows))]
+    assert sorted(paths) == sorted(str(photos / f"{i}.jpg") for i in range(6))
+    expected = vse_jax.load(workdir).embed_images(paths)
+    np.testing.assert_allclose(gallery.embeddings_at(range(6)), expected, atol=1e-6)
