@@ -32,7 +32,7 @@ from vse_jax.models.vse import VSE, create_model
 from vse_jax.similarity import SIMILARITIES, bytes_of_pair
 
 Caption = str
-_ROWS = (8, 64)  # of batches, besides `config.evaluation_batch_size`
+_ROWS = (8, 32, 64)  # of batches, besides `config.evaluation_batch_size`
 _TILE_BYTES = 2**28  # of similarities that are computed at once
 
 

@@ -11,7 +11,7 @@ from vse_jax.search.queries import Query
 from vse_jax.search.searcher import Hit, Searcher
 from vse_jax.serving.answers import RequestError
 
-MAXIMUM_BATCH = 64  # queries; the model's batches have 8 or 64 rows
+MAXIMUM_BATCH = 32  # queries; more would not take less time each
 MAXIMUM_WAITING = 512  # queries
 _FEW_RESULTS = 100  # queries for more results are searched apart, as they take longer
 
