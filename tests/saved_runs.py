@@ -31,14 +31,16 @@ def of_scenes(data_dir: pathlib.Path, *, scenes: int = 10) -> ml_collections.Con
     return config
 
 
-def save(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> Experiment:
+def save(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict, step: int = STEP
+) -> Experiment:
     """Saves a checkpoint with random parameters; returns its experiment."""
     experiment = create_experiment(config)
     model = experiment.create_model(train=True)
     batch = next(experiment.train_batches(0, 1))
     variables = jax.tree.map(np.asarray, init_variables(model, batch, config.seed))
     state = TrainState(
-        step=np.int32(STEP),
+        step=np.int32(step),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state={},

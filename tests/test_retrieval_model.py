@@ -114,7 +114,7 @@ def _of_features(config, workdir):
 
 @pytest.mark.parametrize("options", [{"pool": 2, "pca_dim": 6}, {"regions": "pooled"}])
 def test_photos_pass_through_the_backbone_of_the_extraction(folder, photos, options):
-    name = "_".join(options)
+    name = "photos_" + "_".join(options)
     config = saved_runs.of_scenes(folder / "data")
     config.data.image_size = 48
     config.extract.update(options)

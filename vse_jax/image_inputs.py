@@ -189,6 +189,11 @@ class ImageInput:
 def _reader_of_run(run) -> Callable:
     preprocessing, data = run["preprocessing"], run["config"]["data"]
     size, shorter = preprocessing["image_size"], preprocessing["resize"]
+    if not size:
+        raise InputError(
+            "the checkpoint does not remember the size of its photos, as it was saved "
+            "by an earlier version; train again"
+        )
     return photo_inputs.pixels_reader(size, shorter, data["crops"])
 
 

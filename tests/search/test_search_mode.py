@@ -8,7 +8,7 @@ import pytest
 
 import vse_jax
 from configs import common
-from tests import host_processes, photo_files, programs
+from tests import host_processes, photo_files, programs, saved_runs
 from vse_jax.errors import InputError
 from vse_jax.gallery.gallery import Gallery
 from vse_jax.search import search_mode
@@ -140,6 +140,19 @@ def test_invalid_requests_are_reported(place, request_, message):
 def test_invalid_places_are_reported(place, options, message):
     with pytest.raises(InputError, match=message):
         open_searcher(place._replace(**options))
+
+
+def test_each_checkpoint_has_its_own_gallery(place, scene_run, tmp_path):
+    config = scene_run[1].config.copy_and_resolve_references()
+    for config.seed, step in enumerate((1, 2)):
+        saved_runs.save(tmp_path, config, step)
+    place = place._replace(workdir=str(tmp_path))
+    first, latest = (
+        open_searcher(place._replace(checkpoint=name)).gallery for name in ("1", "2")
+    )
+    assert first.folder != latest.folder
+    assert first.model != latest.model
+    assert first.rows == latest.rows == 10
 
 
 def test_invalid_input_is_reported_in_one_line(workdir):

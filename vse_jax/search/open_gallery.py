@@ -117,7 +117,8 @@ def update_gallery(place: Place, model: RetrievalModel) -> tuple[epath.Path, Enc
       TrainingError: if the gallery cannot be written.
     """
     source = open_source(place, model)
-    folder = epath.Path(place.gallery or _default_folder(place, source)).expanduser()
+    folder = epath.Path(place.gallery or _default_folder(place, model, source))
+    folder = folder.expanduser()
     size = model.config.evaluation_batch_size
     with parallel.reporting_memory(size, "evaluation_batch_size"):
         return folder, encode(model, source, folder, place.options)
@@ -130,8 +131,9 @@ def _prepare(place, model, folder):
         prepare(model, experiment, Gallery.open(folder), place.options)
 
 
-def _default_folder(place, source):
-    return epath.Path(place.workdir) / FOLDER / source.name
+def _default_folder(place, model, source):
+    # The best checkpoint may change, and a gallery is of one model.
+    return epath.Path(place.workdir) / FOLDER / model.fingerprint / source.name
 
 
 def open_source(place: Place, model: RetrievalModel) -> Source:
