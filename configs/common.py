@@ -73,13 +73,22 @@ def get_config() -> ml_collections.ConfigDict:
     # statistics in training and updates the running statistics.
     backbone.batch_norm = "trained"
     model.text_encoder = "bigru_gpo"  # or gru
-    model.pooling = "gpo"  # pooling of regions and words: gpo, mean or max
+    model.pooling = "gpo"  # pooling of regions and words: gpo, esa, mean or max
     model.embed_dim = 1024  # dimensions of the joint embedding
     model.word_dim = 300  # dimensions of the word embeddings
     model.normalize_image = True  # scale image embeddings to unit length; False in VSE0
     model.absolute = False  # use absolute embeddings; True in Order-embeddings
 
     config.loss = loss = ml_collections.ConfigDict()
+    loss.name = "triplet"  # or infonce or sigmoid, which use every negative
+    # Factor of similarities in infonce and sigmoid; 0 is 1 / 0.07 and 10, as published.
+    loss.scale = 0.0
+    loss.bias = -10.0  # added to scaled similarities; sigmoid only
+    # True learns scale and bias from these values, as CLIP and SigLIP do; the scale of
+    # infonce is at most 100. False keeps them.
+    loss.learn_scale = True
+    # Adds the triplet loss of the options below to infonce, with this weight.
+    loss.triplet_weight = 0.0
     loss.mining = "selective"  # negatives: all, mean, hardest, semi_hard or selective
     loss.margin = 0.2  # in units of similarity
     loss.epsilon = 0.01  # in units of similarity; selective mining only
@@ -90,9 +99,11 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = "adamw"  # or adam
-    optimizer.learning_rate = 5e-4  # before any decay
+    optimizer.learning_rate = 5e-4  # after the warm-up and before any decay
+    optimizer.schedule = "steps"  # or cosine: falls to 0 at the end of the stage
+    optimizer.warmup_epochs = 0.0  # first epochs, in which the rate rises linearly
     # After each of these epochs the learning rate is multiplied by `decay_factor`. 0 is
-    # before the first step. A repeated epoch counts repeatedly.
+    # before the first step. A repeated epoch counts repeatedly. Schedule steps only.
     optimizer.decay_epochs = (15,)
     optimizer.decay_factor = 0.1  # factor of the learning rate at each decay
     optimizer.weight_decay = 0.01  # decoupled, for all parameters; adamw only
@@ -149,15 +160,20 @@ def fine_tuning_stage(
     learning_rate: float,
     decay_epochs: tuple[float, ...] = (),
     groups: tuple[ml_collections.ConfigDict, ...] = (),
+    schedule: str = "steps",
+    warmup_epochs: float = 0.0,
 ) -> ml_collections.ConfigDict:
     """Returns a training stage that starts from the best checkpoint before it.
 
     Args:
       epochs: length of the stage in epochs.
-      learning_rate: learning rate at the start of the stage.
+      learning_rate: learning rate of the stage, after its warm-up.
       decay_epochs: epochs of this stage after which the learning rate is multiplied by
         `optimizer.decay_factor`.
       groups: parameter groups of this stage, instead of `optimizer.groups`.
+      schedule: steps or cosine, instead of `optimizer.schedule`.
+      warmup_epochs: first epochs of this stage, in which the learning rate rises
+        linearly.
     """
     return ml_collections.ConfigDict(
         {
@@ -165,6 +181,8 @@ def fine_tuning_stage(
             "learning_rate": learning_rate,
             "decay_epochs": decay_epochs,
             "groups": groups,
+            "schedule": schedule,
+            "warmup_epochs": float(warmup_epochs),
         }
     )
 

@@ -88,6 +88,7 @@ def model(golden: dict, image_encoder: str, text_encoder: str, **options) -> VSE
 def loss_settings(**options) -> ml_collections.ConfigDict:
     """Returns `config.loss` with the published defaults."""
     defaults = {
+        "name": "triplet",
         "margin": 0.2,
         "epsilon": 0.01,
         "similarity": "cosine",

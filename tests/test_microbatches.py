@@ -33,7 +33,7 @@ def embed(model, params, batch_stats, batch):
     return embeddings, updated.get("batch_stats", {})
 
 
-def loss(embeddings, batch, mining):
+def loss(params, embeddings, batch, mining):
     directions = global_costs(*embeddings, batch["image_id"], SETTINGS, mining)
     return total_loss(directions, SETTINGS), directions
 
@@ -105,7 +105,7 @@ def naive(model, variables, batch):
             embedded |= dict(zip(rows, zip(images, captions, strict=True), strict=True))
         pairs = [embedded[row] for row in range(BATCH)]
         embeddings = tuple(map(jnp.stack, zip(*pairs, strict=True)))
-        value, directions = loss(embeddings, batch, "mean")
+        value, directions = loss(params, embeddings, batch, "mean")
         return value, (directions, batch_stats)
 
     gradient_of = jax.value_and_grad(of_params, has_aux=True)
@@ -144,7 +144,7 @@ def test_memory_of_the_encoders_is_that_of_a_part():
         hidden = jnp.tanh(jnp.tanh(batch["x"] @ params["in"]) * 2)
         return (hidden @ params["out"], batch["x"]), batch_stats
 
-    def loss(embeddings, batch):
+    def loss(params, embeddings, batch):
         directions = global_costs(*embeddings, batch["image_id"], settings, "mean")
         return total_loss(directions, settings), directions
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from vse_jax import parallel
-from vse_jax.losses import AnchorCosts, triplet_costs
+from vse_jax import pair_costs, parallel
+from vse_jax.loss_scalars import UNSCALED, Scalars
+from vse_jax.losses import AnchorCosts, infonce_costs, mines_negatives, triplet_costs
 from vse_jax.similarity import SIMILARITIES, bytes_of_pair
 
 # Memory of a block of similarities, of which a step holds a few copies. On 8 devices
@@ -22,6 +23,7 @@ def global_costs(
     image_id: jax.Array,
     loss: ml_collections.ConfigDict,
     mining: str,
+    scalars: Scalars = UNSCALED,
     *,
     block_bytes: int = BLOCK_BYTES,
 ) -> tuple[AnchorCosts, AnchorCosts]:
@@ -31,33 +33,35 @@ def global_costs(
     after the other, and again for the gradient. Memory is then proportional to the
     global batch, not to its square.
 
+    The sigmoid loss is a sum over pairs. Its captions travel around the devices instead
+    of being gathered, see `pair_costs`.
+
     Args:
       images: `[batch, embed]`, embeddings of this device.
       captions: `[batch, embed]`, embeddings of this device.
       image_id: `[batch]` int32, equal for pairs that share an image. Such pairs are not
         negatives of each other.
       loss: `config.loss`.
-      mining: one of `losses.MININGS`.
+      mining: one of `losses.MININGS`; ignored by a loss that mines no negatives.
+      scalars: scale and bias of the loss.
       block_bytes: memory of a block of similarities in bytes. A block has at least one
         anchor.
 
     Returns:
       Costs of the images as anchors, and of the captions as anchors.
     """
+    if loss.name == "sigmoid":
+        return pair_costs.sigmoid_directions(
+            images, captions, image_id, scalars, block_bytes=block_bytes
+        )
     similarity = SIMILARITIES[loss.similarity]
     all_images, all_captions, all_ids = map(
         parallel.gather, (images, captions, image_id)
     )
 
     def costs(scores, own, image_id):
-        return triplet_costs(
-            scores,
-            own,
-            image_id[:, None] != all_ids[None],
-            mining=mining,
-            margin=loss.margin,
-            epsilon=loss.epsilon,
-        )
+        is_negative = image_id[:, None] != all_ids[None]
+        return _anchor_costs(scores, own, is_negative, loss, mining, scalars)
 
     def of_images(images, own, image_id):
         return costs(similarity(images, all_captions), own, image_id)
@@ -72,6 +76,25 @@ def global_costs(
         _in_blocks(of_images, rows, images, own, image_id),
         _in_blocks(of_captions, rows, captions, own, image_id),
     )
+
+
+def _anchor_costs(scores, own, is_negative, loss, mining, scalars):
+    """Returns the costs of the triplet loss, of InfoNCE, or of their weighted sum."""
+    if mines_negatives(loss):
+        triplet = triplet_costs(
+            scores,
+            own,
+            is_negative,
+            mining=mining,
+            margin=loss.margin,
+            epsilon=loss.epsilon,
+        )
+        if loss.name == "triplet":
+            return triplet
+    infonce = infonce_costs(scores, own, is_negative, scalars.scale)
+    if not mines_negatives(loss):
+        return infonce
+    return triplet._replace(cost=infonce.cost + loss.triplet_weight * triplet.cost)
 
 
 def _in_blocks(
@@ -113,7 +136,8 @@ def total_loss(
 def anchor_metrics(directions: tuple[AnchorCosts, AnchorCosts]) -> dict:
     """Returns means over the anchors of both directions and all devices.
 
-    An anchor without a negative has no hardest negative and does not count.
+    An anchor without a negative has no hardest negative and does not count. A loss that
+    mines no negatives has no `hard_share`.
     """
     costs = jax.tree.map(lambda *x: jnp.concatenate(x), *directions)
     has_negative = jnp.isfinite(costs.hardest)
@@ -121,8 +145,8 @@ def anchor_metrics(directions: tuple[AnchorCosts, AnchorCosts]) -> dict:
     def total(values):
         return jnp.where(has_negative, values, 0).sum(dtype=jnp.float32)
 
-    sums = {
-        "hard_share": total(costs.is_hard),
+    mined = {} if costs.is_hard is None else {"hard_share": total(costs.is_hard)}
+    sums = mined | {
         "gap": total(costs.gap),
         "positive_similarity": total(costs.positive),
         "hardest_similarity": total(costs.hardest),

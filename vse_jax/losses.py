@@ -1,6 +1,6 @@
-"""Triplet losses on similarities.
+"""Losses on similarities: triplet losses, InfoNCE and the sigmoid loss.
 
-They differ in how they mine the negatives of an anchor:
+Triplet losses differ in how they mine the negatives of an anchor:
 
 - `all`: every negative (VSE0, equation 5 of Faghri et al., VSE++, 2018);
 - `mean`: every negative; the sum is divided by their number;
@@ -10,13 +10,24 @@ They differ in how they mine the negatives of an anchor:
 - `selective`: `hardest`, except where its gradient would vanish (SelHN, Li et al.,
   "Selectively Hard Negative Mining for Alleviating Gradient Vanishing in Image-Text
   Matching", 2023).
+
+InfoNCE and the sigmoid loss use every negative. They multiply similarities by a scale,
+which may be learnt, see `loss_scalars`:
+
+- `infonce`: cross entropy of the own candidate among the negatives (van den Oord et
+  al., "Representation Learning with Contrastive Predictive Coding", 2018), in both
+  directions as in CLIP (Radford et al., 2021);
+- `sigmoid`: each pair is classified on its own (SigLIP, Zhai et al., "Sigmoid Loss for
+  Language Image Pre-Training", 2023).
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
+LOSSES = ("triplet", "infonce", "sigmoid")
 MININGS = ("all", "mean", "hardest", "semi_hard", "selective")
 
 
@@ -24,8 +35,9 @@ class AnchorCosts(NamedTuple):
     """Costs of anchors and the similarities behind them, all of shape `[anchors]`.
 
     Attributes:
-      cost: float32, hinge cost.
-      is_hard: bool, whether the hardest negative was mined.
+      cost: float32.
+      is_hard: bool, whether the hardest negative was mined; None if the loss mines
+        none.
       gap: float32, `|positive - hardest|`, without gradient.
       positive: float32, similarity of the anchor and its own candidate.
       hardest: float32, similarity of the anchor and its hardest negative; -inf if it
@@ -33,10 +45,15 @@ class AnchorCosts(NamedTuple):
     """
 
     cost: jax.Array
-    is_hard: jax.Array
+    is_hard: jax.Array | None
     gap: jax.Array
     positive: jax.Array
     hardest: jax.Array
+
+
+def mines_negatives(loss: ml_collections.ConfigDict) -> bool:
+    """Returns whether the loss of `config.loss` depends on the mining."""
+    return loss.name == "triplet" or loss.triplet_weight > 0
 
 
 def triplet_costs(
@@ -99,6 +116,62 @@ def triplet_costs(
         case _:
             raise ValueError(f"mining is {mining!r}, expected one of {MININGS}")
     return AnchorCosts(cost, is_hard, gap, positive, hardest)
+
+
+def infonce_costs(
+    scores: jax.Array, own: jax.Array, is_negative: jax.Array, scale: jax.Array | float
+) -> AnchorCosts:
+    """Computes the cross entropy of each anchor's own candidate and its negatives.
+
+    The cost is `-log(exp(s p) / (exp(s p) + sum of exp(s n)))` with the scale `s`, the
+    positive `p` and the negatives `n`. It is 0 without a negative.
+
+    Args:
+      scores: `[anchors, candidates]` float32 similarities.
+      own: `[anchors]` int32, index of the candidate that each anchor is paired with.
+      is_negative: `[anchors, candidates]` bool; see `triplet_costs`.
+      scale: factor of the similarities.
+    """
+    positive = _take(scores, own)
+    # Relative to the positive, so that a small cost is exact.
+    logits = jnp.where(is_negative, scale * (scores - positive[:, None]), -jnp.inf)
+    is_own = jnp.arange(scores.shape[1]) == own[:, None]
+    cost = jax.nn.logsumexp(jnp.where(is_own, 0, logits), axis=1)
+    seen = jax.lax.stop_gradient(scores)
+    return compared(cost, _take(seen, own), _largest(seen, is_negative))
+
+
+def sigmoid_costs(
+    scores: jax.Array,
+    is_own: jax.Array,
+    is_negative: jax.Array,
+    scale: jax.Array | float,
+    bias: jax.Array | float,
+) -> jax.Array:
+    """Computes the cost of each pair of an image and a caption.
+
+    It is `-log(sigmoid(z (scale * score + bias)))`, with `z` 1 for a positive and -1
+    for a negative, and 0 for other pairs.
+
+    Args:
+      scores: `[images, captions]` float32 similarities.
+      is_own: `[images, captions]` bool, whether they are a pair of the batch.
+      is_negative: `[images, captions]` bool; False for pairs of the same image.
+      scale: factor of the similarities.
+      bias: added to the scaled similarities.
+
+    Returns:
+      `[images, captions]` float32.
+    """
+    logits = scale * scores + bias
+    costs = jax.nn.softplus(jnp.where(is_own, -logits, logits))
+    return jnp.where(is_own | is_negative, costs, 0)
+
+
+def compared(cost: jax.Array, positive: jax.Array, hardest: jax.Array) -> AnchorCosts:
+    """Returns the costs of a loss that mines no negatives; arguments `[anchors]`."""
+    gap = jax.lax.stop_gradient(jnp.abs(positive - hardest))
+    return AnchorCosts(cost, None, gap, positive, hardest)
 
 
 def _take(scores, index):

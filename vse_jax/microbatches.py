@@ -53,7 +53,8 @@ def loss_and_gradients(
       embed: maps `params`, `batch_stats` and a batch to a tuple of embeddings
         `[pairs, embed]` and the new `batch_stats`. The embeddings must not depend on
         running statistics that it changes.
-      loss: maps the embeddings and the batch to a value and any other result.
+      loss: maps `params`, the embeddings and the batch to a value and any other result.
+        It may depend on parameters of its own.
       params: parameters.
       batch_stats: running statistics.
       batch: arrays `[pairs, ...]`.
@@ -71,7 +72,8 @@ def loss_and_gradients(
     numbers = jnp.arange(microbatches)
     new_stats, parts = jax.lax.scan(forward, batch_stats, numbers)
     embeddings = jax.tree.map(_join, parts)
-    (value, aux), cotangents = jax.value_and_grad(loss, has_aux=True)(embeddings, batch)
+    gradient_of = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    (value, aux), (own, cotangents) = gradient_of(params, embeddings, batch)
 
     def backward(total, number):
         part = _part(batch, number, microbatches)
@@ -81,15 +83,14 @@ def loss_and_gradients(
         (gradients,) = pull_back(_part(cotangents, number, microbatches))
         return jax.tree.map(jnp.add, total, gradients), None
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    gradients, _ = jax.lax.scan(backward, zeros, numbers)
+    gradients, _ = jax.lax.scan(backward, own, numbers)
     return Outcome(value, aux, new_stats, gradients)
 
 
 def _at_once(embed, loss, params, batch_stats, batch):
     def of_params(params):
         embeddings, new_stats = embed(params, batch_stats, batch)
-        value, aux = loss(embeddings, batch)
+        value, aux = loss(params, embeddings, batch)
         return value, (aux, new_stats)
 
     gradient_of = jax.value_and_grad(of_params, has_aux=True)

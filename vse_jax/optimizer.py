@@ -1,7 +1,8 @@
-"""Optimizers and the learning-rate schedule."""
+"""Optimizers and learning-rate schedules."""
 
 import functools
 
+import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -9,9 +10,10 @@ from vse_jax import parameter_groups
 from vse_jax.errors import InputError
 from vse_jax.parameter_groups import Groups
 from vse_jax.sharded_optimizer import clip_by_norm_of_parts
-from vse_jax.stages import Stage
+from vse_jax.stages import Stage, step_of_epoch
 
 OPTIMIZERS = ("adam", "adamw")
+SCHEDULES = ("steps", "cosine")
 
 
 def create_schedule(
@@ -19,20 +21,39 @@ def create_schedule(
 ) -> optax.Schedule:
     """Returns the learning rate of a stage by the number of steps since its start.
 
-    The rate is constant except that it is multiplied by `decay_factor` once for each
-    decay epoch that has passed. An epoch may be fractional; it is rounded down to a
-    step. Decay epochs that fall on the same step all count. A decay epoch of 0 applies
-    from the first step. A decay epoch at or after the end of the stage has no effect.
+    With the schedule `steps`, the rate is constant except that it is multiplied by
+    `decay_factor` once for each decay epoch that has passed. An epoch may be
+    fractional; it is rounded down to a step. Decay epochs that fall on the same step
+    all count. A decay epoch of 0 applies from the first step. A decay epoch at or after
+    the end of the stage has no effect.
+
+    With `cosine`, the rate falls from the end of the warm-up along half a cosine, and
+    would be 0 one step after the stage. Decay epochs have no effect.
+
+    During the warm-up of `n` steps, step `i`, counted from 1, has `i / n` of the rate.
 
     Args:
-      stage: stage with the initial learning rate and the decay epochs.
+      stage: stage with its learning rate, schedule, warm-up and decay epochs.
       decay_factor: factor of the learning rate at a decay epoch.
       steps_per_epoch: number of steps per epoch.
     """
+    steps, warmup = stage.stop - stage.start, stage.warmup_steps(steps_per_epoch)
+    if stage.schedule == "cosine":
+        cosine = optax.cosine_decay_schedule(stage.learning_rate, steps - warmup)
+        decay = optax.join_schedules(
+            [lambda step: stage.learning_rate, cosine], [warmup]
+        )
+    else:
+        decay = _decay_in_steps(stage, decay_factor, steps_per_epoch)
+    if not warmup:
+        return decay
+    return lambda step: jnp.minimum(1, (step + 1) / warmup) * decay(step)
+
+
+def _decay_in_steps(stage, decay_factor, steps_per_epoch):
     scales = {}
     for epoch in stage.decay_epochs:
-        # Round first: 0.29 * 100 is slightly less than 29 in binary floating point.
-        step = int(round(epoch * steps_per_epoch, 6))
+        step = step_of_epoch(epoch, steps_per_epoch)
         if step < stage.stop - stage.start:
             scales[step] = scales.get(step, 1.0) * decay_factor
     return optax.piecewise_constant_schedule(stage.learning_rate, scales)

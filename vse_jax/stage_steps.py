@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from vse_jax import parallel
+from vse_jax import loss_scalars, parallel
 from vse_jax.compile_ahead import Program
 from vse_jax.experiment import Experiment
+from vse_jax.losses import mines_negatives
 from vse_jax.optimizer import create_optimizer, create_schedule
 from vse_jax.stages import Stage
 from vse_jax.state_placement import StatePlacement
@@ -52,15 +53,16 @@ class StageSteps:
         schedule = create_schedule(
             stage, config.optimizer.decay_factor, steps_per_epoch
         )
+        groups = (*stage.groups, *loss_scalars.groups(config.loss))
         self._model = experiment.create_model(train=True, train_backbone=train_backbone)
-        self.optimizer = create_optimizer(config.optimizer, schedule, stage.groups)
+        self.optimizer = create_optimizer(config.optimizer, schedule, groups)
         make = functools.partial(
             make_train_step,
             self._model,
             self.optimizer,
             lambda step: schedule(step - stage.start),
             config.loss,
-            groups=stage.groups,
+            groups=groups,
             microbatches=config.microbatches,
             sharded=config.optimizer.sharded,
         )
@@ -109,7 +111,9 @@ class StageSteps:
     def create_state(self, example: dict) -> TrainState:
         """Returns a state with random parameters; `example` is a batch of a host."""
         seed = self._experiment.config.seed
-        return create_train_state(self._model, self.optimizer, example, seed)
+        return create_train_state(
+            self._model, self.optimizer, example, seed, self._loss
+        )
 
     def state_shapes(self, example: dict) -> TrainState:
         """Returns the shapes of the state on the devices; see `create_state`.
@@ -135,5 +139,6 @@ class StageSteps:
         tokens = batch["tokens"]
         shape = (*tokens.shape[:-1], length)
         batch = batch | {"tokens": jax.ShapeDtypeStruct(shape, tokens.dtype)}
-        name = f"training step for {length} tokens ({mining}, from {self.stage.start})"
+        kind = mining if mines_negatives(self._loss) else self._loss.name
+        name = f"training step for {length} tokens ({kind}, from {self.stage.start})"
         return Program.of(name, self._steps[mining], state, batch)

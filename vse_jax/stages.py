@@ -20,6 +20,8 @@ class Stage(NamedTuple):
       learning_rate: initial learning rate.
       decay_epochs: epochs of this stage after which the learning rate decays.
       groups: parameter groups.
+      schedule: one of `optimizer.SCHEDULES`.
+      warmup_epochs: epochs of this stage in which the learning rate rises.
       option: option that lists the groups, such as `optimizer.groups`, for messages.
     """
 
@@ -28,7 +30,13 @@ class Stage(NamedTuple):
     learning_rate: float
     decay_epochs: tuple[float, ...]
     groups: Groups = ()
+    schedule: str = "steps"
+    warmup_epochs: float = 0.0
     option: str = "optimizer.groups"
+
+    def warmup_steps(self, steps_per_epoch: int) -> int:
+        """Returns the number of steps in which the learning rate rises."""
+        return step_of_epoch(self.warmup_epochs, steps_per_epoch)
 
     def freezes_backbone(self, params: Any) -> bool:
         """Returns whether every parameter of the backbone is frozen.
@@ -42,6 +50,12 @@ class Stage(NamedTuple):
         return all(jax.tree.leaves(of_backbone))
 
 
+def step_of_epoch(epoch: float, steps_per_epoch: int) -> int:
+    """Returns the step at which an epoch, which may be fractional, has passed."""
+    # Round first: 0.29 * 100 is slightly less than 29 in binary floating point.
+    return int(round(epoch * steps_per_epoch, 6))
+
+
 def plan_stages(
     config: ml_collections.ConfigDict, steps_per_epoch: int
 ) -> tuple[Stage, ...]:
@@ -53,6 +67,8 @@ def plan_stages(
         learning_rate=optimizer.learning_rate,
         decay_epochs=optimizer.decay_epochs,
         groups=optimizer.groups,
+        schedule=optimizer.schedule,
+        warmup_epochs=optimizer.warmup_epochs,
     )
     stages = [first]
     for number, options in enumerate(config.fine_tuning):
@@ -63,6 +79,8 @@ def plan_stages(
             learning_rate=options.learning_rate,
             decay_epochs=options.decay_epochs,
             groups=options.groups,
+            schedule=options.schedule,
+            warmup_epochs=options.warmup_epochs,
             option=f"fine_tuning[{number}].groups",
         )
         stages.append(stage)

@@ -12,6 +12,7 @@ import numpy as np
 
 from vse_jax import parallel
 from vse_jax.errors import TrainingError
+from vse_jax.losses import mines_negatives
 
 logger = logging.getLogger(__name__)
 
@@ -167,10 +168,18 @@ class StepLog:
         return (
             f"step {step:,}/{self._num_steps:,}  "
             f"epoch {step / self._steps_per_epoch:.2f}  "
-            f"loss {means['loss']:.4f}  hard-mined {means['hard_share']:.0%}  "
+            f"loss {means['loss']:.4f}  {_of_loss(means)}"
             f"{means['pairs_per_second']:.0f} pairs/s  "
             f"host wait {means['host_wait']:.0%}  {left} left"
         )
+
+
+def _of_loss(means: dict[str, float]) -> str:
+    """Returns what the line shows of the loss besides its value."""
+    formats = {"hard_share": "hard-mined {:.0%}  ", "scale": "scale {:.2f}  "}
+    return "".join(
+        text.format(means[name]) for name, text in formats.items() if name in means
+    )
 
 
 def _how_to_feed(config: ml_collections.ConfigDict) -> str:
@@ -221,10 +230,20 @@ class CollapseWatch:
         if collapsed and self._steps == self._config.stuck_steps:
             logger.warning(
                 "all similarities have been equal for %d steps (up to step %d, loss "
-                "%.4g), so the gradient vanishes; try config.loss.mining=selective, "
-                "config.loss.warmup_mining=mean with config.loss.warmup_epochs=1, or a "
-                "larger config.batch_size",
+                "%.4g), so the gradient vanishes; try %s, or a larger "
+                "config.batch_size",
                 self._steps,
                 step,
                 loss,
+                _how_to_separate(self._config),
             )
+
+
+def _how_to_separate(config: ml_collections.ConfigDict) -> str:
+    """Returns advice against equal similarities."""
+    if mines_negatives(config.loss):
+        return (
+            "config.loss.mining=selective, config.loss.warmup_mining=mean with "
+            "config.loss.warmup_epochs=1"
+        )
+    return "a smaller config.optimizer.learning_rate, config.optimizer.warmup_epochs=1"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from vse_jax import parallel, parameter_groups, sharded_optimizer
+from vse_jax import loss_scalars, parallel, parameter_groups, sharded_optimizer
 from vse_jax.global_batch import anchor_metrics, global_costs, total_loss
 from vse_jax.microbatches import loss_and_gradients
 from vse_jax.models.vse import VSE, of_encoders
@@ -21,7 +21,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     Attributes:
       step: int32, number of updates made.
-      params: the model's parameters, float32.
+      params: the model's parameters and the loss's learnt scalars, float32.
       batch_stats: running statistics of batch normalization, float32.
       opt_state: the optimizer's state.
     """
@@ -38,18 +38,38 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def create_train_state(
-    model: VSE, optimizer: optax.GradientTransformation, batch: dict, seed: int
+    model: VSE,
+    optimizer: optax.GradientTransformation,
+    batch: dict,
+    seed: int,
+    loss: ml_collections.ConfigDict | None = None,
 ) -> TrainState:
-    """Returns a state with random parameters; `batch` gives the input's shapes."""
-    return start_training(optimizer, init_variables(model, batch, seed))
+    """Returns a state with random parameters; see `init_variables`."""
+    return start_training(optimizer, init_variables(model, batch, seed, loss))
 
 
-def init_variables(model: VSE, batch: dict, seed: int) -> dict:
-    """Returns random variables of the model; `batch` gives the input's shapes."""
+def init_variables(
+    model: VSE,
+    batch: dict,
+    seed: int,
+    loss: ml_collections.ConfigDict | None = None,
+) -> dict:
+    """Returns random variables of the model, and the start of the learnt scalars.
+
+    Args:
+      model: the model.
+      batch: gives the input's shapes.
+      seed: seed of the model's parameters.
+      loss: `config.loss`; None for the model alone, which is enough to evaluate it.
+    """
     # Outside a mapped step there are no devices to gather from.
     single = model.clone(gather_over_devices=lambda array: array)
     one_pair = jax.tree.map(lambda x: jnp.asarray(x[:1]), batch)
-    return jax.jit(single.init)(jax.random.key(seed), one_pair)
+    variables = jax.jit(single.init)(jax.random.key(seed), one_pair)
+    if loss is None:
+        return variables
+    params = {**variables["params"], **loss_scalars.start_params(loss)}
+    return {**variables, "params": params}
 
 
 def start_training(
@@ -102,9 +122,10 @@ def make_train_step(
         embeddings, updated = model.apply(variables, batch, mutable=["batch_stats"])
         return embeddings, updated.get("batch_stats", {})
 
-    def loss_of(embeddings, batch):
-        images, captions = embeddings
-        directions = global_costs(images, captions, batch["image_id"], loss, mining)
+    def loss_of(params, embeddings, batch):
+        params = parameter_groups.stop_frozen(groups, params)
+        scalars = loss_scalars.values(loss, params)
+        directions = global_costs(*embeddings, batch["image_id"], loss, mining, scalars)
         return total_loss(directions, loss), directions
 
     def train_step(state, batch):
@@ -118,11 +139,12 @@ def make_train_step(
             "loss": value,
             **anchor_metrics(directions),
             **norms,
+            **loss_scalars.metrics(loss, state.params),
             "learning_rate": schedule(state.step),
         }
         new_state = TrainState(
             step=state.step + 1,
-            params=params,
+            params=loss_scalars.limited(loss, params),
             batch_stats=batch_stats,
             opt_state=opt_state,
         )

@@ -165,5 +165,5 @@ def _variables(config):
     """Returns the shapes of the model's variables."""
     model = _experiment(config).create_model(train=False)
     batch = shapes.train_batch(config, 1, token_lengths(config)[0])
-    init = functools.partial(init_variables, model, seed=config.seed)
+    init = functools.partial(init_variables, model, seed=config.seed, loss=config.loss)
     return jax.eval_shape(init, batch)

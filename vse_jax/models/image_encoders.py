@@ -114,7 +114,7 @@ class RegionEncoder(nn.Module):
         )
         embedded = projected + mlp(projected if self.residual else regions, exists)
         embedded = embedded.astype(jnp.float32).reshape(batch, count, -1)
-        return POOLINGS[self.pooling]()(embedded, region_count)
+        return POOLINGS[self.pooling](self.dtype)(embedded, region_count)
 
 
 class GlobalEncoder(nn.Module):

@@ -1,9 +1,14 @@
-"""Pooling of a set of vectors: the generalized pooling operator (GPO), mean and max.
+"""Pooling of a set of vectors: GPO, ESA, mean and max.
 
-GPO is that of Chen et al., "Learning the Best Pooling Strategy for Visual Semantic
-Embedding" (2021). It sorts the values of each dimension in descending order and sums
-them with weights that a small recurrent network computes for the ranks. Mean and max
-pooling are special cases.
+GPO is the generalized pooling operator of Chen et al., "Learning the Best Pooling
+Strategy for Visual Semantic Embedding" (2021). It sorts the values of each dimension in
+descending order and sums them with weights that a small recurrent network computes for
+the ranks. Mean and max pooling are special cases.
+
+ESA is the element-wise attention of Zhu et al., "ESA: External Space Attention
+Aggregation for Image-Text Retrieval" (2023). It weights the values of each dimension by
+a softmax over the vectors. The logits are one linear layer of the vectors. Mean pooling
+is the special case of equal logits.
 """
 
 import math
@@ -85,6 +90,26 @@ class GeneralizedPooling(nn.Module):
         return jax.lax.slice_in_dim(weights, 0, length, axis=1)
 
 
+class ElementwiseAttention(nn.Module):
+    """ESA: for each dimension, `softmax(V W + b)` over the vectors, times `V`, summed.
+
+    Attributes:
+      dtype: of the product with `W`; everything else is in float32.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, vectors: jax.Array, count: jax.Array) -> jax.Array:
+        """Pools the first `count` vectors of each row; see `GeneralizedPooling`."""
+        length, dim = vectors.shape[1:]
+        dense = initializers.xavier_dense(dim, dtype=self.dtype, name="logits")
+        logits = dense(vectors).astype(jnp.float32)
+        exists = jnp.arange(length) < count[:, None]
+        logits = jnp.where(exists[..., None], logits, -jnp.inf)
+        return (jax.nn.softmax(logits, axis=1) * vectors).sum(1)
+
+
 def mean_pooling(vectors: jax.Array, count: jax.Array) -> jax.Array:
     """Returns the mean `[batch, dim]` of the first `count` vectors of each row."""
     exists = jnp.arange(vectors.shape[1]) < count[:, None]
@@ -97,12 +122,14 @@ def max_pooling(vectors: jax.Array, count: jax.Array) -> jax.Array:
     return jnp.where(exists[..., None], vectors, -jnp.inf).max(1)
 
 
-# Poolings of regions and words: modules or functions of vectors `[batch, length, dim]`
-# and counts `[batch]` int32 that return `[batch, dim]`.
+# Poolings of regions and words, by the dtype of the encoder's arithmetic: modules or
+# functions of vectors `[batch, length, dim]` float32 and counts `[batch]` int32 that
+# return `[batch, dim]` float32.
 POOLINGS = {
-    "gpo": lambda: GeneralizedPooling(name="pooling"),
-    "mean": lambda: mean_pooling,
-    "max": lambda: max_pooling,
+    "gpo": lambda dtype: GeneralizedPooling(name="pooling"),
+    "esa": lambda dtype: ElementwiseAttention(dtype, name="pooling"),
+    "mean": lambda dtype: mean_pooling,
+    "max": lambda dtype: max_pooling,
 }
 
 

@@ -35,6 +35,21 @@ def scatter_sum(array: jax.Array, axis: int) -> jax.Array:
     return jax.lax.psum_scatter(array, AXIS, scatter_dimension=axis, tiled=True)
 
 
+def pass_on(tree: Any) -> Any:
+    """Sends a pytree to the next device, the last one's to the first.
+
+    For per-device code.
+
+    Returns:
+      The pytree of the previous device.
+    """
+    devices = axis_size()
+    if devices == 1:
+        return tree
+    ring = [(device, (device + 1) % devices) for device in range(devices)]
+    return jax.lax.ppermute(tree, AXIS, ring)
+
+
 def own_part(array: jax.Array, axis: int) -> jax.Array:
     """Returns this device's part of an array that is equal on all devices.
 

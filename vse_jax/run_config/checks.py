@@ -9,11 +9,12 @@ from ml_collections.config_flags import config_path
 from vse_jax import parallel, parameter_groups
 from vse_jax.data.text import tokenizers
 from vse_jax.errors import InputError
-from vse_jax.losses import MININGS
+from vse_jax.loss_scalars import LARGEST_SCALES
+from vse_jax.losses import LOSSES, MININGS, mines_negatives
 from vse_jax.models import image_encoders, text_encoders
 from vse_jax.models.backbones import BACKBONES, SPECS, output_dim
 from vse_jax.models.pooling import POOLINGS
-from vse_jax.optimizer import OPTIMIZERS
+from vse_jax.optimizer import OPTIMIZERS, SCHEDULES
 from vse_jax.similarity import SIMILARITIES
 
 CHOICES = {
@@ -27,6 +28,8 @@ CHOICES = {
     "model.backbone.batch_norm": ("trained", "frozen"),
     "model.text_encoder": tuple(text_encoders.ENCODERS),
     "model.pooling": tuple(POOLINGS),
+    "loss.name": LOSSES,
+    "loss.learn_scale": (False, True),
     "loss.mining": MININGS,
     "loss.warmup_mining": ("", *MININGS),
     "loss.reduction": ("mean", "sum"),
@@ -39,8 +42,18 @@ EXTRACTION_CHOICES = {"extract.regions": ("grid", "pooled")}
 
 
 def value_of(config: ml_collections.ConfigDict, option: str):
-    """Returns the value of an option, such as `fine_tuning[0].epochs`."""
-    return config_path.get_value(option, config)
+    """Returns the value of an option, such as `fine_tuning[0].epochs`.
+
+    Raises:
+      InputError: if the configuration does not have it.
+    """
+    try:
+        return config_path.get_value(option, config)
+    except (AttributeError, KeyError):
+        raise InputError(
+            f"config.{option} is missing, so another version of vse_jax saved this "
+            "configuration; use that version, or train again"
+        ) from None
 
 
 def check_options(config: ml_collections.ConfigDict) -> None:
@@ -81,7 +94,10 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     _require(config, "data.folds", config.data.folds >= 0, "at least 0")
     alpha = config.evaluation.hubness_alpha
     _require(config, "evaluation.hubness_alpha", 0 <= alpha < math.inf, "at least 0")
-    _check_warmup(config)
+    _check_loss(config)
+    _check_schedule(config, "optimizer.", "")
+    for stage in stages:
+        _check_schedule(config, stage, stage)
     _check_photos(config)
     _check_image_size(config)
     _check_backbone(config.model.backbone, config.model.image_encoder)
@@ -193,6 +209,58 @@ def _check_image_size(config):
         f"at least {spec.region_size} with the backbone {name}"
         + (f", and a multiple of {spec.multiple}" if spec.multiple > 1 else ""),
     )
+
+
+def _check_schedule(config, optimizer, stage):
+    _check_choice(config, f"{optimizer}schedule", SCHEDULES)
+    epochs = value_of(config, f"{stage}epochs")
+    warmup = value_of(config, f"{optimizer}warmup_epochs")
+    expected = f"at least 0 and less than config.{stage}epochs, which is {epochs}"
+    _require(config, f"{optimizer}warmup_epochs", 0 <= warmup < epochs, expected)
+
+
+def _check_loss(config):
+    loss = config.loss
+    _require(config, "loss.bias", math.isfinite(loss.bias), "a finite number")
+    for option in ("loss.scale", "loss.triplet_weight"):
+        is_right = 0 <= value_of(config, option) < math.inf
+        _require(config, option, is_right, "at least 0")
+    if loss.name != "triplet":
+        _check_scaled_loss(config)
+    elif loss.scale:
+        raise InputError(
+            f"config.loss.scale is {loss.scale}, but config.loss.name is 'triplet', "
+            "which has no scale; set it to 'infonce' or 'sigmoid'"
+        )
+    if loss.triplet_weight and loss.name != "infonce":
+        raise InputError(
+            f"config.loss.triplet_weight is {loss.triplet_weight}, but "
+            f"config.loss.name is {loss.name!r}; set config.loss.name to 'infonce', or "
+            "config.loss.triplet_weight to 0"
+        )
+    if loss.warmup_mining and not mines_negatives(loss):
+        raise InputError(
+            f"config.loss.warmup_mining is {loss.warmup_mining!r}, but "
+            f"config.loss.name is {loss.name!r}, which mines no negatives; set "
+            "config.loss.warmup_mining to ''"
+        )
+    _check_warmup(config)
+
+
+def _check_scaled_loss(config):
+    loss = config.loss
+    if loss.similarity != "cosine":
+        raise InputError(
+            f"config.loss.similarity is {loss.similarity!r}, but config.loss.name is "
+            f"{loss.name!r}, which scales cosine similarities; set config.loss.name to "
+            "'triplet'"
+        )
+    largest = LARGEST_SCALES[loss.name]
+    if loss.learn_scale and loss.scale > largest:
+        raise InputError(
+            f"config.loss.scale is {loss.scale}, but a learnt scale of {loss.name} is "
+            f"at most {largest:g}; set config.loss.learn_scale=False to keep it"
+        )
 
 
 def _check_warmup(config):

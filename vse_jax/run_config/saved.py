@@ -211,7 +211,7 @@ def check_same_run(
     free = set(FREE_OPTIONS) - {"data.crops", "data.validation_split"}
     if config.fine_tuning:
         free.remove("evaluate_every_epochs")  # a stage starts from the best checkpoint
-    else:
+    elif config.optimizer.schedule == "steps":
         free.add("epochs")  # no stage follows, so training can be extended
     differing = [
         f"{option} was {before.get(option)!r} and is now {now.get(option)!r}"

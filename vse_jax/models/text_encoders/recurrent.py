@@ -75,4 +75,5 @@ class BidirectionalGRUEncoder(RecurrentEncoder):
     def pool_states(self, words: jax.Array, token_count: jax.Array) -> jax.Array:
         """Maps `[batch, time, word]`, the longest first, to `[batch, embed]`."""
         gru = BidirectionalGRU(self.embed_dim, dtype=self.dtype, name="gru")
-        return POOLINGS[self.pooling]()(gru(words, token_count), token_count)
+        pool = POOLINGS[self.pooling](self.dtype)
+        return pool(gru(words, token_count), token_count)
