@@ -123,6 +123,29 @@ def test_schedule_without_decay_is_constant():
     assert schedule(0) == schedule(1000) == pytest.approx(LEARNING_RATE)
 
 
+def rates(schedule, steps):
+    return [float(schedule(jnp.int32(step))) for step in range(steps)]
+
+
+def test_cosine_falls_to_zero_at_the_end_of_its_stage():
+    cosine = Stage(10, 30, LEARNING_RATE, (1,), schedule="cosine")
+    expected = LEARNING_RATE * (1 + np.cos(np.pi * np.arange(21) / 20)) / 2
+    found = rates(create_schedule(cosine, 0.5, steps_per_epoch=10), 21)
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["steps", "cosine"])
+def test_rate_rises_linearly_during_the_warm_up(name):
+    """0.29 epochs of 100 steps are 29 steps; the cosine begins after them."""
+    warm = Stage(0, 99, LEARNING_RATE, (0.5,), schedule=name, warmup_epochs=0.29)
+    found = rates(create_schedule(warm, 0.5, steps_per_epoch=100), 99)
+    np.testing.assert_allclose(found[:29], LEARNING_RATE * np.arange(1, 30) / 29)
+    rest = np.repeat([1, 0.5], [21, 49])
+    if name == "cosine":
+        rest = (1 + np.cos(np.pi * np.arange(70) / 70)) / 2
+    np.testing.assert_allclose(found[29:], LEARNING_RATE * rest, atol=1e-8)
+
+
 PARAMS = {
     "image": {"backbone": {"kernel": 4.0, "bias": 3.0}, "encoder": {"kernel": 2.0}},
     "text": {"embedding": 5.0},

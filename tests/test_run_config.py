@@ -19,6 +19,14 @@ def test_defaults_are_valid(config):
         ("data.vocabulary", "mine", "'dataset', 'checkpoint'"),
         ("model.image_encoder", "resnet", "'region_residual'"),
         ("model.text_encoder", "bert", "'bigru_gpo'"),
+        ("loss.name", "clip", "'infonce', 'sigmoid'"),
+        ("loss.scale", -1.0, "at least 0"),
+        ("loss.triplet_weight", float("inf"), "at least 0"),
+        ("loss.bias", float("-inf"), "a finite number"),
+        ("model.pooling", "cls", "'gpo', 'esa'"),
+        ("optimizer.schedule", "linear", "'steps', 'cosine'"),
+        ("optimizer.warmup_epochs", 25.0, "less than config.epochs, which is 25"),
+        ("optimizer.warmup_epochs", -1.0, "at least 0"),
         ("loss.mining", "hard", "'hardest'"),
         ("loss.warmup_mining", "none", "'', 'all'"),
         ("loss.reduction", "max", "'mean', 'sum'"),
@@ -55,6 +63,64 @@ def test_warm_up_needs_a_mining(config):
         run_config.check_options(config)
     config.loss.warmup_mining = "all"
     run_config.check_options(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "option", "advice"),
+    [
+        ({"name": "infonce", "similarity": "order"}, "similarity", "'triplet'"),
+        ({"name": "sigmoid", "similarity": "order"}, "similarity", "'triplet'"),
+        ({"scale": 20.0}, "scale", "'infonce' or 'sigmoid'"),
+        ({"name": "infonce", "scale": 101.0}, "scale", "learn_scale=False"),
+        ({"name": "sigmoid", "triplet_weight": 1.0}, "triplet_weight", "'infonce'"),
+        ({"triplet_weight": 1.0}, "triplet_weight", "'infonce'"),
+        (
+            {"name": "infonce", "warmup_mining": "all", "warmup_epochs": 1},
+            "warmup_mining",
+            "to ''",
+        ),
+    ],
+)
+def test_options_of_a_loss_must_fit_each_other(config, options, option, advice):
+    config.loss.update(options)
+    with pytest.raises(InputError) as error:
+        run_config.check_options(config)
+    message = str(error.value)
+    assert message.startswith(f"config.loss.{option} is {options[option]!r}, but ")
+    assert advice in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "infonce", "scale": 200.0, "learn_scale": False},
+        {"name": "sigmoid", "scale": 200.0},
+        {"name": "infonce", "triplet_weight": 10.0, "warmup_mining": "all"},
+    ],
+)
+def test_fitting_options_of_a_loss_are_accepted(config, options):
+    config.loss.update(options)
+    run_config.check_options(config)
+
+
+def test_configuration_without_an_option_is_refused(config):
+    """Another version saved it."""
+    del config.loss["name"]
+    with pytest.raises(InputError, match=r"^config\.loss\.name is missing, so another"):
+        run_config.check_options(config)
+
+
+@pytest.mark.parametrize("schedule", ["steps", "cosine"])
+def test_training_is_extended_unless_its_schedule_depends_on_the_end(config, schedule):
+    config.optimizer.schedule = schedule
+    before = description(config)
+    config.epochs += 1
+    if schedule == "steps":
+        run_config.check_same_run(before, config, "runs/x")
+        return
+    with pytest.raises(InputError, match=r"config\.epochs was 25 and is now 26"):
+        run_config.check_same_run(before, config, "runs/x")
 
 
 def test_weights_need_an_architecture(config):
@@ -114,7 +180,13 @@ def test_stem_gives_no_global_feature(config):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("epochs", 0), ("learning_rate", 0.0), ("decay_epochs", ("a",))],
+    [
+        ("epochs", 0),
+        ("learning_rate", 0.0),
+        ("decay_epochs", ("a",)),
+        ("schedule", "x"),
+        ("warmup_epochs", 1.0),
+    ],
 )
 def test_options_of_a_fine_tuning_stage_are_checked(config, option, value):
     good = common.fine_tuning_stage(epochs=1, learning_rate=1e-5)

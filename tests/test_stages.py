@@ -32,7 +32,12 @@ def test_stages_follow_each_other_without_a_gap(config):
     config.fine_tuning = (
         common.fine_tuning_stage(epochs=1, learning_rate=1e-5),
         common.fine_tuning_stage(
-            epochs=3, learning_rate=1e-6, decay_epochs=(2,), groups=slow
+            epochs=3,
+            learning_rate=1e-6,
+            decay_epochs=(2,),
+            groups=slow,
+            schedule="cosine",
+            warmup_epochs=0.5,
         ),
     )
     stages = plan_stages(config, steps_per_epoch=10)
@@ -45,6 +50,8 @@ def test_stages_follow_each_other_without_a_gap(config):
     assert [stage.freezes_backbone(PARAMS) for stage in stages] == [True, False, False]
     assert stages[2].learning_rate == 1e-6
     assert stages[2].decay_epochs == (2,)
+    assert [stage.schedule for stage in stages] == ["steps", "steps", "cosine"]
+    assert [stage.warmup_steps(10) for stage in stages] == [0, 0, 5]
     found = [stage_of(stages, step) for step in (0, 19, 20, 29, 30, 59, 60)]
     numbers = [stages.index(stage) for stage in found]
     assert numbers == [0, 0, 1, 1, 2, 2, 2]

@@ -80,6 +80,18 @@ def test_line_shows_progress_of_the_run(run, clock, caplog):
     assert lines(caplog)[-1] == expected
 
 
+def test_line_shows_a_learnt_scale_and_no_mining_that_there_is_not(run, clock, caplog):
+    log, writer = run
+    caplog.set_level(logging.INFO, "vse_jax")
+    values = parallel.unreplicate(metrics(2.0))
+    del values["hard_share"]
+    log.add(1, parallel.replicate(values | {"scale": np.float32(14.2857)}))
+    log.report(1)
+    assert "  loss 2.0000  scale 14.29  " in lines(caplog)[-1]
+    assert "hard-mined" not in lines(caplog)[-1]
+    assert writer.scalars[1]["scale"] == pytest.approx(14.2857)
+
+
 def test_report_is_of_its_own_interval(run, clock):
     log, writer = run
     for step in range(1, 5):
@@ -103,6 +115,14 @@ def test_pause_does_not_count(run, clock):
     clock.now += 2
     log.report(2)
     assert writer.scalars[2]["pairs_per_second"] == pytest.approx(5)
+
+
+def test_advice_against_a_collapse_fits_the_loss(config, caplog):
+    config.loss.name, config.stuck_steps = "infonce", 1
+    CollapseWatch(config).add(1, 4.85, 0.0)
+    (line,) = warnings(caplog)
+    assert "mining" not in line
+    assert "config.optimizer.warmup_epochs=1" in line
 
 
 def warnings(caplog):

@@ -1,6 +1,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,7 +9,7 @@ from tests import parity
 from tests.models.ranked_vectors import problem
 from vse_jax.models import pooling
 from vse_jax.models.kernels.ranked_sum import ranked_sum
-from vse_jax.models.pooling import GeneralizedPooling
+from vse_jax.models.pooling import ElementwiseAttention, GeneralizedPooling
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -52,6 +53,80 @@ def test_weight_on_the_first_rank_returns_the_maximum():
     )
     np.testing.assert_array_equal(ranked_sum(vectors, weights, count), expected)
     np.testing.assert_array_equal(pooling.max_pooling(vectors, count), expected)
+
+
+@pytest.fixture(scope="module")
+def attention():
+    """ESA with random parameters, and ragged vectors with their gradients' weights."""
+    vectors, _, count = problem("ragged")
+    vectors = np.asarray(vectors)
+    rng = np.random.default_rng(5)
+    dim = vectors.shape[2]
+    kernel = rng.normal(size=(dim, dim)).astype(np.float32)
+    bias = rng.normal(size=dim).astype(np.float32)
+    weights = rng.normal(size=(len(vectors), dim)).astype(np.float32)
+    return vectors, np.asarray(count), kernel, bias, weights
+
+
+def esa(vectors, count, kernel):
+    params = {"logits": {"kernel": kernel}}
+    return ElementwiseAttention().apply({"params": params}, vectors, count)
+
+
+def test_esa_is_the_published_sum(attention):
+    """With a bias, which changes nothing; what follows the last vector counts not."""
+    vectors, count, kernel, bias, _ = attention
+    expected = np.zeros((len(vectors), vectors.shape[2]))
+    for row, dim in np.ndindex(expected.shape):
+        items = vectors[row, : count[row]].astype(np.float64)
+        attention = np.exp([item @ kernel[:, dim] + bias[dim] for item in items])
+        expected[row, dim] = (attention / attention.sum()) @ items[:, dim]
+    found = esa(vectors, count, kernel)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    padding = np.arange(vectors.shape[1]) >= count[:, None]
+    assert padding.any()
+    other = np.where(padding[..., None], np.float32(100), vectors)
+    np.testing.assert_array_equal(esa(other, count, kernel), found)
+
+
+def test_esa_has_the_gradients_of_pytorch(attention):
+    torch = pytest.importorskip("torch")
+    vectors, count, kernel, bias, weights = attention
+    inputs = [
+        torch.tensor(x, dtype=torch.float64, requires_grad=True)
+        for x in (vectors, kernel, bias)
+    ]
+    logits = torch.nn.functional.linear(inputs[0], inputs[1].T, inputs[2])
+    exists = torch.arange(vectors.shape[1]) < torch.tensor(count)[:, None]
+    logits = logits.masked_fill(~exists[..., None], -torch.inf)
+    pooled = (logits.softmax(1) * inputs[0]).sum(1)
+    (pooled * torch.tensor(weights)).sum().backward()
+    gradients = jax.grad(
+        lambda vectors, kernel: (esa(vectors, count, kernel) * weights).sum(),
+        argnums=(0, 1),
+    )(vectors, kernel)
+    for found, expected in zip(gradients, inputs, strict=False):
+        assert expected.grad.abs().max() > 0.1
+        np.testing.assert_allclose(found, expected.grad.numpy(), atol=1e-5)
+    assert inputs[2].grad.abs().max() < 1e-12  # the bias
+
+
+def test_esa_of_equal_logits_is_the_mean(attention):
+    vectors, count, kernel, *_ = attention
+    found = esa(vectors, count, np.zeros_like(kernel))
+    expected = pooling.mean_pooling(vectors, count)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_esa_multiplies_in_the_dtype_and_sums_in_float32(attention):
+    vectors, count, *_ = attention
+    pool = ElementwiseAttention(jnp.bfloat16)
+    variables = pool.init(jax.random.key(0), vectors, count)
+    program = jax.make_jaxpr(pool.apply)(variables, vectors, count)
+    lines = str(program).splitlines()
+    (product,) = [line for line in lines if "dot_general" in line]
+    assert "bf16[" in product
+    assert [x.dtype for x in program.out_avals] == [jnp.float32]
 
 
 def test_positions_equal_the_transformers_encoding():

@@ -8,7 +8,8 @@ the ranks. Mean and max pooling are special cases.
 ESA is the element-wise attention of Zhu et al., "ESA: External Space Attention
 Aggregation for Image-Text Retrieval" (2023). It weights the values of each dimension by
 a softmax over the vectors. The logits are one linear layer of the vectors. Mean pooling
-is the special case of equal logits.
+is the special case of equal logits. The published layer has a bias, which is missing
+here: it is equal for all vectors, so the softmax cancels it.
 """
 
 import math
@@ -91,7 +92,7 @@ class GeneralizedPooling(nn.Module):
 
 
 class ElementwiseAttention(nn.Module):
-    """ESA: for each dimension, `softmax(V W + b)` over the vectors, times `V`, summed.
+    """ESA: for each dimension, `softmax(V W)` over the vectors, times `V`, summed.
 
     Attributes:
       dtype: of the product with `W`; everything else is in float32.
@@ -103,7 +104,9 @@ class ElementwiseAttention(nn.Module):
     def __call__(self, vectors: jax.Array, count: jax.Array) -> jax.Array:
         """Pools the first `count` vectors of each row; see `GeneralizedPooling`."""
         length, dim = vectors.shape[1:]
-        dense = initializers.xavier_dense(dim, dtype=self.dtype, name="logits")
+        dense = initializers.xavier_dense(
+            dim, use_bias=False, dtype=self.dtype, name="logits"
+        )
         logits = dense(vectors).astype(jnp.float32)
         exists = jnp.arange(length) < count[:, None]
         logits = jnp.where(exists[..., None], logits, -jnp.inf)
