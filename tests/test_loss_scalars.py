@@ -7,10 +7,13 @@ import optax
 import pytest
 
 import vse_jax
+from configs import common
 from tests import parity, programs
 from tests.test_train_step import VOCABULARY, make_batch, record_gradients
 from vse_jax import loss_scalars, parallel, run_config
 from vse_jax.checkpoint import Checkpoints
+from vse_jax.exporting import export, model_card
+from vse_jax.exporting.encoders import encoders
 from vse_jax.models.vse import VSE
 from vse_jax.optimizer import create_optimizer
 from vse_jax.state_placement import StatePlacement
@@ -57,10 +60,7 @@ def test_weight_decay_leaves_the_scalars_alone(config):
     loss = settings_of(config, "sigmoid")
     params = {"text": {"kernel": jnp.ones(3)}, **loss_scalars.start_params(loss)}
     still = jax.tree.map(jnp.zeros_like, params)
-    own = run_config.from_json(
-        {"pattern": "loss/bias", "learning_rate": 1.0, "weight_decay": 0.5}
-        | {"frozen": False}
-    )
+    own = common.parameter_group("loss/bias", weight_decay=0.5)
     for groups, bias in (((), -10.0), ((own,), -10 * (1 - RATE * 0.5))):
         optimizer = create_optimizer(
             config.optimizer,
@@ -204,3 +204,16 @@ def test_model_without_the_scalars_embeds_alike(trained, tmp_path):
     ]
     np.testing.assert_array_equal(*embedded)
     assert np.abs(embedded[0][0] - embedded[0][1]).max() > 1e-3
+
+
+def test_model_card_names_the_loss_and_the_pooling(trained):
+    workdir, _ = trained
+    restored = programs.restored(workdir, 25)
+    config = run_config.from_json(restored.run["config"])
+    summary = export.summarize(restored, config, encoders(restored, {}))
+    card = model_card.write(restored.run, config, summary, [])
+    assert "| `loss.name` | sigmoid |" in card
+    assert "loss.mining" not in card
+    for title in ("Sigmoid Loss for Language", "External Space Attention"):
+        assert title in " ".join(card.split())
+    assert "Selectively Hard" not in card

@@ -310,3 +310,9 @@ def test_other_errors_of_a_device_stay_what_they_are():
         parallel.reporting_memory(8, "batch_size"),
     ):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+def test_pass_on_moves_an_array_to_the_next_device():
+    mapped = jax.pmap(parallel.pass_on, axis_name=parallel.AXIS)
+    found = mapped({"x": np.arange(8)})
+    np.testing.assert_array_equal(found["x"], [7, 0, 1, 2, 3, 4, 5, 6])

@@ -104,11 +104,12 @@ def test_fitting_options_of_a_loss_are_accepted(config, options):
     run_config.check_options(config)
 
 
-def test_configuration_without_an_option_is_refused(config):
-    """Another version saved it."""
-    del config.loss["name"]
-    with pytest.raises(InputError, match=r"^config\.loss\.name is missing, so another"):
-        run_config.check_options(config)
+def test_stage_that_lacks_an_option_has_its_default(config):
+    config.fine_tuning = (common.fine_tuning_stage(epochs=2, learning_rate=1e-5),)
+    saved = json.loads(config.to_json())
+    del saved["fine_tuning"][0]["schedule"]
+    del saved["fine_tuning"][0]["warmup_epochs"]
+    assert run_config.from_json(saved) == config
 
 
 @pytest.mark.parametrize("schedule", ["steps", "cosine"])

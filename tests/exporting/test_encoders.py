@@ -27,6 +27,7 @@ MODELS = {
     "vse_infinity": {"image_encoder": "region_parallel"},
     "mean": {"pooling": "mean"},
     "max": {"pooling": "max"},
+    "esa": {"pooling": "esa"},
     "vse": {"image_encoder": "global", "text_encoder": "gru"},
     "vse0": {"image_encoder": "global", "normalize_image": False},
     "order": {"image_encoder": "global", "text_encoder": "gru", "absolute": True},

@@ -7,6 +7,7 @@ import textwrap
 import ml_collections
 
 from vse_jax.evaluation.report import format_metrics
+from vse_jax.losses import mines_negatives
 
 _PACKAGES = ("jax", "flax")
 _RECALLS = tuple(
@@ -14,10 +15,8 @@ _RECALLS = tuple(
     for direction, name in (("i2t", "image to text"), ("t2i", "text to image"))
     for k in (1, 5, 10)
 )
-# The configuration in short; `config.json` has all of it.
+# The configuration in short, after the loss; `config.json` has all of it.
 _OPTIONS = (
-    "loss.mining",
-    "loss.margin",
     "loss.similarity",
     "optimizer.name",
     "optimizer.learning_rate",
@@ -28,6 +27,11 @@ _OPTIONS = (
 _CITATIONS = {
     "selective": "Li et al., Selectively Hard Negative Mining for Alleviating Gradient "
     "Vanishing in Image-Text Matching, arXiv:2303.00181, 2023.",
+    "infonce": "Radford et al., Learning Transferable Visual Models From Natural "
+    "Language Supervision, ICML 2021.",
+    "sigmoid": "Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023.",
+    "esa": "Zhu et al., ESA: External Space Attention Aggregation for Image-Text "
+    "Retrieval, TCSVT 2023.",
     "gpo": "Chen et al., Learning the Best Pooling Strategy for Visual Semantic "
     "Embedding, CVPR 2021.",
     "order": "Vendrov et al., Order-Embeddings of Images and Language, ICLR 2016.",
@@ -157,9 +161,15 @@ def _data(run):
     return "\n\n".join(parts)
 
 
+def _options_of_loss(loss):
+    mining = ("loss.mining", "loss.margin") if mines_negatives(loss) else ()
+    scale = ("loss.scale", "loss.learn_scale") if loss.name != "triplet" else ()
+    return ("loss.name", *mining, *scale)
+
+
 def _training(config):
     lines = ["| option | value |", "| --- | --- |"]
-    for option in _OPTIONS:
+    for option in (*_options_of_loss(config.loss), *_OPTIONS):
         value = config
         for name in option.split("."):
             value = value[name]
@@ -282,7 +292,9 @@ def _license():
 
 
 def _citation(config):
-    keys = [config.loss.mining, config.model.pooling, config.loss.similarity, "vse"]
+    loss = config.loss
+    mining = [loss.mining] if mines_negatives(loss) else []
+    keys = [loss.name, *mining, config.model.pooling, loss.similarity, "vse"]
     found = [_CITATIONS[key] for key in dict.fromkeys(keys) if key in _CITATIONS]
     items = [textwrap.fill(f"- {text}", 88, subsequent_indent="  ") for text in found]
     return "\n\n".join(["## Citation", "\n".join(items)])

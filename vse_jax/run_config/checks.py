@@ -42,18 +42,8 @@ EXTRACTION_CHOICES = {"extract.regions": ("grid", "pooled")}
 
 
 def value_of(config: ml_collections.ConfigDict, option: str):
-    """Returns the value of an option, such as `fine_tuning[0].epochs`.
-
-    Raises:
-      InputError: if the configuration does not have it.
-    """
-    try:
-        return config_path.get_value(option, config)
-    except (AttributeError, KeyError):
-        raise InputError(
-            f"config.{option} is missing, so another version of vse_jax saved this "
-            "configuration; use that version, or train again"
-        ) from None
+    """Returns the value of an option, such as `fine_tuning[0].epochs`."""
+    return config_path.get_value(option, config)
 
 
 def check_options(config: ml_collections.ConfigDict) -> None:

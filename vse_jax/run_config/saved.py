@@ -130,7 +130,10 @@ def from_json(saved: dict) -> ml_collections.ConfigDict:
     Options that did not exist when the checkpoint was saved have their defaults.
     """
     defaults = json.loads(common.get_config().to_json())
-    return _from_json(_with_defaults(saved, defaults))
+    stage = json.loads(common.fine_tuning_stage(epochs=1, learning_rate=1.0).to_json())
+    complete = _with_defaults(saved, defaults)
+    stages = [_with_defaults(saved, stage) for saved in complete["fine_tuning"]]
+    return _from_json(complete | {"fine_tuning": stages})
 
 
 def _with_defaults(saved, defaults):
