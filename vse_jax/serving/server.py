@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import signal
@@ -98,6 +99,9 @@ def run(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> int
         h11_max_incomplete_event_size=MAXIMUM_HEADER_BYTES,
     )
     server = _Server(config, ready)
+    # The garbage collector would look at all objects of JAX and TensorFlow every few
+    # seconds, for half a second in which nothing is answered.
+    gc.freeze()
     try:
         server.run([listener])
     except OSError as error:
