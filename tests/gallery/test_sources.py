@@ -18,7 +18,8 @@ def write_photo(path, seed=0, kind="JPEG"):
 def test_photos_are_found_at_any_depth_in_order(tmp_path):
     for name in ("b.jpg", "a/z.PNG", "a/b/c.jpeg", "é/日本.webp", "a b/#%20.gif"):
         write_photo(tmp_path / name)
-    for name in ("notes.txt", ".hidden.jpg", ".git/x.jpg", "a/._b.jpg"):
+    (tmp_path / "notes.txt").write_text("a dog")
+    for name in (".hidden.jpg", ".git/x.jpg", "a/._b.jpg"):
         write_photo(tmp_path / name)
     source = PhotoFolder(tmp_path)
     assert source.ids == sorted(
@@ -29,6 +30,19 @@ def test_photos_are_found_at_any_depth_in_order(tmp_path):
     assert record.path == str(tmp_path / "b.jpg")
     assert record.size == status.st_size
     assert record.modified == pytest.approx(status.st_mtime)
+
+
+def test_photos_are_recognized_by_content_too(tmp_path, scene_model, caplog):
+    for name, kind in (("scan", "PNG"), ("a.jpg_large", "JPEG"), ("b.photo", "WEBP")):
+        write_photo(tmp_path / name, kind=kind)
+    (tmp_path / "notes").write_text("no photo")
+    (tmp_path / "empty").touch()
+    (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    source = PhotoFolder(tmp_path)
+    assert source.ids == ["a.jpg_large", "b.photo", "phone.HEIC", "scan"]
+    contents = source.contents(range(4), scene_model.image_input)
+    assert [row for row, _ in contents] == [0, 1, 3]
+    assert "phone.HEIC: it is HEIC; expected one of the formats" in caplog.text
 
 
 def test_links_are_followed_to_files_but_not_to_folders(tmp_path):
@@ -44,6 +58,8 @@ def test_links_are_followed_to_files_but_not_to_folders(tmp_path):
 def test_names_that_are_not_utf8_are_skipped_and_logged(tmp_path, caplog):
     write_photo(tmp_path / "one.jpg")
     os.link(tmp_path / "one.jpg", os.fsencode(tmp_path) + b"/\xff.jpg")
+    os.mkdir(os.fsencode(tmp_path) + b"/\xff")
+    os.link(tmp_path / "one.jpg", os.fsencode(tmp_path) + b"/\xff/two.jpg")
     assert PhotoFolder(tmp_path).ids == ["one.jpg"]
     assert "its name is not UTF-8; rename it" in caplog.text
 

@@ -16,7 +16,7 @@ from etils import epath
 
 from vse_jax import files, storage
 from vse_jax.data import input_pipeline
-from vse_jax.data.datasets import source_folder
+from vse_jax.data.datasets import photo_formats, source_folder
 from vse_jax.data.datasets.excerpts import printable
 from vse_jax.data.datasets.photos import PhotoError
 from vse_jax.data.records import content_of
@@ -33,6 +33,7 @@ IMAGES, CAPTIONS = "images", "captions"
 PHOTO_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
+    *(".heic", ".heif", ".jxl"),  # not decoded, but reported
 )
 _NAMED = 1_000  # skipped photos that are logged, one line each
 
@@ -43,7 +44,8 @@ class PhotoFolder:
     """Photos at any depth below a folder.
 
     The ID of a photo is its path below the folder. Files are photos by their suffix,
-    see `PHOTO_SUFFIXES`. Hidden files and folders are ignored.
+    see `PHOTO_SUFFIXES`, or, in a local folder, by their first bytes. Hidden files and
+    folders are ignored.
 
     Attributes:
       content: what a gallery of it has.
@@ -128,20 +130,32 @@ def _photos_below(root: epath.Path) -> Iterator[tuple[str, int, int]]:
         prefix = f"{folder}/" if folder else ""
         waiting += [f"{prefix}{name}" for name in folders if not name.startswith(".")]
         for name, (size, time) in statuses.items():
-            if _is_photo(name) and _has_utf8_name(root, prefix + name):
+            path = source_folder.below(root, prefix + name)
+            if _is_photo(path, name) and _has_utf8_name(path, prefix + name):
                 yield prefix + name, size, time
 
 
-def _is_photo(name: str) -> bool:
-    return name.lower().endswith(PHOTO_SUFFIXES) and not name.startswith(".")
+def _is_photo(path: epath.Path, name: str) -> bool:
+    if name.startswith("."):
+        return False
+    return name.lower().endswith(PHOTO_SUFFIXES) or _begins_like_a_photo(path)
 
 
-def _has_utf8_name(root: epath.Path, name: str) -> bool:
+def _begins_like_a_photo(path: epath.Path) -> bool:
+    if not files.is_local(path):
+        return False  # a request for each file would take long
+    try:
+        with path.open("rb") as file:
+            return photo_formats.recognized(file.read(16)) is not None
+    except OSError:
+        return False
+
+
+def _has_utf8_name(path: epath.Path, name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:
-        path = printable(source_folder.below(root, name))
-        logger.warning("skipping %s: its name is not UTF-8; rename it", path)
+        logger.warning("skipping %s: its name is not UTF-8; rename it", printable(path))
         return False
     return True
 

@@ -40,14 +40,21 @@ def available() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+def recognized(content: bytes) -> str | None:
+    """Returns the format that a file's first 16 bytes tell; None if it is no photo."""
+    for name in available():
+        accepts = Image.OPEN[name][1]
+        if accepts is not None and accepts(content[:16]) is True:
+            return name
+    return None
+
+
 def describe(content: bytes) -> str:
     """Returns a clause that describes a file that could not be opened."""
     if not content:
         return "it is empty"
-    for name in available():
-        accepts = Image.OPEN[name][1]
-        if accepts is not None and accepts(content[:16]) is True:
-            return f"it is a damaged or unsupported {name} file"
+    if name := recognized(content):
+        return f"it is a damaged or unsupported {name} file"
     kind = _foreign_kind(content)
     expected = f"expected one of the formats {', '.join(available())}"
     if kind is None:
