@@ -4,7 +4,8 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 
 class ReportedError(Exception):
@@ -43,6 +44,20 @@ def one_line(error: BaseException) -> str:
     # A long message names its subject at the beginning and the reason at the end.
     line = lines[0]
     return line if len(line) <= 300 else f"{line[:140]} ... {line[-150:]}"
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns a clause for each name whose value differs or is absent on one side."""
+    return [
+        f"{name} was {_short(before.get(name))} and is now {_short(now.get(name))}"
+        for name in {**now, **before}
+        if now.get(name) != before.get(name)
+    ]
+
+
+def _short(value, length=80):
+    text = repr(value)
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def unreadable(path: str | os.PathLike, error: OSError) -> InputError:

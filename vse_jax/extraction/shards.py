@@ -25,7 +25,7 @@ from vse_jax.data.datasets.extracted_features import (
 )
 from vse_jax.data.datasets.region_features import RegionFeatures, features_dict
 from vse_jax.data.identity import DatasetIdentity
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, differences
 from vse_jax.extraction.backbone_file import BACKBONE_FILE
 
 _SUFFIX = "array_record"
@@ -114,11 +114,7 @@ class FeatureFolder:
         begun = read_description(path)
         self._check_photos(begun.get("photos"), photos)
         now = json.loads(json.dumps(description))
-        differing = [
-            f"{name} was {_short(begun.get(name))} and is now {_short(now.get(name))}"
-            for name in {**now, **begun}
-            if name != "photos" and now.get(name) != begun.get(name)
-        ]
+        differing = differences({**begun, "photos": None}, {**now, "photos": None})
         if differing:
             raise InputError(
                 f"{self.directory}: was extracted with other options: "
@@ -208,8 +204,3 @@ class FeatureFolder:
             check_data=False,
         )
         return local_copy.open_dataset(self.directory)
-
-
-def _short(value, length=80):
-    text = repr(value)
-    return text if len(text) <= length else f"{text[: length - 3]}..."

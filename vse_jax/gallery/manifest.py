@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 
 from vse_jax import files
-from vse_jax.errors import InputError, unreadable
+from vse_jax.errors import InputError, differences, unreadable
 from vse_jax.similarity import SIMILARITIES
 
 FORMAT = 1  # number of the format of a gallery
@@ -224,17 +224,8 @@ def check_same(
     found, wanted = (
         json.loads(json.dumps(dataclasses.asdict(d))) for d in (found, wanted)
     )
-    differing = [
-        f"{name} was {_short(found[name])} and is now {_short(wanted[name])}"
-        for name in wanted
-        if found[name] != wanted[name]
-    ]
+    differing = differences(found, wanted)
     if differing:
         raise InputError(
             f"{folder}: was encoded differently: {', '.join(differing)}; {advice}"
         )
-
-
-def _short(value: Any, length: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
