@@ -200,7 +200,7 @@ def _reader_of_run(run) -> Callable:
 def _reader(data, crops) -> Callable | None:
     if not data.image_size:
         return None  # the photos had one size, which is not known
-    shorter = data.resize or photo_crops.resized_side(data.image_size)
+    shorter = photo_crops.resized_side(data.image_size, data.resize)
     return photo_inputs.pixels_reader(data.image_size, shorter, crops)
 
 

@@ -266,7 +266,7 @@ def _parser(
     """
     content = records.content_of(builder)
     size = config.data.image_size
-    shorter = config.data.resize or photo_crops.resized_side(size)
+    shorter = photo_crops.resized_side(size, config.data.resize)
     regions = int(index.region_count.max())
 
     def parse(

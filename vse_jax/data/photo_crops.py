@@ -22,9 +22,14 @@ _DCT_METHOD = "INTEGER_ACCURATE"  # as PIL does
 _NUMBERS = 2 * _ATTEMPTS + 3
 
 
-def resized_side(size: int) -> int:
-    """Returns the shorter side, in pixels, before a centre crop of `size` pixels."""
-    return round(size * 256 / 224)
+def resized_side(size: int, resize: int = 0) -> int:
+    """Returns the shorter side, in pixels, before a centre crop.
+
+    Args:
+      size: height and width of the crop in pixels.
+      resize: `config.data.resize`; 0 for the side that suits the crop.
+    """
+    return resize or round(size * 256 / 224)
 
 
 class Window(NamedTuple):

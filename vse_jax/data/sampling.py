@@ -155,6 +155,12 @@ class Sampler:
         return np.argsort(bits[0], kind="stable")
 
 
+def evenly_spaced(count: int, total: int) -> np.ndarray:
+    """Returns evenly spaced numbers below `total`, at most `count`, int64."""
+    count = min(count, total)
+    return np.arange(count) * total // max(count, 1)
+
+
 def largest_batch_size(images: int) -> int:
     """Returns the largest batch size for a number of training images.
 

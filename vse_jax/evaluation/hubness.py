@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from vse_jax import parallel
+from vse_jax.data.sampling import evenly_spaced
 from vse_jax.errors import InputError
 from vse_jax.evaluation.embedder import Embeddings
 from vse_jax.evaluation.retrieval import Biases
@@ -92,7 +93,7 @@ def thinned(bank: np.ndarray) -> np.ndarray:
     """Returns at most `MAX_BANK` evenly spaced queries of a bank."""
     if len(bank) <= MAX_BANK:
         return bank
-    return bank[np.arange(MAX_BANK) * len(bank) // MAX_BANK]
+    return bank[evenly_spaced(MAX_BANK, len(bank))]
 
 
 def _check(bank, alpha, k):

@@ -115,7 +115,7 @@ def _photo(run) -> dict | None:
         size = extraction["config.data.image_size"]
         photo = {
             "image_size": size,
-            "resize": extraction["config.data.resize"] or resized_side(size),
+            "resize": resized_side(size, extraction["config.data.resize"]),
             "crop": "center",
             "backbone": extraction["config.model.backbone.name"],
         }

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.numpy
 from etils import epath
@@ -19,7 +18,7 @@ from flax import traverse_util
 from vse_jax import files
 from vse_jax.checkpoint import Restored, digest
 from vse_jax.errors import InputError, one_line, unreadable
-from vse_jax.extraction.backbone_file import BACKBONE_FILE
+from vse_jax.extraction.backbone_file import BACKBONE_FILE, to_safetensors
 
 FORMAT, FORMAT_VERSION = "vse_jax", 1
 CONFIG_FILE = "config.json"
@@ -118,10 +117,10 @@ def _contents(restored, backbone, summary, card, programs):
     run = dict(restored.run)
     run["digests"] = {name: digest(arrays[name]) for name in _ARRAYS}
     vocabulary = run.pop("vocabulary")
-    weights = _flatten({**restored.variables, "pca": restored.pca})
-    yield WEIGHTS_FILE, safetensors.numpy.save(weights, {"format": FORMAT})
+    weights = {**restored.variables, "pca": restored.pca}
+    yield WEIGHTS_FILE, to_safetensors(weights, {"format": FORMAT})
     if backbone:
-        yield BACKBONE_FILE, safetensors.numpy.save(_flatten(backbone))
+        yield BACKBONE_FILE, to_safetensors(backbone)
     yield from programs
     yield VOCABULARY_FILE, _to_json(vocabulary, indent=0)
     yield CARD_FILE, card.encode()
@@ -139,7 +138,7 @@ def read_folder(path: str) -> Restored:
     """
     folder = _folder(path)
     config = _read_config(folder)
-    run = read_run(path)
+    run = _with_vocabulary(config["run"], folder)
     arrays = _read_arrays(folder, run["digests"])
     return Restored(
         step=config["step"],
@@ -158,7 +157,10 @@ def read_run(path: str) -> dict:
       InputError: see `read_folder`.
     """
     folder = _folder(path)
-    run = _read_config(folder)["run"]
+    return _with_vocabulary(_read_config(folder)["run"], folder)
+
+
+def _with_vocabulary(run, folder):
     return {**run, "vocabulary": _read_json(folder / VOCABULARY_FILE)}
 
 
@@ -227,11 +229,6 @@ def _read_arrays(folder, digests):
                 f"{path}: its {name} is not what {CONFIG_FILE} describes; {_AGAIN}"
             )
     return arrays
-
-
-def _flatten(tree):
-    flat = traverse_util.flatten_dict(tree, sep="/")
-    return {name: np.require(array, requirements="C") for name, array in flat.items()}
 
 
 def _unflatten(flat):

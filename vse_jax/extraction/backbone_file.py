@@ -29,10 +29,15 @@ def write(variables: dict, directory: epath.Path) -> None:
     path = directory / BACKBONE_FILE
     if path.exists():
         return
-    flat = traverse_util.flatten_dict(variables, sep="/")
-    arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
     with files.unfinished(path) as unfinished:
-        unfinished.write_bytes(safetensors.numpy.save(arrays))
+        unfinished.write_bytes(to_safetensors(variables))
+
+
+def to_safetensors(tree: dict, metadata: dict[str, str] | None = None) -> bytes:
+    """Returns nested dicts of arrays as a safetensors file, names joined by `/`."""
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    arrays = {name: np.require(array, requirements="C") for name, array in flat.items()}
+    return safetensors.numpy.save(arrays, metadata)
 
 
 def copy(source: epath.Path, target: epath.Path) -> None:

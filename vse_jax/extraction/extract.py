@@ -233,9 +233,8 @@ class Extraction:
 
     def _fit_pca(self) -> pca.PCA:
         images = self._indexes["train"].image_count
-        count = min(images, _PCA_IMAGES)
-        numbers = np.arange(count) * images // count
-        logger.info("fitting the PCA on %d images of train", count)
+        numbers = sampling.evenly_spaced(_PCA_IMAGES, images)
+        logger.info("fitting the PCA on %d images of train", len(numbers))
         extractor = FeatureExtractor(self._config, self._variables)
         features = self._features(extractor, "train", numbers)
         return pca.fit(features, self._config.extract.pca_dim)

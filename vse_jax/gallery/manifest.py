@@ -19,7 +19,7 @@ from vse_jax.errors import InputError, differences, unreadable
 from vse_jax.similarity import SIMILARITIES
 
 FORMAT = 1  # number of the format of a gallery
-CONTENTS = ("images", "captions")
+IMAGES, CAPTIONS = CONTENTS = ("images", "captions")
 DTYPES = ("float16", "float32")
 ENCODE_AGAIN = "run --mode=encode again"
 _NAME = "gallery.json"

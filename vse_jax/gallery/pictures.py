@@ -1,5 +1,6 @@
 """The photos of a gallery's rows, for thumbnails."""
 
+import base64
 import functools
 import io
 import threading
@@ -77,6 +78,12 @@ class Pictures:
             records.RecordReader(builder, options["split"]),
             {row_id: number for number, row_id in enumerate(ids)},
         )
+
+
+def thumbnail_url(content: bytes, size: int) -> str:
+    """Returns `thumbnail` as a `data:` URL, which an HTML page can contain."""
+    encoded = base64.b64encode(thumbnail(content, size)).decode()
+    return f"data:image/jpeg;base64,{encoded}"
 
 
 def thumbnail(content: bytes, size: int) -> bytes:

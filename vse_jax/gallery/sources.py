@@ -23,13 +23,13 @@ from vse_jax.data.records import content_of
 from vse_jax.data.split_index import SplitIndex
 from vse_jax.errors import InputError, unreadable
 from vse_jax.experiment import Experiment
+from vse_jax.gallery.manifest import CAPTIONS, IMAGES
 from vse_jax.gallery.rows import Record
 from vse_jax.image_inputs import ImageInput
 from vse_jax.threads import in_order
 
 logger = logging.getLogger(__name__)
 
-IMAGES, CAPTIONS = "images", "captions"
 PHOTO_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),

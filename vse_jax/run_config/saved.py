@@ -118,7 +118,7 @@ def _preprocessing(config, image_size):
     return {
         "image_size": data.image_size or image_size,
         # Photos that have the size of the input are not resized.
-        "resize": data.resize or resized_side(data.image_size) or image_size,
+        "resize": resized_side(data.image_size, data.resize) or image_size,
         "crop": "center",
         "backbone": name,
     }

@@ -1,13 +1,12 @@
 """Small photos as `data:` URLs, which an HTML page can contain."""
 
-import base64
 from collections.abc import Iterable
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from vse_jax.data import records
-from vse_jax.gallery.pictures import thumbnail
+from vse_jax.gallery.pictures import thumbnail_url
 
 SIDE = 160  # pixels of the longer side; shown at half of it, for fine screens
 _AT_ONCE = 16  # photos in memory
@@ -33,11 +32,7 @@ def read(
     numbers = np.array(sorted(images), np.int64)
     urls = {}
     for some in np.split(numbers, range(_AT_ONCE, len(numbers), _AT_ONCE)):
-        encoded = records.parse_encoded(content, reader.read(some)).numpy()
-        urls |= dict(zip(some.tolist(), map(_url, encoded), strict=True))
+        photos = records.parse_encoded(content, reader.read(some)).numpy()
+        for number, photo in zip(some.tolist(), photos, strict=True):
+            urls[number] = thumbnail_url(photo, SIDE)
     return urls
-
-
-def _url(photo: bytes) -> str:
-    encoded = base64.b64encode(thumbnail(photo, SIDE)).decode()
-    return f"data:image/jpeg;base64,{encoded}"

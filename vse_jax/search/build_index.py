@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vse_jax import files
+from vse_jax.data.sampling import evenly_spaced
 from vse_jax.errors import InputError, reporting_writes
 from vse_jax.gallery.gallery import Gallery
 from vse_jax.gallery.local_files import digest_of
@@ -52,10 +53,10 @@ def build(
       TrainingError: if the index cannot be written.
     """
     _check(gallery, kind)
-    sample = _spaced(SAMPLE_QUERIES, gallery.rows)
+    sample = evenly_spaced(SAMPLE_QUERIES, gallery.rows)
     if queries is None:
         queries = gallery.embeddings_at(sample)
-    queries = queries[_spaced(SAMPLE_QUERIES, len(queries))].astype(np.float32)
+    queries = queries[evenly_spaced(SAMPLE_QUERIES, len(queries))].astype(np.float32)
     with files.sole_writer(gallery.folder), reporting_writes(gallery.folder):
         parts = tuple(_write_parts(gallery, kind, hubness))
         fingerprint = hubness.fingerprint if hubness else ""
@@ -83,12 +84,6 @@ def _check(gallery, kind):
     faiss_files.load_faiss()
 
 
-def _spaced(count: int, rows: int) -> np.ndarray:
-    """Returns at most `count` evenly spaced numbers of rows."""
-    count = min(count, rows)
-    return np.arange(count) * rows // max(count, 1)
-
-
 def _write_parts(gallery, kind, hubness) -> Iterator[File]:
     """Writes the files of an index, each of some rows."""
     bias = hubness.bias if hubness else np.zeros(gallery.rows, np.float32)
@@ -96,7 +91,7 @@ def _write_parts(gallery, kind, hubness) -> Iterator[File]:
     def vectors(rows):
         return faiss_files.pad(gallery.embeddings_at(rows), bias[rows])
 
-    sample = _spaced(faiss_files.training_count(gallery.rows), gallery.rows)
+    sample = evenly_spaced(faiss_files.training_count(gallery.rows), gallery.rows)
     logger.info("training the index on %s rows", f"{len(sample):,}")
     sample = vectors(sample)
     rows_of_file = max(1, FILE_BYTES // (2 * sample.shape[1]))

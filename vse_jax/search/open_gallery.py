@@ -58,11 +58,12 @@ def open_searcher(place: Place) -> Searcher:
     """
     model = load(place.workdir, place.checkpoint)
     folder = epath.Path(place.gallery).expanduser()
-    if not place.gallery or place.source:
+    is_updated = not place.gallery or bool(place.source)
+    if is_updated:
         folder, _ = update_gallery(place, model)
-        if not is_prepared(Gallery.open(folder), place.options):
-            _prepare(place, model, folder)
     gallery = Gallery.open(folder)
+    if is_updated and not is_prepared(gallery, place.options):
+        _prepare(place, model, gallery)
     if not gallery.complete:
         logger.warning(
             "%s is incomplete: its encoding was interrupted after %s rows; run "
@@ -91,11 +92,11 @@ def encode_and_report(place: Place) -> None:
     started = time.perf_counter()
     model = load(place.workdir, place.checkpoint)
     folder, encoded = update_gallery(place, model)
+    gallery = Gallery.open(folder)
     if place.options.hubness or place.options.index:
-        _prepare(place, model, folder)
+        _prepare(place, model, gallery)
     if not parallel.is_primary_host():
         return
-    gallery = Gallery.open(folder)
     skipped = f", skipped {encoded.skipped:,}" if encoded.skipped else ""
     print(f"rows:     {gallery.rows:,} {gallery.content}")
     print(f"changes:  added {encoded.added:,}, dropped {encoded.dropped:,}{skipped}")
@@ -124,11 +125,11 @@ def update_gallery(place: Place, model: RetrievalModel) -> tuple[epath.Path, Enc
         return folder, encode(model, source, folder, place.options)
 
 
-def _prepare(place, model, folder):
+def _prepare(place, model, gallery):
     size = model.config.evaluation_batch_size
     with parallel.reporting_memory(size, "evaluation_batch_size"):
         experiment = _experiment(place, model)
-        prepare(model, experiment, Gallery.open(folder), place.options)
+        prepare(model, experiment, gallery, place.options)
 
 
 def _default_folder(place, model, source):

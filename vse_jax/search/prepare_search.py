@@ -6,6 +6,7 @@ import ml_collections
 import numpy as np
 
 from vse_jax import parallel
+from vse_jax.data.sampling import evenly_spaced
 from vse_jax.errors import InputError
 from vse_jax.experiment import Experiment
 from vse_jax.gallery.encode import embed_rows
@@ -38,9 +39,8 @@ def training_queries(
     """
     content = CAPTIONS if gallery.content == IMAGES else IMAGES
     source = Split(experiment, experiment.config.data.train_split, content)
-    count = min(len(source.ids), count)
-    rows = np.arange(count) * len(source.ids) // count
-    logger.info("embedding %s training %s as queries", f"{count:,}", content)
+    rows = evenly_spaced(count, len(source.ids))
+    logger.info("embedding %s training %s as queries", f"{len(rows):,}", content)
     return np.concatenate([some for _, some in embed_rows(model, source, rows)])
 
 

@@ -1,10 +1,9 @@
 """A self-contained HTML page with the results of queries."""
 
-import base64
 import html
 from collections.abc import Sequence
 
-from vse_jax.gallery.pictures import thumbnail
+from vse_jax.gallery.pictures import thumbnail_url
 from vse_jax.search.queries import Query
 from vse_jax.search.searcher import Hit, Searcher
 
@@ -65,6 +64,6 @@ def _image(searcher, hit):
     content = searcher.picture(hit.row)
     if content is None:
         return ""
-    data = base64.b64encode(thumbnail(content, _THUMBNAIL)).decode()
+    url = thumbnail_url(content, _THUMBNAIL)
     text = html.escape(hit.captions[0] if hit.captions else hit.id, quote=True)
-    return f'<img src="data:image/jpeg;base64,{data}" alt="{text}">'
+    return f'<img src="{url}" alt="{text}">'
