@@ -13,6 +13,7 @@ from vse_jax.errors import InputError
 from vse_jax.gallery.gallery import Gallery
 from vse_jax.search import search_mode
 from vse_jax.search.open_gallery import Place, open_searcher
+from vse_jax.search.queries import text_query
 from vse_jax.search.search_mode import Request
 
 QUERY = "--query=a red circle above a blue square"
@@ -153,6 +154,20 @@ def test_each_checkpoint_has_its_own_gallery(place, scene_run, tmp_path):
     assert first.folder != latest.folder
     assert first.model != latest.model
     assert first.rows == latest.rows == 10
+
+
+def test_copies_of_a_remote_gallery_are_where_the_option_says(place, bucket, tmp_path):
+    copies = tmp_path / "copies"
+    place = place._replace(
+        gallery=str(bucket / "gallery"),
+        source="test",
+        overrides={"data.local_copy": str(copies)},
+    )
+    searcher = open_searcher(place)
+    embedded = searcher.embed([text_query("a star")])
+    assert len(searcher.search(embedded, 3)[0]) == 3
+    suffixes = sorted(path.suffix for path in (copies / "galleries").iterdir())
+    assert suffixes == [".npy", ".parquet"]
 
 
 def test_invalid_input_is_reported_in_one_line(workdir):

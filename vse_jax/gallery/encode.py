@@ -42,6 +42,7 @@ def encode(
     source: Source,
     folder: epath.Path,
     options: ml_collections.ConfigDict,
+    copies: str = "",
 ) -> Encoded:
     """Embeds the rows of a source that a gallery lacks, and drops those that are gone.
 
@@ -52,6 +53,7 @@ def encode(
       source: what to embed.
       folder: folder of the gallery, which may not exist.
       options: `config.gallery`.
+      copies: local folder for copies of remote files, `config.data.local_copy`.
 
     Raises:
       InputError: if the folder has a gallery of another model, source or dtype; if no
@@ -59,7 +61,8 @@ def encode(
       TrainingError: if the gallery cannot be written.
     """
     host = parallel.this_host()
-    with GalleryWriter(folder, _describe(model, source, options)) as writer:
+    description = _describe(model, source, options)
+    with GalleryWriter(folder, description, copies=copies) as writer:
         changes = writer.changes(source.ids, source.sizes, source.modified)
         writer.drop(changes.outdated)
         own = changes.missing[host["process_index"] :: host["process_count"]]

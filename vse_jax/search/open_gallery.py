@@ -61,7 +61,7 @@ def open_searcher(place: Place) -> Searcher:
     is_updated = not place.gallery or bool(place.source)
     if is_updated:
         folder, _ = update_gallery(place, model)
-    gallery = Gallery.open(folder)
+    gallery = Gallery.open(folder, _copies(place, model))
     if is_updated and not is_prepared(gallery, place.options):
         _prepare(place, model, gallery)
     if not gallery.complete:
@@ -92,7 +92,7 @@ def encode_and_report(place: Place) -> None:
     started = time.perf_counter()
     model = load(place.workdir, place.checkpoint)
     folder, encoded = update_gallery(place, model)
-    gallery = Gallery.open(folder)
+    gallery = Gallery.open(folder, _copies(place, model))
     if place.options.hubness or place.options.index:
         _prepare(place, model, gallery)
     if not parallel.is_primary_host():
@@ -122,7 +122,14 @@ def update_gallery(place: Place, model: RetrievalModel) -> tuple[epath.Path, Enc
     folder = folder.expanduser()
     size = model.config.evaluation_batch_size
     with parallel.reporting_memory(size, "evaluation_batch_size"):
-        return folder, encode(model, source, folder, place.options)
+        copies = _copies(place, model)
+        return folder, encode(model, source, folder, place.options, copies)
+
+
+def _copies(place, model):
+    """Returns the local folder for copies of a gallery on an object store."""
+    saved = model.config.data.local_copy
+    return place.overrides.get("data.local_copy", saved)
 
 
 def _prepare(place, model, gallery):
