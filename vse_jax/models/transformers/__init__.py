@@ -1,0 +1,1 @@
+"""Parts of transformers that several towers share."""

