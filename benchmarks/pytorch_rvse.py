@@ -43,7 +43,7 @@ def run_bidirectional(
     each sequence's end.
     """
     packed = pack_padded_sequence(
-        inputs, counts, batch_first=True, enforce_sorted=False
+        inputs, counts.cpu(), batch_first=True, enforce_sorted=False
     )
     outputs, _ = pad_packed_sequence(gru(packed)[0], batch_first=True)
     forward, backward = outputs.chunk(2, dim=-1)
@@ -186,11 +186,12 @@ def _one_direction(scores: torch.Tensor, margin: float, epsilon: float) -> torch
 
 
 def batch_to_torch(batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Wraps the arrays that the model reads; counts and ids become int64."""
-    regions = torch.from_numpy(batch["regions"]).float()
+    """Moves the arrays that the model reads to the device; counts and ids are int64."""
+    device = torch.get_default_device()
+    regions = torch.from_numpy(batch["regions"]).to(device).float()
     integers = ("region_count", "tokens", "token_count")
     return {"regions": regions} | {
-        name: torch.from_numpy(batch[name]).long() for name in integers
+        name: torch.from_numpy(batch[name]).to(device).long() for name in integers
     }
 
 
@@ -205,8 +206,8 @@ def make_train_step(
 
     Its batch is that of the input pipeline: `regions [batch, regions, dim]`,
     `region_count [batch]`, `tokens [batch, time]`, `token_count [batch]`. Without
-    `model` one is made at random. How many threads it takes is the caller's choice,
-    by `torch.set_num_threads`.
+    `model` one is made at random. The caller chooses the device by
+    `torch.set_default_device`, and the threads by `torch.set_num_threads`.
     """
     model = (model or RVSE(sizes)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.01)
