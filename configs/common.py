@@ -53,6 +53,10 @@ def get_config() -> ml_collections.ConfigDict:
     data.minimum_word_count = 4  # in training captions; rarer words become <unk>
     data.token_lengths = (16, 24, 32, 48, 64)  # tokens; batches are padded to the next
     data.augment = True  # in training, drop regions and words, or crop and flip photos
+    data.drop_regions = 0.2  # probability that a region is dropped, if `augment`
+    # Probability that a word of a dataset of features is chosen, if `augment`. Half of
+    # these are masked, a tenth are replaced, and the rest are dropped.
+    data.drop_words = 0.2
     data.image_size = 0  # height and width in pixels; 0 if stored photos have one size
     data.resize = 0  # shorter side in pixels before a crop; 0: image_size * 256 / 224
     data.crops = 1  # crops per photo in evaluation: 1 (centre) or 10 (also mirrored)
@@ -78,6 +82,9 @@ def get_config() -> ml_collections.ConfigDict:
     model.word_dim = 300  # dimensions of the word embeddings
     model.normalize_image = True  # scale image embeddings to unit length; False in VSE0
     model.absolute = False  # use absolute embeddings; True in Order-embeddings
+    # Share of the numbers of regions, features and word embeddings that are set to 0 in
+    # training; the others are scaled up.
+    model.dropout = 0.0
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.name = "triplet"  # or infonce or sigmoid, which use every negative
@@ -109,6 +116,9 @@ def get_config() -> ml_collections.ConfigDict:
     optimizer.weight_decay = 0.01  # decoupled, for all parameters; adamw only
     optimizer.gradient_clip = 2.0  # maximum global norm of the gradients; 0 for none
     optimizer.sharded = False  # True splits the optimizer's state over the devices
+    # The model that is evaluated and saved is the average of the parameters over the
+    # steps; each step multiplies the past by this, such as 0.999. 0 for no average.
+    optimizer.average_decay = 0.0
     # Parameters with their own options: a tuple of `parameter_group`. The first group
     # that matches a parameter applies. Stages of `fine_tuning` have their own groups.
     optimizer.groups = ()

@@ -255,7 +255,7 @@ def assert_same_run(workdir: pathlib.Path, reference: pathlib.Path, steps: int) 
     assert checkpoint_steps(workdir)[0] == steps
     ours, theirs = restored(workdir, steps), restored(reference, steps)
     assert ours.metrics == theirs.metrics
-    for name in ("variables", "optimizer"):
+    for name in ("variables", "optimizer", "unaveraged"):
         jax.tree.map(
             np.testing.assert_array_equal, getattr(ours, name), getattr(theirs, name)
         )

@@ -177,6 +177,25 @@ def delete_optimizer(folder):
 DAMAGES = [truncate, flip_a_byte, delete_run, delete_optimizer]
 
 
+def test_average_is_the_model_and_training_goes_on_without_it(saved):
+    """If what goes on is missing, training does not go on from the average."""
+    state = make_state(4)
+    state = state.replace(average=make_state(40).variables)
+    template = make_state(0).replace(average=make_state(0).variables)
+    checkpoints = Checkpoints(saved)
+    checkpoints.save(state, RUN, rsum(50.0))
+    checkpoints.wait()
+    restored = checkpoints.restore([4])
+    assert_same(restored.variables, make_state(40).variables)
+    assert restored.unaveraged is None
+    restored = checkpoints.restore([4], with_optimizer=True)
+    assert_same(restored.train_state(template), state)
+    shutil.rmtree(folder(saved, 4) / "unaveraged")
+    with pytest.raises(InputError, match="digest of its unaveraged does not match"):
+        checkpoints.restore([4], with_optimizer=True)
+    checkpoints.close()
+
+
 def folder(workdir, step):
     return workdir / "checkpoints" / str(step)
 

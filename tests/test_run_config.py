@@ -45,6 +45,10 @@ def test_defaults_are_valid(config):
         ("optimizer.decay_factor", -0.1, "more than 0"),
         ("data.allowed_missing", 1.5, "a number from 0 to 1"),
         ("data.maximum_pixels", 0, "at least 1"),
+        ("data.drop_regions", 1.1, "a number from 0 to 1"),
+        ("data.drop_words", -0.1, "a number from 0 to 1"),
+        ("model.dropout", 1.0, "at least 0 and less than 1"),
+        ("optimizer.average_decay", 1.0, "at least 0 and less than 1"),
     ],
 )
 def test_invalid_option_is_refused_by_its_name(config, option, value, expected):

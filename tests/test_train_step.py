@@ -60,11 +60,15 @@ def adamw(learning_rate, *, weight_decay=0.01, clip=2.0):
     return optimizer, schedule
 
 
-def step_on(devices, model, optimizer, schedule, settings, mining, groups=()):
+def step_on(
+    devices, model, optimizer, schedule, settings, mining, groups=(), **options
+):
     """Returns a step on `devices` devices that takes and returns arrays on the host."""
     model = model.clone(train=True, gather_over_devices=parallel.gather)
     step = jax.pmap(
-        make_train_step(model, optimizer, schedule, settings, mining, groups),
+        make_train_step(
+            model, optimizer, schedule, settings, mining, groups, **options
+        ),
         axis_name=parallel.AXIS,
         in_axes=(None, 0),
         devices=jax.devices()[:devices],
@@ -226,6 +230,52 @@ def test_backends_are_the_same_program(platform):
         programs.append(re.sub(r"^module @\w+", "module", text))
     assert programs[0] == programs[1]
     assert "num_partitions = 8" in programs[0]
+
+
+def dropping_step(devices, **options):
+    """Returns what a step with dropout makes of a state, as a function of the step."""
+    model = VSE("global", "gru", VOCABULARY, word_dim=3, embed_dim=8, dropout=0.4)
+    optimizer, schedule = adamw(5e-4)
+    batch = make_batch() | {"image_id": np.arange(BATCH, dtype=np.int32)}
+    state = create_train_state(model.clone(train=True), optimizer, batch, seed=0)
+    settings = parity.loss_settings()
+    step = step_on(devices, model, optimizer, schedule, settings, "all", **options)
+    return lambda number: step(state.replace(step=np.int32(number)), batch)
+
+
+def test_dropout_is_a_function_of_seed_and_step():
+    """On any number of devices, and in any parts of the batch."""
+    one, other_seed = dropping_step(1), dropping_step(1, seed=1)
+    expected, again, found = one(3), one(3), dropping_step(8, microbatches=2)(3)
+    parity.assert_trees_close(found[1], expected[1], rtol=1e-5, atol=1e-5)
+    parity.assert_trees_close(
+        found[0].opt_state[0], expected[0].opt_state[0], rtol=1e-4, atol=1e-5
+    )
+    jax.tree.map(np.testing.assert_array_equal, expected, again)
+    losses = [metrics["loss"] for _, metrics in (expected, one(4), other_seed(3))]
+    assert min(np.abs(np.diff([*losses, losses[0]]))) > 1e-4
+
+
+def test_state_averages_its_variables():
+    """Those of batch normalization too."""
+    model = VSE("region_residual", "gru", VOCABULARY, word_dim=3, embed_dim=8)
+    optimizer, schedule = adamw(1e-2)
+    batch, settings, decay = make_batch(), parity.loss_settings(), 0.8
+    step = step_on(8, model, optimizer, schedule, settings, "mean", average_decay=decay)
+    training = model.clone(train=True)
+    state = create_train_state(training, optimizer, batch, seed=0, averages=True)
+    assert state.replace(average=None).result["params"] is state.params
+    passed = []
+    for _ in range(3):
+        state, _ = step(state, batch)
+        passed.append(state.variables)
+    weights = np.array([decay**2, decay, 1]) / (decay**2 + decay + 1)
+    expected = jax.tree.map(
+        lambda *steps: np.tensordot(weights, np.stack(steps), 1), *passed
+    )
+    parity.assert_trees_close(state.result, expected, atol=1e-6)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), state.result, passed[-1])
+    assert min(jax.tree.leaves(moved["batch_stats"])) > 1e-3
 
 
 def test_parameters_are_drawn_by_the_seed():

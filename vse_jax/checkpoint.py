@@ -24,7 +24,7 @@ from vse_jax.train_step import TrainState
 
 logger = logging.getLogger(__name__)
 
-ITEMS = ("variables", "optimizer", "run", "pca")
+ITEMS = ("variables", "optimizer", "run", "pca", "unaveraged")
 
 
 class Restored(NamedTuple):
@@ -32,11 +32,14 @@ class Restored(NamedTuple):
 
     Attributes:
       step: number of updates made.
-      variables: nested dicts of numpy arrays, `params` and `batch_stats`.
+      variables: nested dicts of numpy arrays, `params` and `batch_stats`: the model. If
+        the training averages its variables, they are the average.
       optimizer: nested dicts of numpy arrays; empty if not requested.
       run: description of the run.
       metrics: metrics of the validation split, if it was evaluated.
       pca: arrays of the PCA that projected the dataset's features; empty without a PCA.
+      unaveraged: variables of the next training step, if `variables` are an average;
+        None otherwise, or if the optimizer's state was not requested.
     """
 
     step: int
@@ -45,6 +48,7 @@ class Restored(NamedTuple):
     run: dict
     metrics: dict | None
     pca: dict
+    unaveraged: dict | None = None
 
     def train_state(self, template: TrainState) -> TrainState:
         """Returns the training state.
@@ -55,13 +59,15 @@ class Restored(NamedTuple):
         Raises:
           InputError: if the shapes differ from those of the template.
         """
+        variables = self.variables if self.unaveraged is None else self.unaveraged
+        average = template.average
+        if average is not None:
+            average = _in_form_of(average, self.variables)
         return TrainState(
             step=np.int32(self.step),
-            params=_in_form_of(template.params, self.variables["params"]),
-            batch_stats=_in_form_of(
-                template.batch_stats, self.variables.get("batch_stats", {})
-            ),
+            **_in_form_of(template.variables, variables),
             opt_state=_in_form_of(template.opt_state, self.optimizer),
+            average=average,
         )
 
 
@@ -161,19 +167,20 @@ class Checkpoints:
         Raises:
           TrainingError: if this checkpoint or the previous one cannot be written.
         """
-        variables = flax.serialization.to_state_dict(state.variables)
-        optimizer = flax.serialization.to_state_dict(state.opt_state)
+        to_dict = flax.serialization.to_state_dict
+        variables, optimizer = to_dict(state.result), to_dict(state.opt_state)
         arrays = {"variables": variables, "optimizer": optimizer, "pca": pca or {}}
+        if state.average is not None:
+            arrays["unaveraged"] = to_dict(state.variables)
         digests = {name: digest(tree) for name, tree in arrays.items()}
         step = int(state.step)
         items = {
             "variables": ocp.args.StandardSave(variables),
             "run": ocp.args.JsonSave({**run, "digests": digests}),
         }
-        if optimizer:  # an imported model has none
-            items["optimizer"] = ocp.args.StandardSave(_without_empty(optimizer))
-        if pca:
-            items["pca"] = ocp.args.StandardSave(pca)
+        for name in ("optimizer", "pca", "unaveraged"):
+            if arrays.get(name):  # an imported model has none of them
+                items[name] = ocp.args.StandardSave(_without_empty(arrays[name]))
         args = ocp.args.Composite(**items)
 
         def save():
@@ -267,9 +274,10 @@ class Checkpoints:
         return None
 
     def _restore(self, step, with_optimizer):
-        names = ["variables", "run"]
-        names += ["optimizer"] if with_optimizer else []
-        names += ["pca"] if (self.path(step) / "pca").exists() else []
+        optional = ["pca", "unaveraged"] if with_optimizer else ["pca"]
+        required = ["variables", "optimizer"] if with_optimizer else ["variables"]
+        found = [name for name in optional if (self.path(step) / name).exists()]
+        names = ["run", *required, *found]
         restore_args = {
             name: ocp.args.JsonRestore()
             if name == "run"
@@ -279,8 +287,10 @@ class Checkpoints:
         items = self._manager.restore(
             step, args=ocp.args.Composite(**restore_args), restore_kwargs=None
         )
-        for name in names:
-            if name != "run" and digest(items[name]) != items.run["digests"][name]:
+        digests = items.run["digests"]
+        for name in (*required, *optional):
+            tree = items[name] if name in names else {}
+            if digest(tree) != digests.get(name, digest({})):
                 raise ValueError(f"the digest of its {name} does not match")
         metrics = self._manager.metrics(step)
         return Restored(
@@ -290,6 +300,7 @@ class Checkpoints:
             items.run,
             metrics,
             items["pca"] if "pca" in names else {},
+            items["unaveraged"] if "unaveraged" in names else None,
         )
 
     def _set_aside(self, steps):

@@ -12,7 +12,12 @@ from vse_jax.losses import mines_negatives
 from vse_jax.optimizer import create_optimizer, create_schedule
 from vse_jax.stages import Stage
 from vse_jax.state_placement import StatePlacement
-from vse_jax.train_step import TrainState, create_train_state, make_train_step
+from vse_jax.train_step import (
+    TrainState,
+    create_train_state,
+    make_train_step,
+    start_training,
+)
 
 
 class StageSteps:
@@ -65,12 +70,15 @@ class StageSteps:
             groups=groups,
             microbatches=config.microbatches,
             sharded=config.optimizer.sharded,
+            average_decay=config.optimizer.average_decay,
+            seed=config.seed,
         )
         self.placement = StatePlacement(
             self.optimizer, sharded=config.optimizer.sharded
         )
         self._state_shapes = None
         self._loss = config.loss
+        self._averages = config.optimizer.average_decay > 0
         self._warmup_steps = 0
         if config.loss.warmup_mining:
             self._warmup_steps = config.loss.warmup_epochs * steps_per_epoch
@@ -110,10 +118,18 @@ class StageSteps:
 
     def create_state(self, example: dict) -> TrainState:
         """Returns a state with random parameters; `example` is a batch of a host."""
-        seed = self._experiment.config.seed
         return create_train_state(
-            self._model, self.optimizer, example, seed, self._loss
+            self._model,
+            self.optimizer,
+            example,
+            self._experiment.config.seed,
+            self._loss,
+            averages=self._averages,
         )
+
+    def start_from(self, variables: dict, step: int) -> TrainState:
+        """Returns the state at `step` with these variables; see `start_training`."""
+        return start_training(self.optimizer, variables, step, averages=self._averages)
 
     def state_shapes(self, example: dict) -> TrainState:
         """Returns the shapes of the state on the devices; see `create_state`.

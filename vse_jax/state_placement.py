@@ -36,6 +36,7 @@ class StatePlacement:
                 params=parallel.REPLICATED,
                 batch_stats=parallel.REPLICATED,
                 opt_state=parallel.SPLIT,
+                average=parallel.REPLICATED,
             )
 
     def shapes(self, state: TrainState, devices: int) -> TrainState:

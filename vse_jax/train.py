@@ -33,7 +33,7 @@ from vse_jax.step_log import StepLog
 from vse_jax.summaries import create_writer
 from vse_jax.termination import Termination, exit_code, signal_name
 from vse_jax.torch_import import backbone_weights
-from vse_jax.train_step import TrainState, init_variables, start_training
+from vse_jax.train_step import TrainState, init_variables
 from vse_jax.training_data import create_training_data
 from vse_jax.training_programs import TrainingPrograms
 
@@ -203,7 +203,9 @@ class Training:
             return state
         pooled = self._config.model.image_encoder == "global"
         loaded = backbone_weights.load(options.name, options.weights, pooled=pooled)
-        return state.replace(**with_backbone(state.variables, loaded))
+        variables = with_backbone(state.variables, loaded)
+        average = None if state.average is None else variables
+        return state.replace(**variables, average=average)
 
     def _begin_stage(self, stage: Stage) -> None:
         """Starts a stage from the best checkpoint so far, with a new optimizer."""
@@ -212,7 +214,7 @@ class Training:
             best = self._checkpoints.restore(self._checkpoints.best_first())
         logger.info("fine-tuning the best checkpoint, of step %d", best.step)
         self._set_stage(stage)
-        state = start_training(self._steps.optimizer, best.variables, self.step)
+        state = self._steps.start_from(best.variables, self.step)
         self._state = self._steps.placement.put(state)
 
     def run(self, writer) -> bool:
@@ -325,7 +327,7 @@ class Training:
         split = self._config.data.validation_split
         self._experiment.check_not_replaced()
         with self._goodput.spent_on(EVALUATION):
-            evaluation = self._evaluator.evaluate(self._state.variables, split)
+            evaluation = self._evaluator.evaluate(self._state.result, split)
         metrics = evaluation.metrics
         writer.write_scalars(
             self.step, {f"{split}/{name}": value for name, value in metrics.items()}

@@ -1,5 +1,6 @@
 """Per-device code of a training step and of an embedding step."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,13 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from vse_jax import loss_scalars, parallel, parameter_groups, sharded_optimizer
+from vse_jax import (
+    loss_scalars,
+    parallel,
+    parameter_average,
+    parameter_groups,
+    sharded_optimizer,
+)
 from vse_jax.global_batch import anchor_metrics, global_costs, total_loss
 from vse_jax.microbatches import loss_and_gradients
 from vse_jax.models.vse import VSE, of_encoders
@@ -24,17 +31,25 @@ class TrainState(flax.struct.PyTreeNode):
       params: the model's parameters and the loss's learnt scalars, float32.
       batch_stats: running statistics of batch normalization, float32.
       opt_state: the optimizer's state.
+      average: average of `variables` over the steps, see `parameter_average`; None
+        without one.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    average: dict[str, Any] | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Variables in the form that the model's `apply` takes."""
+        """Variables of the next step, in the form that the model's `apply` takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Variables to evaluate and to save as the model: the average, if any."""
+        return self.variables if self.average is None else self.average
 
 
 def create_train_state(
@@ -43,9 +58,12 @@ def create_train_state(
     batch: dict,
     seed: int,
     loss: ml_collections.ConfigDict | None = None,
+    *,
+    averages: bool = False,
 ) -> TrainState:
     """Returns a state with random parameters; see `init_variables`."""
-    return start_training(optimizer, init_variables(model, batch, seed, loss))
+    variables = init_variables(model, batch, seed, loss)
+    return start_training(optimizer, variables, averages=averages)
 
 
 def init_variables(
@@ -73,16 +91,24 @@ def init_variables(
 
 
 def start_training(
-    optimizer: optax.GradientTransformation, variables: dict, step: int = 0
+    optimizer: optax.GradientTransformation,
+    variables: dict,
+    step: int = 0,
+    *,
+    averages: bool = False,
 ) -> TrainState:
-    """Returns the state at `step` with these variables and a new optimizer state."""
+    """Returns the state at `step` with these variables and a new optimizer state.
+
+    With `averages`, it also has an average, which starts from these variables.
+    """
     params = variables["params"]
-    return TrainState(
+    state = TrainState(
         step=jnp.int32(step),
         params=params,
         batch_stats=variables.get("batch_stats", {}),
         opt_state=jax.jit(optimizer.init)(params),
     )
+    return state.replace(average=state.variables) if averages else state
 
 
 def make_train_step(
@@ -95,6 +121,8 @@ def make_train_step(
     *,
     microbatches: int = 1,
     sharded: bool = False,
+    average_decay: float = 0.0,
+    seed: int = 0,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Returns the per-device training step, for `parallel.map_over_devices`.
 
@@ -113,14 +141,12 @@ def make_train_step(
         see `vse_jax.microbatches`.
       sharded: whether the optimizer's state is split over the devices, see
         `vse_jax.sharded_optimizer`.
+      average_decay: decay of the state's average, see `parameter_average`; 0 if it has
+        none.
+      seed: seed of the model's dropout.
     """
     update = _update_parts if sharded else _update
-
-    def embed(params, batch_stats, batch):
-        params = parameter_groups.stop_frozen(groups, params)
-        variables = {"params": params, "batch_stats": batch_stats}
-        embeddings, updated = model.apply(variables, batch, mutable=["batch_stats"])
-        return embeddings, updated.get("batch_stats", {})
+    embed = _embedder(model, groups, seed)
 
     def loss_of(params, embeddings, batch):
         params = parameter_groups.stop_frozen(groups, params)
@@ -130,7 +156,12 @@ def make_train_step(
 
     def train_step(state, batch):
         value, directions, batch_stats, gradients = loss_and_gradients(
-            embed, loss_of, state.params, state.batch_stats, batch, microbatches
+            functools.partial(embed, state.step),
+            loss_of,
+            state.params,
+            state.batch_stats,
+            batch,
+            microbatches,
         )
         value, params, opt_state, norms = update(
             optimizer, state, groups, value, gradients
@@ -148,9 +179,38 @@ def make_train_step(
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        return new_state, metrics
+        return _averaged(new_state, state.average, average_decay), metrics
 
     return train_step
+
+
+def _embedder(model, groups, seed):
+    """Returns the function that embeds a batch in the step of a number."""
+
+    def embed(step, params, batch_stats, batch):
+        params = parameter_groups.stop_frozen(groups, params)
+        embeddings, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch,
+            rngs=keys(step),
+            mutable=["batch_stats"],
+        )
+        return embeddings, updated.get("batch_stats", {})
+
+    def keys(step):
+        if not model.dropout:
+            return {}
+        return {"dropout": jax.random.fold_in(jax.random.key(seed), step)}
+
+    return embed
+
+
+def _averaged(state, average, decay):
+    """Adds the state's variables to the average of the state before, if any."""
+    if average is None:
+        return state
+    average = parameter_average.updated(average, state.variables, decay, state.step)
+    return state.replace(average=average)
 
 
 def _update(optimizer, state, groups, value, gradients):

@@ -129,10 +129,16 @@ def test_pairs_of_an_epoch(builder):
     assert len(set(pairs)) == len(pairs) == 37 * 5
 
 
-def test_augmentation_drops_regions_and_words(builder, make_builder):
+@pytest.mark.parametrize(("drop_regions", "drop_words"), [(0.2, 0.2), (0.5, 0.6)])
+def test_augmentation_drops_regions_and_words(
+    builder, make_builder, drop_regions, drop_words
+):
     regions = [example["regions"] for example in make_builder.examples(37)]
     plain = _train(builder, _config(), num_steps=40)
-    augmented = _train(builder, _config(augment=True), num_steps=40)
+    config = _config(augment=True)
+    assert (config.data.drop_regions, config.data.drop_words) == (0.2, 0.2)
+    config.data.update(drop_regions=drop_regions, drop_words=drop_words)
+    augmented = _train(builder, config, num_steps=40)
     kept = 0
     for batch in augmented:
         counts = batch["region_count"]
@@ -145,10 +151,10 @@ def test_augmentation_drops_regions_and_words(builder, make_builder):
             places = [old.index(r.tolist()) for r in row[:count]]
             assert places == sorted(set(places))
             assert not row[count:].any()
-    assert abs(kept / (40 * 8 * 6) - 0.8) < 0.05
+    assert abs(kept / (40 * 8 * 6) - (1 - drop_regions)) < 0.05
     before = sum(batch["token_count"].sum() for batch in plain)
     after = sum(batch["token_count"].sum() for batch in augmented)
-    assert abs(1 - after / before - 0.08) < 0.03
+    assert abs(1 - after / before - 0.4 * drop_words) < 0.03
     for batch, other in zip(plain, augmented, strict=True):
         np.testing.assert_array_equal(batch["image_id"], other["image_id"])
         longest = other["token_count"].max()

@@ -77,7 +77,7 @@ def training_plan(
       builder: a prepared dataset.
       vocabulary: vocabulary that encodes the captions.
       config: uses `seed`, `batch_size` and, in `data`, `train_split`, `tokenizer`,
-        `token_lengths`, `image_size` and `augment`.
+        `token_lengths`, `image_size`, `augment`, `drop_regions` and `drop_words`.
       process_index: index of this host.
       process_count: number of hosts.
 
@@ -97,6 +97,8 @@ def training_plan(
         seed=config.seed,
         lengths=lengths,
         augment=config.data.augment,
+        drop_regions=config.data.drop_regions,
+        drop_words=config.data.drop_words,
         has_photos=has_photos(builder, config),
         own=own_rows("batch_size", config.batch_size, process_index, process_count),
     )

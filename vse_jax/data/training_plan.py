@@ -11,9 +11,7 @@ from vse_jax.data.text.encoded_captions import EncodedCaptions, pad_to_length
 
 Batch = dict[str, np.ndarray]
 
-_DROP_REGIONS = 0.2  # probability that a region is dropped
 _SAMPLED_STEPS = 200  # to find the lengths of batches
-_CHANGE_WORDS = 0.2  # probability that a token is masked, replaced or dropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +25,8 @@ class TrainingPlan:
       seed: seed of the augmentation.
       lengths: lengths in tokens that batches are padded to, ascending.
       augment: whether regions and words are dropped, or photos cropped at random.
+      drop_regions: probability that a region is dropped.
+      drop_words: probability that a token is masked, replaced or dropped.
       has_photos: whether the images are photos that are cropped.
       own: this host's rows of the global batch.
     """
@@ -37,6 +37,8 @@ class TrainingPlan:
     seed: int
     lengths: tuple[int, ...]
     augment: bool
+    drop_regions: float
+    drop_words: float
     has_photos: bool
     own: slice
 
@@ -61,7 +63,7 @@ class TrainingPlan:
                 tokens,
                 count,
                 vocabulary=self.captions.vocabulary,
-                rate=_CHANGE_WORDS,
+                rate=self.drop_words,
             )
         tokens = pad_to_length(tokens, self.lengths, count.max())
         return {"tokens": tokens[self.own], "token_count": count[self.own]}
@@ -94,7 +96,7 @@ class TrainingPlan:
             rows.image,
             counts["region_count"],
             regions=int(self.index.region_count.max()),
-            rate=_DROP_REGIONS,
+            rate=self.drop_regions,
         )
         return {"region_count": count, "region_source": source}
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from vse_jax.models import initializers
 from vse_jax.models.backbones import create_backbone, fast_apply
+from vse_jax.models.dropout import Dropout
 from vse_jax.models.normalization import MaskedBatchNorm, l2_normalize
 from vse_jax.models.pooling import POOLINGS
 
@@ -176,6 +177,7 @@ class ImageEncoder(nn.Module):
       gather_over_devices: concatenates `[rows, ...]` of all devices.
       backbone: computes regions or a feature from photos.
       pooling: of regions, one of `pooling.POOLINGS`.
+      dropout: rate of dropout of the regions or the feature.
     """
 
     encoder: str
@@ -185,6 +187,7 @@ class ImageEncoder(nn.Module):
     gather_over_devices: Callable
     backbone: Backbone | None = None
     pooling: str = "gpo"
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, batch: dict) -> jax.Array:
@@ -198,11 +201,20 @@ class ImageEncoder(nn.Module):
             name="encoder",
         )
         if self.backbone is None:
-            return encode(batch)
+            return encode(self._with_dropout(batch, batch))
         *crops, height, width, channels = batch["image"].shape
         image = batch["image"].reshape(-1, height, width, channels)
-        embedded = encode(self._apply_backbone(image))
+        inputs = self._with_dropout(self._apply_backbone(image), batch)
+        embedded = encode(inputs)
         return embedded.reshape(*crops, -1).mean(range(1, len(crops)))
+
+    def _with_dropout(self, inputs, batch):
+        if not self.dropout:
+            return inputs
+        content = ENCODERS[self.encoder].content
+        rows = inputs[content].astype(self.dtype)
+        dropout = Dropout(self.dropout, name="dropout")
+        return {**inputs, content: dropout(rows, batch.get("image_id"))}
 
     def _apply_backbone(self, image):
         """Maps `[batch, height, width, 3]` to the input of the encoder."""

@@ -25,6 +25,8 @@ class VSE(nn.Module):
       pooling: of regions and words, one of `pooling.POOLINGS`.
       normalize_image: whether image embeddings are scaled to unit length (not in VSE0).
       absolute: whether to take absolute values of embeddings, as Order-embeddings do.
+      dropout: share of the numbers of regions, features and word embeddings that are
+        set to 0 if there is a key `dropout`; the batch then has `image_id`.
       dtype: of the encoders' arithmetic; embeddings are float32.
       train: whether batch normalization uses the batch's statistics and updates the
         running ones.
@@ -40,6 +42,7 @@ class VSE(nn.Module):
     pooling: str = "gpo"
     normalize_image: bool = True
     absolute: bool = False
+    dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     train: bool = False
     gather_over_devices: Callable = lambda array: array
@@ -53,6 +56,7 @@ class VSE(nn.Module):
             self.gather_over_devices,
             self.backbone,
             self.pooling,
+            self.dropout,
         )
         self.text = text_encoders.ENCODERS[self.text_encoder](
             self.vocabulary_size,
@@ -60,6 +64,7 @@ class VSE(nn.Module):
             self.embed_dim,
             self.dtype,
             self.pooling,
+            self.dropout,
         )
 
     def embed_images(self, batch: dict) -> jax.Array:

@@ -84,6 +84,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     _require(config, "data.folds", config.data.folds >= 0, "at least 0")
     alpha = config.evaluation.hubness_alpha
     _require(config, "evaluation.hubness_alpha", 0 <= alpha < math.inf, "at least 0")
+    _check_rates(config)
     _check_loss(config)
     _check_schedule(config, "optimizer.", "")
     for stage in stages:
@@ -178,6 +179,15 @@ def _require(config, option, is_right, expected):
     if not is_right:
         value = value_of(config, option)
         raise InputError(f"config.{option} is {value!r}, expected {expected}")
+
+
+def _check_rates(config):
+    for option in ("data.drop_regions", "data.drop_words"):
+        is_right = 0 <= value_of(config, option) <= 1
+        _require(config, option, is_right, "a number from 0 to 1")
+    for option in ("model.dropout", "optimizer.average_decay"):
+        is_right = 0 <= value_of(config, option) < 1
+        _require(config, option, is_right, "at least 0 and less than 1")
 
 
 def _check_photos(config):

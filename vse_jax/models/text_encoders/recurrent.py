@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from vse_jax.models import initializers
+from vse_jax.models.dropout import Dropout
 from vse_jax.models.gru import GRU, BidirectionalGRU
 from vse_jax.models.kernels.platforms import plain_forms
 from vse_jax.models.pooling import POOLINGS
@@ -19,6 +20,7 @@ class RecurrentEncoder(nn.Module):
       embed_dim: dimensions of the caption's embedding.
       dtype: of the arithmetic; the pooling is in float32.
       pooling: of the states, one of `pooling.POOLINGS`; `GRUEncoder` ignores it.
+      dropout: rate of dropout of the word embeddings.
     """
 
     vocabulary_size: int
@@ -26,6 +28,7 @@ class RecurrentEncoder(nn.Module):
     embed_dim: int
     dtype: jnp.dtype
     pooling: str = "gpo"
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, batch: dict) -> jax.Array:
@@ -34,23 +37,27 @@ class RecurrentEncoder(nn.Module):
         The result is float32 and not normalized.
         """
         tokens, token_count = batch["tokens"], batch["token_count"]
+        image_id = batch.get("image_id") if self.dropout else None
         if plain_forms.value:  # takes captions in any order
-            return self._embed_sorted(tokens, token_count)
+            return self._embed_sorted(tokens, token_count, image_id)
         # The recurrence needs captions sorted by length, the longest first. Reordering
         # token ids and final embeddings is cheaper than reordering words or states.
         longest_first = jnp.argsort(-token_count)
         tokens = jnp.take(tokens, longest_first, axis=0)
         token_count = jnp.take(token_count, longest_first)
-        embedded = self._embed_sorted(tokens, token_count)
+        if image_id is not None:
+            image_id = jnp.take(image_id, longest_first)
+        embedded = self._embed_sorted(tokens, token_count, image_id)
         return embedded[jnp.argsort(longest_first)]
 
-    def _embed_sorted(self, tokens, token_count):
+    def _embed_sorted(self, tokens, token_count, image_id):
         words = nn.Embed(
             self.vocabulary_size,
             self.word_dim,
             embedding_init=initializers.uniform(0.1),
             name="words",
         )(tokens)
+        words = Dropout(self.dropout, name="dropout")(words, image_id)
         return self.pool_states(words, token_count)
 
     def pool_states(self, words: jax.Array, token_count: jax.Array) -> jax.Array:
