@@ -140,6 +140,10 @@ def get_config() -> ml_collections.ConfigDict:
     gallery.bank_size = 30_000  # training queries, at most, that determine the bias
 
     config.evaluation = evaluation = ml_collections.ConfigDict()  # for --mode=eval
+    # recall; or cxc (Crisscrossed Captions) or eccv (ECCV Caption) in addition, whose
+    # ground truth is of COCO's test split (pip install eccv-caption==0.1.0).
+    evaluation.suite = "recall"
+    evaluation.cxc = ""  # folder of CxC's sts_test.csv, sis_test.csv and sits_test.csv
     # True also reports the recalls with scores corrected for hubness: minus alpha times
     # the mean of the k largest similarities to the items of data.train_split.
     evaluation.hubness = False

@@ -16,11 +16,13 @@ BENCHMARKS = {
     "input_pipeline": ["pairs/s", "resident"],
     "retrieval": ["captions", "median s"],
     "search": ["NumPy", "times vse_jax"],
+    "suites": ["eccv-caption", "largest difference"],
     "serve": ["queries/s", "p99 ms"],
     "train_step": ["JAX", "times PyTorch"],
 }
 NEEDED = {
     "extract": "efficientnet_lite_pytorch",
+    "suites": "eccv_caption",
     "train_step": "torch",
     "search": "faiss",
 }

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from tests import programs
+from tests.evaluation.coco_stand_in import CocoStandIn
 from tests.evaluation.test_retrieval import SCORES
 from tests.run_report import page_reader
 from vse_jax import ensemble, several_runs
 from vse_jax.data.identity import SplitIdentity
 from vse_jax.errors import InputError
 from vse_jax.evaluate import open_run
-from vse_jax.evaluation import retrieval
+from vse_jax.evaluation import coco_test, retrieval
+from vse_jax.evaluation.eccv import EccvCaption
 from vse_jax.evaluation.embedder import Embeddings
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -121,6 +123,33 @@ def test_table_of_an_ensemble(runs, evaluated):
     assert low <= report["metrics"]["rsum"] <= high
 
 
+def test_suite_of_an_ensemble(runs, tmp_path, monkeypatch):
+    """A run of the program with a package of a small ground truth."""
+    package = tmp_path / "eccv_caption"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    stand_in = CocoStandIn(package / "data", images=12)
+    finished = programs.run(
+        "--mode=eval",
+        f"--ensemble={runs[0]},{runs[1]}",
+        "--suite=eccv",
+        f"--output={tmp_path / 'both.json'}",
+        env=programs.environment() | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads((tmp_path / "both.json").read_text())["eccv_metrics"]
+    models = [open_run(str(workdir)).evaluate().embeddings for workdir in runs]
+    images, captions = ensemble.stack(models, "cosine")
+    coco = stand_in.coco
+    own = 5 * coco.image_id[coco.image] + np.tile(range(5), 12)
+    embeddings = Embeddings(images[:, coco.image_id], captions[:, own])
+    monkeypatch.setattr(coco_test, "data_file", stand_in.data_file)
+    suite = EccvCaption.read(coco)
+    assert found == pytest.approx(suite.measure(embeddings, "cosine"))
+    shown = finished.stdout.split("\nECCV Caption\n")[1].splitlines()[1].split()
+    assert shown[3] == f"{found['i2t_map_at_r']:.1f}"
+
+
 def test_report_of_features(runs):
     finished = programs.run("--mode=report", f"--workdir={runs[0]}")
     assert finished.returncode == 0, finished.stderr
@@ -162,6 +191,10 @@ def test_report_of_several_runs(runs, tmp_path):
         (
             ["--mode=report", "--ensemble={0},{1}"],
             ["--ensemble belongs to --mode=eval"],
+        ),
+        (
+            ["--mode=report", "--workdir={0}", "--suite=cxc"],
+            ["--suite belongs to --mode=eval, not to report"],
         ),
         (["--mode=eval", "--runs={0},{1}"], ["--runs belongs to --mode=report"]),
         (["--mode=report", "--runs={0}", "--workdir={1}"], ["leave out --workdir"]),

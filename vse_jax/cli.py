@@ -43,6 +43,9 @@ flags.DEFINE_string(
 flags.DEFINE_list(
     "ensemble", [], "Runs whose similarities --mode=eval averages: runs/a,runs/b."
 )
+flags.DEFINE_string(
+    "suite", "", "config.evaluation.suite of --mode=eval: recall, cxc or eccv."
+)
 flags.DEFINE_list("runs", [], "Runs that --mode=report compares: runs/a,runs/b.")
 flags.DEFINE_string(
     "source",
@@ -100,6 +103,11 @@ def main(argv: list[str]) -> int:
     config = FLAGS.config if _has_config_file() else None
     if config is None and FLAGS.mode not in NO_CONFIG:
         raise InputError("--config is missing; an example is configs/quickstart.py")
+    if FLAGS.suite and FLAGS.mode != "eval":
+        raise InputError(
+            f"--suite belongs to --mode=eval, not to {FLAGS.mode}; leave it out, or "
+            "set config.evaluation.suite to evaluate the end of a training"
+        )
     workdir = _workdir()
     _set_up_logging()
     return MODES[FLAGS.mode](config, workdir)

@@ -22,6 +22,7 @@ from vse_jax.evaluate import OpenRun
 from vse_jax.evaluation import report
 from vse_jax.evaluation.embedder import Embeddings
 from vse_jax.evaluation.evaluator import evaluate_embeddings
+from vse_jax.evaluation.suites import open_suite
 from vse_jax.several_runs import open_runs
 
 
@@ -54,6 +55,7 @@ def evaluate(
         )
     runs = open_runs(workdirs, split, checkpoint, overrides or {})
     _check_similarity(runs)
+    suite = open_suite(runs[0].experiment, runs[0].split)
     evaluations = [run.evaluate() for run in runs]
     config = runs[0].experiment.config
     similarity, folds = config.loss.similarity, config.data.folds
@@ -63,7 +65,7 @@ def evaluate(
         stack([each.embeddings for each in evaluations], similarity),
         similarity,
         folds,
-    )
+    ).with_suite(suite, similarity)
     with reporting_writes(output or workdirs[0]):
         _report(runs, evaluations, evaluation, folds, output)
     return evaluation.metrics
@@ -111,6 +113,8 @@ def _report(runs, evaluations, evaluation, folds, output):
     if not parallel.is_primary_host():
         return
     print(report.format_report(evaluation, f"mean of {len(runs)} runs", folds))
+    if evaluation.of_suite:
+        print(report.format_suite(evaluation.of_suite))
     for run, each in zip(runs, evaluations, strict=True):
         print(
             f"alone:       rSum {each.metrics['rsum']:.1f}, {run.workdir}, "

@@ -13,6 +13,7 @@ from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError, reporting_writes
 from vse_jax.evaluation.evaluator import Evaluation, Evaluator
 from vse_jax.evaluation.report import report
+from vse_jax.evaluation.suites import open_suite
 from vse_jax.experiment import Experiment, create_experiment
 from vse_jax.models.vse import content_dim
 
@@ -46,11 +47,13 @@ def evaluate(
       The metrics, see `retrieval.recalls`.
 
     Raises:
-      InputError: if the checkpoint, dataset or split does not exist, or if an option
-        cannot be overridden.
+      InputError: if the checkpoint, dataset or split does not exist, if an option
+        cannot be overridden, or if the suite has another split.
     """
     run = open_run(workdir, split, checkpoint, overrides)
-    evaluation = run.evaluate()
+    suite = open_suite(run.experiment, run.split)
+    similarity = run.experiment.config.loss.similarity
+    evaluation = run.evaluate().with_suite(suite, similarity)
     with reporting_writes(workdir):
         report(run.experiment, evaluation, workdir, run.restored.step)
     return evaluation.metrics

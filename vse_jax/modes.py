@@ -23,6 +23,7 @@ _PATH_OPTIONS = (  # options of paths that may be gs://
     "data.annotations",
     "data.data_dir",
     "data.root",
+    "evaluation.cxc",
     "extract.numpy_layout",
     "model.backbone.weights",
 )
@@ -97,6 +98,8 @@ def _evaluate(config, workdir):
     del config  # the checkpoint has one
     workdirs = command_line.several_runs() or [workdir]
     with _restored(*workdirs) as overrides:
+        if FLAGS.suite:
+            overrides["evaluation.suite"] = FLAGS.suite
         options = FLAGS.split, FLAGS.checkpoint, overrides
         if FLAGS.ensemble:
             from vse_jax import ensemble

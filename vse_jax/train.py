@@ -20,6 +20,7 @@ from vse_jax.evaluate import default_split
 from vse_jax.evaluation import pictures
 from vse_jax.evaluation.evaluator import Evaluator, check_folds
 from vse_jax.evaluation.report import report
+from vse_jax.evaluation.suites import open_suite
 from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
 from vse_jax.feed import Feed
 from vse_jax.goodput import CHECKPOINTS, EVALUATION, STEPS, Goodput
@@ -73,6 +74,8 @@ def train_and_evaluate(
     split = data.validation_split
     index = input_pipeline.split_index(experiment.builder, split, data.tokenizer)
     check_folds(data.folds, split, index)
+    if config.evaluation.suite != "recall":  # another split is reported now
+        open_suite(experiment, default_split(experiment))
     with _sole_run(workdir), contextlib.closing(Checkpoints(workdir)) as checkpoints:
         saved = checkpoints.describe()
         config.dtype = config.dtype or (saved or {}).get("dtype", "float32")
@@ -372,7 +375,9 @@ class Training:
         self._experiment.check_not_replaced()
         split = default_split(self._experiment)
         self._experiment.log_unknown_words(split)
+        suite = open_suite(self._experiment, split)
         evaluation = self._evaluator.evaluate(variables, split)
+        evaluation = evaluation.with_suite(suite, self._config.loss.similarity)
         report(self._experiment, evaluation, self._workdir, restored.step)
         if parallel.is_primary_host():
             report_if_images(self._experiment, evaluation, self._workdir, restored)

@@ -13,8 +13,10 @@ from PIL import Image
 
 import vse_jax
 from tests import programs, saved_runs
+from tests.evaluation.coco_stand_in import CocoStandIn
 from vse_jax import evaluate, saved_model
 from vse_jax.errors import InputError
+from vse_jax.evaluation import coco_test
 from vse_jax.exporting import export
 from vse_jax.extraction import extract
 
@@ -45,6 +47,17 @@ def exported(scene_run, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "model"
     assert export.export(str(workdir), output=str(path)) == path
     return path
+
+
+def test_suites_evaluate_an_export(exported, scene_run, tmp_path, monkeypatch):
+    stand_in = CocoStandIn(tmp_path, images=10)
+    monkeypatch.setattr(coco_test, "data_file", stand_in.data_file)
+    found = []
+    for folder in (exported, scene_run[0]):
+        overrides = {"evaluation.suite": "eccv"}
+        evaluate.evaluate(str(folder), "test", overrides=overrides)
+        found.append(json.loads((folder / "eval" / "test.json").read_text()))
+    assert found[0]["eccv_metrics"] == pytest.approx(found[1]["eccv_metrics"])
 
 
 @pytest.fixture(scope="module")

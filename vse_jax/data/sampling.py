@@ -19,7 +19,8 @@ from vse_jax.errors import InputError
     WORD_STREAM,
     CROP_STREAM,
     RESAMPLE_STREAM,
-) = range(6)
+    JUDGEMENT_STREAM,
+) = range(7)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -11,6 +11,7 @@ from vse_jax.data.split_index import SplitIndex
 from vse_jax.errors import InputError
 from vse_jax.evaluation import bootstrap, hubness, retrieval
 from vse_jax.evaluation.embedder import Embedder, Embeddings
+from vse_jax.evaluation.suites import Result, Suite
 from vse_jax.experiment import Experiment
 
 
@@ -38,6 +39,7 @@ class Evaluation:
       metrics: see `retrieval.recalls`.
       fold_metrics: mean metrics over `config.data.folds` folds; None without folds.
       corrected: metrics with scores corrected for hubness; None if not asked for.
+      of_suite: metrics of `config.evaluation.suite`; None for `recall`.
     """
 
     split: str
@@ -47,12 +49,25 @@ class Evaluation:
     metrics: dict[str, float]
     fold_metrics: dict[str, float] | None
     corrected: Corrected | None = None
+    of_suite: Result | None = None
 
     @functools.cached_property
     def intervals(self) -> dict[str, list[float]]:
         """Bootstrap intervals of the metrics over images, see `bootstrap.intervals`."""
         index = self.index
         return bootstrap.intervals(self.ranks, index.image_id, index.caption_image_id)
+
+    def with_suite(self, suite: Suite | None, similarity: str) -> "Evaluation":
+        """Adds the metrics of a suite.
+
+        Args:
+          suite: see `suites.open_suite`; None adds nothing.
+          similarity: one of `similarity.SIMILARITIES`.
+        """
+        if suite is None:
+            return self
+        result = suite.measure(self.embeddings, similarity)
+        return dataclasses.replace(self, of_suite=result)
 
 
 class Evaluator:

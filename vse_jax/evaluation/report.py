@@ -9,6 +9,7 @@ from etils import epath
 from vse_jax import files, parallel
 from vse_jax.evaluation import pictures
 from vse_jax.evaluation.evaluator import Corrected, Evaluation
+from vse_jax.evaluation.suites import TITLES, Result
 from vse_jax.experiment import Experiment
 
 
@@ -32,6 +33,8 @@ def report(
     if evaluation.corrected:
         images = evaluation.index.image_count
         print(format_corrected(evaluation.corrected, experiment.config, images))
+    if evaluation.of_suite:
+        print(format_suite(evaluation.of_suite))
     path = write_report(workdir, evaluation, experiment.config, step)
     print(f"metrics:     {path}")
     picture = pictures.retrieved(experiment, evaluation)
@@ -82,7 +85,13 @@ def content(evaluation: Evaluation, folds: int) -> dict:
         "intervals": evaluation.intervals,
         **of_folds,
         **_corrected_content(evaluation),
+        **_suite_content(evaluation),
     }
+
+
+def _suite_content(evaluation):
+    result = evaluation.of_suite
+    return {} if result is None else {f"{result.name}_metrics": result.metrics}
 
 
 def _corrected_content(evaluation):
@@ -117,6 +126,11 @@ def format_corrected(
         f"\n{_short(images // folds)}, mean of {folds} folds, {title}"
         f"\n{format_metrics(corrected.fold_metrics)}"
     )
+
+
+def format_suite(result: Result) -> str:
+    """Returns the table of a suite, with a title."""
+    return f"\n{TITLES[result.name]}\n{result.table}"
 
 
 def format_report(evaluation: Evaluation, model: str, folds: int = 0) -> str:

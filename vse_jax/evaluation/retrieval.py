@@ -68,7 +68,7 @@ def rank(
     Returns:
       A `Ranks`.
     """
-    images, captions = _with_model_axis(images), _with_model_axis(captions)
+    images, captions = with_model_axis(images), with_model_axis(captions)
     if biases is None:
         biases = Biases(np.zeros(images.shape[1]), np.zeros(captions.shape[1]))
     tiles = _group_by_image(np.asarray(image_id), np.asarray(caption_image_id))
@@ -139,7 +139,7 @@ def evaluate_folds(
     Five folds of a split of 5,000 images are COCO's "1K" protocol. The other arguments
     are those of `rank`.
     """
-    images, captions = _with_model_axis(images), _with_model_axis(captions)
+    images, captions = with_model_axis(images), with_model_axis(captions)
     results = []
     for rows in np.array_split(np.arange(images.shape[1]), folds):
         members = np.flatnonzero(np.isin(caption_image_id, image_id[rows]))
@@ -237,6 +237,7 @@ def _restore_order(counts, tiles, number):
     return ranks
 
 
-def _with_model_axis(embeddings):
+def with_model_axis(embeddings: np.ndarray) -> np.ndarray:
+    """Returns embeddings as float32 `[models, rows, embed]`."""
     embeddings = np.asarray(embeddings, np.float32)
     return embeddings[None] if embeddings.ndim == 2 else embeddings

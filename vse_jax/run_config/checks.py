@@ -36,6 +36,7 @@ CHOICES = {
     "loss.similarity": tuple(SIMILARITIES),
     "optimizer.name": OPTIMIZERS,
     "optimizer.sharded": (False, True),
+    "evaluation.suite": ("recall", "cxc", "eccv"),
     "evaluation.hubness": (False, True),
 }
 EXTRACTION_CHOICES = {"extract.regions": ("grid", "pooled")}

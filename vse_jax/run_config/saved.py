@@ -30,6 +30,8 @@ EVALUATION_OPTIONS = (
     "data.vocabulary",
     "data.validation_split",
     "data.test_split",
+    "evaluation.suite",
+    "evaluation.cxc",
     "evaluation.hubness",
     "evaluation.hubness_alpha",
     "evaluation.hubness_k",
@@ -107,6 +109,7 @@ def _of_any_start(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     config.data.root = files.absolute(config.data.root)
     config.data.data_dir = files.absolute(config.data.data_dir)
     config.data.local_copy = files.absolute(config.data.local_copy)
+    config.evaluation.cxc = files.absolute(config.evaluation.cxc)
     return config
 
 
