@@ -32,22 +32,24 @@ _DEFAULTS = {
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
     "image_size": 224,
-    "patch_size": 16,
+    "patch_size": 16,  # of SigLIP, and of DINOv2 with registers
+    "num_register_tokens": 0,
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-6,
     "use_swiglu_ffn": False,
     "num_channels": 3,
     "qkv_bias": True,
 }
-# Files leave out what equals the defaults of a family, which are these and the above.
-_OF_FAMILY = {
-    "clip_vision": {
-        "patch_size": 32,
-        "hidden_act": "quick_gelu",
-        "layer_norm_eps": 1e-5,
-    },
-    "siglip_vision": {"hidden_act": "gelu_pytorch_tanh"},
+_CLIP = {"patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_SIGLIP = {"hidden_act": "gelu_pytorch_tanh"}
+# Files leave out what equals the defaults of a model type: these and the above.
+_OF_TYPE = {
+    "clip": _CLIP,
+    "clip_vision_model": _CLIP,
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
     "dinov2": {"patch_size": 14},
+    "dinov2_with_registers": {"num_register_tokens": 4},
 }
 
 
@@ -68,7 +70,7 @@ def read_sizes(name: str, weights: str) -> dict[str, Any]:
         raise InputError(_of_other_type(path, kind, name))
     config = config | (config.get("vision_config") or {})
     config = config | (config.get("vision_config_dict") or {})
-    config = _DEFAULTS | _OF_FAMILY[name] | config
+    config = _DEFAULTS | _OF_TYPE[kind] | config
     _check(config, path)
     dim = config["hidden_size"]
     mlp_dim = config["intermediate_size"]
@@ -76,7 +78,6 @@ def read_sizes(name: str, weights: str) -> dict[str, Any]:
         mlp_dim = int(dim * config["mlp_ratio"])
     if config["use_swiglu_ffn"]:
         mlp_dim = (int(mlp_dim * 2 / 3) + 7) // 8 * 8
-    with_registers = kind == "dinov2_with_registers"
     return {
         "dim": dim,
         "layers": config["num_hidden_layers"],
@@ -84,7 +85,7 @@ def read_sizes(name: str, weights: str) -> dict[str, Any]:
         "mlp_dim": mlp_dim,
         "patch": config["patch_size"],
         "image_size": config["image_size"],
-        "registers": config.get("num_register_tokens", 4) if with_registers else 0,
+        "registers": config["num_register_tokens"],
         "activation": config["hidden_act"],
         "epsilon": float(config["layer_norm_eps"]),
         "gated": bool(config["use_swiglu_ffn"]),
