@@ -7,6 +7,7 @@ and compared when a run is resumed. `configs/common.py` documents each option.
 from vse_jax.run_config.checks import (
     check_extraction_options,
     check_options,
+    fits_backbone,
     value_of,
 )
 from vse_jax.run_config.saved import (
@@ -15,6 +16,7 @@ from vse_jax.run_config.saved import (
     IMPORTED_FROM,
     check_same_run,
     describe,
+    describe_geometry,
     flatten,
     from_json,
     merge,
@@ -28,6 +30,8 @@ __all__ = [
     "check_options",
     "check_same_run",
     "describe",
+    "describe_geometry",
+    "fits_backbone",
     "flatten",
     "from_json",
     "merge",

@@ -14,7 +14,7 @@ from flax import traverse_util
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError, reporting_writes
-from vse_jax.models.backbones import BACKBONES, SPECS
+from vse_jax.models.backbones import SPECS
 from vse_jax.models.vse import create_model
 from vse_jax.run_config import IMPORTED_FROM, describe
 from vse_jax.torch_import import (
@@ -174,7 +174,7 @@ def configure(
 def _configure_photos(config, options, path):
     """Configures `config` for photos, as vsepp reads them."""
     architecture = options.get("cnn_type")
-    pretrained_ones = [name for name in BACKBONES if name != "stem"]
+    pretrained_ones = [name for name in SPECS if name != "stem"]
     if architecture not in pretrained_ones:
         raise InputError(
             f"{path}: its CNN is {architecture!r}, which is not supported; expected "
