@@ -14,6 +14,7 @@ from configs import common, f8k_rvse
 from tests import programs, saved_runs
 from tests.exporting.exported import onnx_session
 from tests.models.backbones import hugging_face
+from vse_jax import evaluate
 from vse_jax.data import datasets
 from vse_jax.errors import InputError
 from vse_jax.exporting import export
@@ -243,7 +244,7 @@ def test_training_freezes_and_fine_tunes(trained, models):
 
 
 def test_a_trained_model_searches_and_exports(trained, root, tmp_path):
-    run(trained, "--mode=eval", f"--workdir={trained}")
+    assert evaluate.evaluate(str(trained), "test").metrics["rsum"] > 0
     found = run(
         trained,
         "--mode=search",
