@@ -5,7 +5,6 @@ features are trained on it, as in their papers.
 """
 
 import contextlib
-import json
 import logging
 import shlex
 import sys
@@ -167,7 +166,10 @@ class Extraction:
         if self._config.model.backbone.name in FAMILIES:
             names += _TOWER_OPTIONS
         options = {f"config.{name}": value_of(self._config, name) for name in names}
-        return _as_json(options) | {
+        tower = options.get("config.model.backbone.tower")
+        if tower is not None:
+            options["config.model.backbone.tower"] = tower.to_dict()
+        return options | {
             "config.model.backbone.weights": backbone_file.digest(self._variables),
             "unit_length": self._config.extract.regions == "pooled",
             "photos": self._identity.summary(),
@@ -306,11 +308,6 @@ class Extraction:
             config,
             *(f"--config.{name}={value}" for name, value in options.items()),
         ]
-
-
-def _as_json(options):
-    """Returns options as they are after reading the description again."""
-    return json.loads(ml_collections.ConfigDict(options).to_json())
 
 
 def _count(shards):
