@@ -37,13 +37,18 @@ flags.DEFINE_bool(
 flags.DEFINE_string(
     "output",
     "",
-    "File to write: .json of --mode=compile and of --ensemble; .html of --mode=report; "
-    ".jsonl or .html of search; the folder of --mode=export.",
+    "File to write: .json of --mode=compile, --ensemble and --seeds; .html of "
+    "--mode=report; .jsonl or .html of search; the folder of --mode=export.",
 )
 flags.DEFINE_list(
     "ensemble", [], "Runs whose similarities --mode=eval averages: runs/a,runs/b."
 )
 flags.DEFINE_list("runs", [], "Runs that --mode=report compares: runs/a,runs/b.")
+flags.DEFINE_list(
+    "seeds",
+    [],
+    "Seeds to train, evaluate or report, each in a workdir of its own: 0,1,2.",
+)
 flags.DEFINE_string(
     "source",
     "",
@@ -100,6 +105,7 @@ def main(argv: list[str]) -> int:
     config = FLAGS.config if _has_config_file() else None
     if config is None and FLAGS.mode not in NO_CONFIG:
         raise InputError("--config is missing; an example is configs/quickstart.py")
+    command_line.seeds()  # reports a mistake before the hosts are connected
     workdir = _workdir()
     _set_up_logging()
     return MODES[FLAGS.mode](config, workdir)

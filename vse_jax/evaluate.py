@@ -50,9 +50,7 @@ def evaluate(
         cannot be overridden.
     """
     run = open_run(workdir, split, checkpoint, overrides)
-    evaluation = run.evaluate()
-    with reporting_writes(workdir):
-        report(run.experiment, evaluation, workdir, run.restored.step)
+    evaluation, _ = run.evaluate_and_report()
     return evaluation.metrics
 
 
@@ -79,6 +77,14 @@ class OpenRun(NamedTuple):
         if self.experiment.config.evaluation.hubness:
             return evaluator.correct(variables, evaluation)
         return evaluation
+
+    def evaluate_and_report(self) -> tuple[Evaluation, dict]:
+        """Prints a table and writes files; returns also what `report` returns."""
+        evaluation = self.evaluate()
+        with reporting_writes(self.workdir):
+            step = self.restored.step
+            reported = report(self.experiment, evaluation, self.workdir, step)
+        return evaluation, reported
 
 
 def open_run(
