@@ -29,7 +29,7 @@ def our_pass(name, batch):
     module = backbones.create_backbone(name, pooled=False)
     variables = jax.jit(module.init)(jax.random.key(0), batch[:1])
     apply = parallel.map_over_devices(
-        backbones.fast_apply(name, module),
+        backbones.fast_apply(backbones.SPECS[name], module),
         (parallel.REPLICATED, parallel.SPLIT),
         parallel.SPLIT,
     )

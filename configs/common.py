@@ -55,6 +55,12 @@ def get_config() -> ml_collections.ConfigDict:
     data.augment = True  # in training, drop regions and words, or crop and flip photos
     data.image_size = 0  # height and width in pixels; 0 if stored photos have one size
     data.resize = 0  # shorter side in pixels before a crop; 0: image_size * 256 / 224
+    # How a photo becomes square in evaluation: crop (its centre) or stretch (all).
+    # "" is that of the weights of a vision transformer, and crop for other backbones.
+    data.fit = ""
+    # bilinear, bicubic or lanczos; "" is that of the weights of a vision transformer,
+    # and bilinear for other backbones.
+    data.interpolation = ""
     data.crops = 1  # crops per photo in evaluation: 1 (centre) or 10 (also mirrored)
     data.device_resident = False  # True: training features in the devices' memory
     data.folds = 0  # folds whose mean is also reported; 0 for none, 5 for COCO's 1K
@@ -68,14 +74,33 @@ def get_config() -> ml_collections.ConfigDict:
     )
     model.backbone = backbone = ml_collections.ConfigDict()  # for datasets of photos
     backbone.name = ""  # a name in `vse_jax.models.backbones.BACKBONES`; "" for none
-    backbone.weights = ""  # .pth or .safetensors file, or a package; "" for random ones
+    # .pth or .safetensors file, a package, or for vision transformers a folder in
+    # Hugging Face's layout; "" for random ones.
+    backbone.weights = ""
     # trained: use the batch's statistics in training; frozen: use those of the weights.
     # A backbone that is frozen as a whole (see `optimizer.groups`) always uses those of
     # its weights. VSE++'s published code differs: its frozen CNN uses the batch's
     # statistics in training and updates the running statistics.
     backbone.batch_norm = "trained"
+    # Sizes of a vision transformer. 0, "" and () are those of the weights; a run stores
+    # what it found there.
+    backbone.tower = tower = ml_collections.ConfigDict()
+    tower.dim = 0  # dimensions of a region
+    tower.layers = 0  # number of blocks
+    tower.heads = 0  # of each attention
+    tower.mlp_dim = 0  # dimensions between the two layers of an MLP
+    tower.patch = 0  # height and width of a patch in pixels
+    tower.image_size = 0  # pixels of the pretraining's images; position embeddings
+    tower.registers = 0  # tokens that are dropped at the end, or 0
+    tower.activation = ""  # gelu, gelu_pytorch_tanh or quick_gelu
+    tower.epsilon = 0.0  # of the layer normalizations
+    tower.gated = False  # True: SwiGLU
+    tower.mean = ()  # of RGB, for pixels from 0 to 1
+    tower.deviation = ()  # of RGB, for pixels from 0 to 1
     model.text_encoder = "bigru_gpo"  # or gru
-    model.pooling = "gpo"  # pooling of regions and words: gpo, esa, mean or max
+    # Pooling of regions and words: gpo, esa, mean, max, or cls: the class token, of
+    # clip_vision and dinov2.
+    model.pooling = "gpo"
     model.embed_dim = 1024  # dimensions of the joint embedding
     model.word_dim = 300  # dimensions of the word embeddings
     model.normalize_image = True  # scale image embeddings to unit length; False in VSE0

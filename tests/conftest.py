@@ -1,6 +1,7 @@
 """Provides eight virtual devices for every test, and a small dataset of images."""
 
 import os
+import sys
 
 # JAX reads these once, when it is imported.
 _DEVICES = "--xla_force_host_platform_device_count"
@@ -8,6 +9,9 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# The models of transformers import triton if it is installed. Its LLVM crashes beside
+# TensorFlow's.
+sys.modules.setdefault("triton", None)
 
 import pytest  # noqa: E402
 

@@ -23,7 +23,7 @@ def test_defaults_are_valid(config):
         ("loss.scale", -1.0, "at least 0"),
         ("loss.triplet_weight", float("inf"), "at least 0"),
         ("loss.bias", float("-inf"), "a finite number"),
-        ("model.pooling", "cls", "'gpo', 'esa'"),
+        ("model.pooling", "sum", "'gpo', 'esa'"),
         ("optimizer.schedule", "linear", "'steps', 'cosine'"),
         ("optimizer.warmup_epochs", 25.0, "less than config.epochs, which is 25"),
         ("optimizer.warmup_epochs", -1.0, "at least 0"),

@@ -21,7 +21,7 @@ from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.data.training_plan import TrainingPlan
 from vse_jax.errors import InputError, TrainingError
 from vse_jax.extraction import backbone_file
-from vse_jax.models.backbones import BACKBONES
+from vse_jax.models.backbones import BACKBONES, sizes_of, spec_of
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.vse import VSE, create_model
 
@@ -210,7 +210,7 @@ def check_content(
     Raises:
       InputError: if it does not; names the option and the values that fit.
     """
-    content = content_of(builder).key
+    content, shape = content_of(builder).key, content_of(builder).shape
     backbone, encoder = config.model.backbone.name, config.model.image_encoder
     if bool(backbone) != (content == "image"):
         fitting = BACKBONES if content == "image" else ("",)
@@ -218,6 +218,25 @@ def check_content(
     if content not in ("image", ENCODERS[encoder].content):
         fitting = [name for name, spec in ENCODERS.items() if spec.content == content]
         raise _unfit("image_encoder", encoder, builder, content, fitting)
+    if backbone and shape[0]:
+        check_photo_size(config.model.backbone, shape[0], builder.data_dir)
+
+
+def check_photo_size(
+    backbone: ml_collections.ConfigDict, size: int, data_dir: str
+) -> None:
+    """Checks that a backbone takes the photos of a dataset, which have one size.
+
+    Raises:
+      InputError: if it does not.
+    """
+    spec = spec_of(backbone.name, sizes_of(backbone))
+    if not run_config.fits_backbone(size, spec):
+        raise InputError(
+            f"{data_dir}: its photos have {size}x{size} pixels, but {backbone.name} "
+            f"needs a multiple of {spec.multiple} of at least {spec.region_size}; "
+            "choose weights with other patches, or other photos"
+        )
 
 
 def _unfit(option, value, builder, content, fitting):

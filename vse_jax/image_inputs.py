@@ -15,6 +15,7 @@ import numpy as np
 from flax import traverse_util
 from PIL import Image
 
+from vse_jax import run_config
 from vse_jax.checkpoint import Restored
 from vse_jax.data import photo_crops, photo_inputs
 from vse_jax.data.datasets.photos import PhotoError
@@ -187,31 +188,33 @@ class ImageInput:
 
 
 def _reader_of_run(run) -> Callable:
-    preprocessing, data = run["preprocessing"], run["config"]["data"]
-    size, shorter = preprocessing["image_size"], preprocessing["resize"]
-    if not size:
+    preprocessing = run["preprocessing"]
+    data = run_config.from_json(run["config"]).data
+    if not preprocessing["image_size"]:
         raise InputError(
             "the checkpoint does not remember the size of its photos, as it was saved "
             "by an earlier version; train again"
         )
-    return photo_inputs.pixels_reader(size, shorter, data["crops"])
+    geometry = photo_crops.geometry_of(data)._replace(
+        size=preprocessing["image_size"], shorter=preprocessing["resize"]
+    )
+    return photo_inputs.pixels_reader(geometry, data.crops)
 
 
 def _reader(data, crops) -> Callable | None:
     if not data.image_size:
         return None  # the photos had one size, which is not known
-    shorter = photo_crops.resized_side(data.image_size, data.resize)
-    return photo_inputs.pixels_reader(data.image_size, shorter, crops)
+    return photo_inputs.pixels_reader(photo_crops.geometry_of(data), crops)
 
 
 def extraction_config(extraction: dict) -> ml_collections.ConfigDict:
-    """Returns the options in the description of an extraction."""
+    """Returns the options in the description of an extraction, and defaults."""
     options = {
         name.removeprefix("config."): value
         for name, value in extraction.items()
         if name.startswith("config.")
     }
-    return ml_collections.ConfigDict(traverse_util.unflatten_dict(options, sep="."))
+    return run_config.from_json(traverse_util.unflatten_dict(options, sep="."))
 
 
 def _name(image) -> str:

@@ -23,6 +23,7 @@ from vse_jax.evaluation.report import report
 from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
 from vse_jax.feed import Feed
 from vse_jax.goodput import CHECKPOINTS, EVALUATION, STEPS, Goodput
+from vse_jax.models.image_encoders import takes_pooled
 from vse_jax.models.vse import with_backbone
 from vse_jax.run_config import check_same_run, flatten
 from vse_jax.run_lock import sole_run
@@ -32,7 +33,8 @@ from vse_jax.stages import Stage, check_groups, plan_stages, stage_of
 from vse_jax.step_log import StepLog
 from vse_jax.summaries import create_writer
 from vse_jax.termination import Termination, exit_code, signal_name
-from vse_jax.torch_import import backbone_weights
+from vse_jax.torch_import import backbone_variables
+from vse_jax.torch_import.resolve import resolved
 from vse_jax.train_step import TrainState, init_variables, start_training
 from vse_jax.training_data import create_training_data
 from vse_jax.training_programs import TrainingPrograms
@@ -64,6 +66,7 @@ def train_and_evaluate(
     goodput = Goodput(
         seconds_compiling=parallel.seconds_compiling, seconds_before=seconds_before
     )
+    config = resolved(config)
     parallel.check_batches(config)
     data = config.data
     experiment = create_experiment(
@@ -203,8 +206,9 @@ class Training:
         options = self._config.model.backbone
         if not options.weights:
             return state
-        pooled = self._config.model.image_encoder == "global"
-        loaded = backbone_weights.load(options.name, options.weights, pooled=pooled)
+        model = self._config.model
+        pooled = takes_pooled(model.image_encoder, model.pooling)
+        loaded = backbone_variables.load(options, pooled=pooled)
         return state.replace(**with_backbone(state.variables, loaded))
 
     def _begin_stage(self, stage: Stage) -> None:

@@ -12,6 +12,7 @@ from vse_jax.data import photo_crops
 
 SHAPES = [(97, 61), (64, 64), (40, 300), (300, 40), (33, 500), (224, 224), (375, 500)]
 SIZE, SHORTER = 56, 64
+GEOMETRY = photo_crops.Geometry(SIZE, SHORTER)
 
 
 def naive_window(numbers, height, width):
@@ -92,13 +93,37 @@ def test_random_crops_equal_pil(contents):
 
 
 def test_center_crops_equal_pil(contents):
-    crops = photo_crops.center_crops(tf.constant(contents), SHORTER, SIZE).numpy()
+    crops = photo_crops.center_crops(tf.constant(contents), GEOMETRY).numpy()
     expected = [center(naive_resized(content), SIZE) for content in contents]
     assert_alike(crops, expected, most=24)
 
 
+FILTERS = {"bicubic": Image.BICUBIC, "lanczos": Image.LANCZOS}
+
+
+@pytest.mark.parametrize("interpolation", FILTERS)
+def test_other_filters_equal_pil(contents, interpolation, monkeypatch):
+    geometry = GEOMETRY._replace(interpolation=interpolation)
+    crops = photo_crops.center_crops(tf.constant(contents), geometry).numpy()
+    monkeypatch.setattr(Image, "BILINEAR", FILTERS[interpolation])
+    expected = [center(naive_resized(content), SIZE) for content in contents]
+    assert_alike(crops, expected, most=24)
+    bilinear = photo_crops.center_crops(tf.constant(contents), GEOMETRY).numpy()
+    assert (bilinear != crops).any()
+
+
+def test_stretched_photos_equal_pil(contents):
+    geometry = photo_crops.Geometry(SIZE, 0, "bicubic")
+    stretched = photo_crops.center_crops(tf.constant(contents), geometry).numpy()
+    expected = [
+        np.asarray(Image.fromarray(decoded(c)).resize((SIZE, SIZE), Image.BICUBIC))
+        for c in contents
+    ]
+    assert_alike(stretched, expected, most=24)
+
+
 def test_ten_crops_equal_pil(contents):
-    crops = photo_crops.ten_crops(tf.constant(contents), SHORTER, SIZE).numpy()
+    crops = photo_crops.ten_crops(tf.constant(contents), GEOMETRY).numpy()
     assert crops.shape == (len(contents), 10, SIZE, SIZE, 3)
     for content, ten in zip(contents, crops, strict=True):
         expected = []

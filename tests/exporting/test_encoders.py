@@ -11,6 +11,7 @@ from configs import common
 from tests import photo_files
 from tests.exporting.exported import Exported, random_variables
 from vse_jax.checkpoint import Restored
+from vse_jax.data.photo_crops import Geometry
 from vse_jax.data.photo_inputs import pixels_reader
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.exporting.encoders import PLATFORMS, encoders
@@ -125,7 +126,7 @@ def test_real_photos_and_captions():
     entries = json.loads((folder / "dataset_flickr8k.json").read_text())["images"][:3]
     sentences = [e["raw"] for entry in entries for e in entry["sentences"]]
     vocabulary = Vocabulary.from_captions(sentences, minimum_count=1)
-    read = pixels_reader(96, 96)
+    read = pixels_reader(Geometry(96, 96))
     (photos,) = [f for f in (folder / "images", folder) if any(f.glob("*.jpg"))][:1]
     pixels = np.stack([read(photos / entry["filename"]) for entry in entries])
     encoded = [vocabulary.encode(sentence) for sentence in sentences]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.exporting.exported import Exported, random_variables
 from vse_jax.exporting.encoders import Encoder
-from vse_jax.models.backbones import BACKBONES, SPECS, create_backbone, resnet, vgg
+from vse_jax.models.backbones import SPECS, create_backbone, resnet, vgg
 from vse_jax.models.backbones.efficientnet_lite import EfficientNetLite, StageSpec
 from vse_jax.models.backbones.resnet import ResNet
 from vse_jax.models.backbones.stem import ConvolutionalStem
@@ -79,7 +79,7 @@ def test_family(family, pooled, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", SPECS)
 def test_every_backbone(name, monkeypatch):
     monkeypatch.undo()
     for pooled in {False, bool(SPECS[name].pooled_dim)}:

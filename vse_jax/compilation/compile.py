@@ -16,6 +16,7 @@ from vse_jax.compilation.resident import check_fits, resident_features
 from vse_jax.compilation.topology import Topology, get_topology
 from vse_jax.data.batch_options import token_lengths
 from vse_jax.errors import InputError, reporting_writes
+from vse_jax.torch_import.resolve import resolved
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def compile_programs(
       InputError: if an option is invalid, libtpu is absent, or a program does not fit
         the memory of a device.
     """
-    config = config.copy_and_resolve_references()
+    config = resolved(config)
     config.dtype = _dtype(config)
     check_options(config)
     _check_output(output)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from vse_jax.data.datasets.shapes import IMAGE_SIZE
-from vse_jax.models.backbones import SPECS
+from vse_jax.models.backbones import sizes_of, spec_of
 from vse_jax.models.image_encoders import ENCODERS
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -53,7 +53,8 @@ def image_size(config: ml_collections.ConfigDict) -> int:
         return config.data.image_size
     if config.data.builder == "shapes":
         return IMAGE_SIZE
-    return SPECS[config.model.backbone.name].image_size
+    backbone = config.model.backbone
+    return spec_of(backbone.name, sizes_of(backbone)).image_size
 
 
 def _array(*shape, dtype=jnp.int32):

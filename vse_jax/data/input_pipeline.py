@@ -160,7 +160,7 @@ def image_batches(
       builder: a prepared dataset.
       split: name of the split.
       config: uses `evaluation_batch_size` (rows over all hosts), `data.tokenizer`,
-        `data.image_size`, `data.resize` and `data.crops`.
+        `data.crops` and the options of `photo_crops.geometry_of`.
       numbers: record numbers, at least one; None means all records.
       process_index: index of this host.
       process_count: number of hosts.
@@ -265,8 +265,7 @@ def _parser(
     It removes the arrays of the plan that only it needs.
     """
     content = records.content_of(builder)
-    size = config.data.image_size
-    shorter = photo_crops.resized_side(size, config.data.resize)
+    geometry = photo_crops.geometry_of(config.data)
     regions = int(index.region_count.max())
 
     def parse(
@@ -284,11 +283,13 @@ def _parser(
         encoded = records.parse_encoded(content, serialized)
         if "crop_numbers" in batch:
             numbers = batch.pop("crop_numbers")
-            image = photo_crops.random_crops(encoded, numbers, size)
+            image = photo_crops.random_crops(
+                encoded, numbers, geometry.size, geometry.interpolation
+            )
         elif crops == 10:
-            image = photo_crops.ten_crops(encoded, shorter, size)
+            image = photo_crops.ten_crops(encoded, geometry)
         else:
-            image = photo_crops.center_crops(encoded, shorter, size)
+            image = photo_crops.center_crops(encoded, geometry)
         return batch | {content.key: image}
 
     return parse_photos if has_photos(builder, config) else parse

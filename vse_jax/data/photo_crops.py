@@ -1,14 +1,15 @@
 """Decodes and crops photos: at random for training, one or ten crops for evaluation.
 
 The geometry is that of torchvision's RandomResizedCrop, Resize, CenterCrop and TenCrop,
-as the papers use them. The resampling is PIL's: bilinear, with a triangle filter that
-widens with the scale when it shrinks a photo. Of a JPEG, only the part that a crop
-needs is decoded.
+as the papers use them. The resampling is PIL's: bilinear, bicubic or Lanczos, with a
+filter that widens with the scale when it shrinks a photo. Of a JPEG, only the part that
+a crop needs is decoded.
 """
 
 import functools
 from typing import NamedTuple
 
+import ml_collections
 import numpy as np
 import tensorflow as tf
 
@@ -22,14 +23,35 @@ _DCT_METHOD = "INTEGER_ACCURATE"  # as PIL does
 _NUMBERS = 2 * _ATTEMPTS + 3
 
 
-def resized_side(size: int, resize: int = 0) -> int:
-    """Returns the shorter side, in pixels, before a centre crop.
+INTERPOLATIONS = {
+    "bilinear": "triangle",
+    "bicubic": "keyscubic",
+    "lanczos": "lanczos3",
+}
+FITS = ("crop", "stretch")
 
-    Args:
-      size: height and width of the crop in pixels.
-      resize: `config.data.resize`; 0 for the side that suits the crop.
+
+class Geometry(NamedTuple):
+    """How a photo becomes a square, besides random crops.
+
+    Attributes:
+      size: height and width of the square in pixels; 0 if photos are not resized.
+      shorter: shorter side in pixels before a crop, at least `size`; 0 to stretch the
+        whole photo to the square.
+      interpolation: one of `INTERPOLATIONS`.
     """
-    return resize or round(size * 256 / 224)
+
+    size: int
+    shorter: int
+    interpolation: str = "bilinear"
+
+
+def geometry_of(data: ml_collections.ConfigDict) -> Geometry:
+    """Returns the geometry that `config.data` describes."""
+    size, interpolation = data.image_size, data.interpolation or "bilinear"
+    if data.fit == "stretch":
+        return Geometry(size, 0, interpolation)
+    return Geometry(size, data.resize or round(size * 256 / 224), interpolation)
 
 
 class Window(NamedTuple):
@@ -70,7 +92,12 @@ def crop_numbers(seed: int, pass_number: np.ndarray, image: np.ndarray) -> np.nd
     return random_uniform(seed, CROP_STREAM, pass_number, image, count=_NUMBERS)
 
 
-def random_crops(encoded: tf.Tensor, numbers: tf.Tensor, size: int) -> tf.Tensor:
+def random_crops(
+    encoded: tf.Tensor,
+    numbers: tf.Tensor,
+    size: int,
+    interpolation: str = "bilinear",
+) -> tf.Tensor:
     """Decodes and resizes random parts of photos, and mirrors half of them.
 
     A part has 8% to 100% of the photo's area and an aspect ratio of 3:4 to 4:3; see
@@ -80,6 +107,7 @@ def random_crops(encoded: tf.Tensor, numbers: tf.Tensor, size: int) -> tf.Tensor
       encoded: string `[batch]`, JPEG or PNG.
       numbers: float64 `[batch, 23]`, from `crop_numbers`.
       size: height and width of the crops in pixels.
+      interpolation: one of `INTERPOLATIONS`.
 
     Returns:
       uint8 `[batch, size, size, 3]`.
@@ -95,48 +123,52 @@ def random_crops(encoded: tf.Tensor, numbers: tf.Tensor, size: int) -> tf.Tensor
                 _whole_axis(window.left, window.width, size),
             )
 
-        pixels = _decode_and_resize(one, axes, size)
+        pixels = _decode_and_resize(one, axes, size, interpolation)
         return tf.cond(own[-1] < 0.5, lambda: _mirror(pixels), lambda: pixels)
 
     return _map((encoded, numbers), crop, (size, size, 3))
 
 
-def center_crops(encoded: tf.Tensor, shorter: int, size: int) -> tf.Tensor:
+def center_crops(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """Decodes photos, resizes their shorter side, and crops the centre.
 
     Args:
       encoded: string `[batch]`, JPEG or PNG.
-      shorter: length of the shorter side in pixels, at least `size`.
-      size: height and width of the crops in pixels.
+      geometry: of the crops. Without a shorter side, photos are stretched instead.
 
     Returns:
       uint8 `[batch, size, size, 3]`.
     """
+    size, shorter, interpolation = geometry
 
     def axes(height: tf.Tensor, width: tf.Tensor) -> tuple[_Axis, _Axis]:
+        if not shorter:
+            zero = tf.zeros([], tf.int32)
+            return _whole_axis(zero, height, size), _whole_axis(zero, width, size)
         resized = resized_shape(height, width, shorter)
         return tuple(
             _part_of_axis(old, new, center_offset(new, size), size)
             for old, new in zip((height, width), resized, strict=True)
         )
 
-    return _map(
-        encoded, lambda one: _decode_and_resize(one, axes, size), (size, size, 3)
-    )
+    def crop(one: tf.Tensor) -> tf.Tensor:
+        return _decode_and_resize(one, axes, size, interpolation)
+
+    return _map(encoded, crop, (size, size, 3))
 
 
-def ten_crops(encoded: tf.Tensor, shorter: int, size: int) -> tf.Tensor:
+def ten_crops(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """Decodes photos, resizes their shorter side, and takes ten crops of each.
 
     Args:
       encoded: string `[batch]`, JPEG or PNG.
-      shorter: length of the shorter side in pixels, at least `size`.
-      size: height and width of the crops in pixels.
+      geometry: of the crops, with a shorter side.
 
     Returns:
       uint8 `[batch, 10, size, size, 3]`: the corners (top left, top right, bottom left,
       bottom right) and the centre, then the same crops of the mirrored photo.
     """
+    size, shorter, interpolation = geometry
 
     def crop(one: tf.Tensor) -> tf.Tensor:
         pixels = _decode(one)
@@ -144,7 +176,8 @@ def ten_crops(encoded: tf.Tensor, shorter: int, size: int) -> tf.Tensor:
         new_height, new_width = resized_shape(height, width, shorter)
         rows = _whole_axis(tf.zeros([], tf.int32), height, new_height)
         columns = _whole_axis(tf.zeros([], tf.int32), width, new_width)
-        resized = _resize(pixels, rows, columns, tf.stack([new_height, new_width]))
+        shape = tf.stack([new_height, new_width])
+        resized = _resize(pixels, rows, columns, shape, interpolation)
         five = functools.partial(_five_crops, size=size)
         return tf.stack([*five(resized), *five(_mirror(resized))])
 
@@ -234,7 +267,9 @@ def _part_of_axis(
     )
 
 
-def _decode_and_resize(encoded: tf.Tensor, axes, size: int) -> tf.Tensor:
+def _decode_and_resize(
+    encoded: tf.Tensor, axes, size: int, interpolation: str
+) -> tf.Tensor:
     """Decodes the part of a photo that `axes(height, width)` needs, and resizes it.
 
     Returns:
@@ -248,15 +283,14 @@ def _decode_and_resize(encoded: tf.Tensor, axes, size: int) -> tf.Tensor:
         pixels = tf.image.decode_and_crop_jpeg(
             encoded, window, channels=3, dct_method=_DCT_METHOD
         )
-        return _resize(pixels, rows, columns, [size, size])
+        return _resize(pixels, rows, columns, [size, size], interpolation)
 
     def from_png() -> tf.Tensor:
         pixels = _decode(encoded)
         rows, columns = axes(tf.shape(pixels)[0], tf.shape(pixels)[1])
         pixels = pixels[rows.begin :, columns.begin :]
-        return _resize(
-            pixels[: rows.length, : columns.length], rows, columns, [size, size]
-        )
+        pixels = pixels[: rows.length, : columns.length]
+        return _resize(pixels, rows, columns, [size, size], interpolation)
 
     return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_png)
 
@@ -267,7 +301,11 @@ def _decode(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _resize(
-    pixels: tf.Tensor, rows: _Axis, columns: _Axis, shape: list[int] | tf.Tensor
+    pixels: tf.Tensor,
+    rows: _Axis,
+    columns: _Axis,
+    shape: list[int] | tf.Tensor,
+    interpolation: str,
 ) -> tf.Tensor:
     def resample() -> tf.Tensor:
         return tf.raw_ops.ScaleAndTranslate(
@@ -275,7 +313,7 @@ def _resize(
             size=shape,
             scale=[rows.scale, columns.scale],
             translation=[rows.translation, columns.translation],
-            kernel_type="triangle",
+            kernel_type=INTERPOLATIONS[interpolation],
             antialias=True,
         )
 
@@ -285,11 +323,18 @@ def _resize(
             images=pixels[None], size=shape, half_pixel_centers=True
         )
 
+    if interpolation != "bilinear":
+        # These filters overshoot at edges.
+        return _to_uint8(tf.clip_by_value(resample()[0], 0, 255))
     grows = tf.minimum(rows.scale, columns.scale) >= 1
     is_whole = (rows.translation == 0) & (columns.translation == 0)
     is_whole &= tf.reduce_all(tf.shape(pixels)[:2] == [rows.length, columns.length])
     resized = tf.cond(grows & is_whole, enlarge, resample)[0]
-    return tf.cast(tf.round(resized), tf.uint8)
+    return _to_uint8(resized)
+
+
+def _to_uint8(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.round(pixels), tf.uint8)
 
 
 def _mirror(pixels: tf.Tensor) -> tf.Tensor:

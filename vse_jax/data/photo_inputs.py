@@ -20,12 +20,11 @@ from vse_jax.errors import one_line
 Photo = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 
-def pixels_reader(size: int, shorter: int, crops: int = 1) -> Callable:
+def pixels_reader(geometry: photo_crops.Geometry, crops: int = 1) -> Callable:
     """Returns a function that decodes and crops a photo; threads may share it.
 
     Args:
-      size: height and width of a crop in pixels.
-      shorter: length of the shorter side in pixels before the crop, at least `size`.
+      geometry: of the crops.
       crops: 1 (centre) or 10 (also corners, and mirrored).
 
     Returns:
@@ -38,7 +37,7 @@ def pixels_reader(size: int, shorter: int, crops: int = 1) -> Callable:
 
     @functools.partial(tf.function, input_signature=[tf.TensorSpec([1], tf.string)])
     def crop(encoded: tf.Tensor) -> tf.Tensor:
-        return cut(encoded, shorter, size)[0]
+        return cut(encoded, geometry)[0]
 
     def read(photo: Photo) -> np.ndarray:
         encoded = tf.constant([_encoded(photo)])

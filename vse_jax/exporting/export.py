@@ -11,10 +11,11 @@ from etils import epath
 from vse_jax import parallel, run_config, saved_model
 from vse_jax.checkpoint import Restored
 from vse_jax.data.batch_options import token_lengths
-from vse_jax.data.photo_crops import resized_side
+from vse_jax.data.photo_crops import geometry_of
 from vse_jax.errors import InputError, one_line, reporting_writes, unreadable
 from vse_jax.exporting import folder, model_card
 from vse_jax.exporting.encoders import PLATFORMS, Encoder, encoders
+from vse_jax.image_inputs import extraction_config
 
 logger = logging.getLogger(__name__)
 
@@ -112,19 +113,20 @@ def _photo(run) -> dict | None:
     if run["preprocessing"]:
         photo = run["preprocessing"]
     elif extraction and extraction["config.data.image_size"]:
-        size = extraction["config.data.image_size"]
-        photo = {
-            "image_size": size,
-            "resize": resized_side(size, extraction["config.data.resize"]),
-            "crop": "center",
-            "backbone": extraction["config.model.backbone.name"],
-        }
+        config = extraction_config(extraction)
+        photo = run_config.describe_geometry(geometry_of(config.data))
+        photo["backbone"] = config.model.backbone.name
     else:
         return None
+    # Runs of earlier versions do not say how; they are bilinear.
+    interpolation = photo.setdefault("interpolation", "bilinear")
+    steps = f"{interpolation} resize of the shorter side to `resize` pixels; the centre"
+    if photo["crop"] == "none":
+        steps = f"{interpolation} resize, also of the aspect ratio, to a square"
     return {
         **photo,
-        "steps": "upright RGB; bilinear resize of the shorter side to `resize` pixels; "
-        "the centre of `image_size` x `image_size` pixels; uint8, 0 to 255",
+        "steps": f"upright RGB; {steps} of `image_size` x `image_size` pixels; uint8, "
+        "0 to 255",
     }
 
 

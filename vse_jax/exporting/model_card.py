@@ -255,12 +255,18 @@ def _image_code(summary):
 
 def _photo_code(summary):
     photo = summary["preprocessing"]["photo"]
+    kernel = f"Image.{photo['interpolation'].upper()}"
+    if photo["crop"] == "none":
+        return f"""\
+size = {photo["image_size"]}  # pixels
+photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+image = np.asarray(photo.resize((size, size), {kernel}))[None]"""
     return f"""\
 size, shorter = {photo["image_size"]}, {photo["resize"]}  # pixels
 photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
 sides = [shorter * side // min(photo.size) for side in photo.size]
 left, top = [round((side - size) / 2) for side in sides]
-photo = photo.resize(sides, Image.BILINEAR).crop((left, top, left + size, top + size))
+photo = photo.resize(sides, {kernel}).crop((left, top, left + size, top + size))
 image = np.asarray(photo)[None]"""
 
 

@@ -5,6 +5,7 @@ features are trained on it, as in their papers.
 """
 
 import contextlib
+import json
 import logging
 import shlex
 import sys
@@ -32,8 +33,10 @@ from vse_jax.extraction.extractor import (
     load_variables,
 )
 from vse_jax.extraction.shards import FeatureFolder, Shard
+from vse_jax.models.backbones import FAMILIES
 from vse_jax.progress import Progress
 from vse_jax.run_config import check_extraction_options, value_of
+from vse_jax.torch_import.resolve import resolved
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ _OPTIONS = (
     "extract.pca_dim",
     "extract.shard_megabytes",
 )
+# Those of vision transformers; other backbones have the defaults.
+_TOWER_OPTIONS = ("data.fit", "data.interpolation", "model.backbone.tower")
 
 
 def extract(config: ml_collections.ConfigDict, workdir: str) -> epath.Path:
@@ -72,6 +77,7 @@ def extract(config: ml_collections.ConfigDict, workdir: str) -> epath.Path:
         has features of other photos or options.
       TrainingError: if the features cannot be written, or if memory is insufficient.
     """
+    config = resolved(config)
     check_extraction_options(config)
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
     with parallel.primary_host_first("prepared the dataset"):
@@ -157,10 +163,11 @@ class Extraction:
 
     def _describe(self) -> dict[str, Any]:
         """Describes the extraction, with all that is needed to embed a new photo."""
-        options = {
-            f"config.{option}": value_of(self._config, option) for option in _OPTIONS
-        }
-        return options | {
+        names = _OPTIONS
+        if self._config.model.backbone.name in FAMILIES:
+            names += _TOWER_OPTIONS
+        options = {f"config.{name}": value_of(self._config, name) for name in names}
+        return _as_json(options) | {
             "config.model.backbone.weights": backbone_file.digest(self._variables),
             "unit_length": self._config.extract.regions == "pooled",
             "photos": self._identity.summary(),
@@ -299,6 +306,11 @@ class Extraction:
             config,
             *(f"--config.{name}={value}" for name, value in options.items()),
         ]
+
+
+def _as_json(options):
+    """Returns options as they are after reading the description again."""
+    return json.loads(ml_collections.ConfigDict(options).to_json())
 
 
 def _count(shards):

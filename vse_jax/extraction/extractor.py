@@ -12,10 +12,15 @@ from vse_jax import parallel
 from vse_jax.data.input_pipeline import Batch
 from vse_jax.errors import InputError
 from vse_jax.extraction.pca import PCA
-from vse_jax.models.backbones import create_backbone, fast_apply
+from vse_jax.models.backbones import (
+    create_backbone,
+    fast_apply,
+    sizes_of,
+    spec_of,
+)
 from vse_jax.models.normalization import l2_normalize
 from vse_jax.models.pooling import pool_grid
-from vse_jax.torch_import import backbone_weights
+from vse_jax.torch_import import backbone_variables
 
 STORED_DTYPE = jnp.float16
 LARGEST = float(jnp.finfo(STORED_DTYPE).max)
@@ -127,13 +132,15 @@ def load_variables(config: ml_collections.ConfigDict, image: np.ndarray) -> dict
     backbone = config.model.backbone
     if backbone.weights:
         pooled = config.extract.regions == "pooled"
-        return backbone_weights.load(backbone.name, backbone.weights, pooled=pooled)
+        return backbone_variables.load(backbone, pooled=pooled)
     return _backbone(config).init(jax.random.key(config.seed), image[:1])
 
 
 def _backbone(config) -> nn.Module:
+    backbone = config.model.backbone
     return create_backbone(
-        config.model.backbone.name,
+        backbone.name,
+        sizes_of(backbone),
         pooled=config.extract.regions == "pooled",
         dtype=jnp.dtype(config.dtype or "float32"),
     )
@@ -143,14 +150,16 @@ def make_extract_step(config, pool: bool = True) -> Callable:
     """Returns per-device code that maps parameters and uint8 images to features.
 
     Args:
-      config: `model.backbone.name`, `extract` and `dtype` are used.
+      config: `model.backbone`, `extract` and `dtype` are used.
       pool: False ignores `config.extract.pool`.
 
     Returns:
       A function of `(variables, pca)` and uint8 `[batch, height, width, 3]`. It returns
       float16 `[batch, regions, dim]` or `[batch, dim]`. `pca` may be None.
     """
-    apply = fast_apply(config.model.backbone.name, _backbone(config))
+    backbone = config.model.backbone
+    spec = spec_of(backbone.name, sizes_of(backbone))
+    apply = fast_apply(spec, _backbone(config))
 
     def step(parameters, image):
         variables, pca = parameters

@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from vse_jax.models import initializers
-from vse_jax.models.backbones import create_backbone, fast_apply
+from vse_jax.models.backbones import (
+    VisionSizes,
+    create_backbone,
+    fast_apply,
+    spec_of,
+)
 from vse_jax.models.normalization import MaskedBatchNorm, l2_normalize
 from vse_jax.models.pooling import POOLINGS
 
@@ -30,11 +35,13 @@ class Backbone(NamedTuple):
       train_norm: whether a trainable backbone normalizes by the batch's statistics in
         training and updates the running ones. If False, it normalizes by the running
         statistics that came with its weights.
+      sizes: of a vision transformer; None for any other backbone.
     """
 
     name: str
     trainable: bool = True
     train_norm: bool = True
+    sizes: VisionSizes | None = None
 
 
 class RegionMLP(nn.Module):
@@ -173,6 +180,19 @@ ENCODERS = {
 }
 
 
+def takes_pooled(encoder: str, pooling: str) -> bool:
+    """Returns whether an encoder takes one feature per photo from a backbone.
+
+    With the pooling `cls` the only region of a photo is the class token, which is the
+    pooled feature of the backbones that have one.
+
+    Args:
+      encoder: one of `ENCODERS`.
+      pooling: one of `pooling.POOLINGS`.
+    """
+    return ENCODERS[encoder].content == "feature" or pooling == "cls"
+
+
 class ImageEncoder(nn.Module):
     """One of `ENCODERS`, after a backbone if the batch contains photos.
 
@@ -218,10 +238,10 @@ class ImageEncoder(nn.Module):
 
     def _apply_backbone(self, image):
         """Maps `[batch, height, width, 3]` to the input of the encoder."""
-        pooled = ENCODERS[self.encoder].content == "feature"
         backbone = create_backbone(
             self.backbone.name,
-            pooled=pooled,
+            self.backbone.sizes,
+            pooled=takes_pooled(self.encoder, self.pooling),
             dtype=self.dtype,
             train=self.train and self.backbone.trainable and self.backbone.train_norm,
             gather_over_devices=self.gather_over_devices,
@@ -231,14 +251,16 @@ class ImageEncoder(nn.Module):
             output = backbone(image)
         else:
             output = self._apply_without_gradient(backbone, image)
-        if pooled:
+        if ENCODERS[self.encoder].content == "feature":
             return {"feature": l2_normalize(output)}  # as VSE++ does
+        if self.pooling == "cls":
+            output = output[:, None]
         region_count = jnp.full(output.shape[0], output.shape[1], jnp.int32)
         return {"regions": output, "region_count": region_count}
 
     def _apply_without_gradient(self, backbone, image):
         module, variables = backbone.unbind()
-        apply = fast_apply(self.backbone.name, module)
+        apply = fast_apply(spec_of(self.backbone.name, self.backbone.sizes), module)
         # Stopped before the loop over pieces, or its gradient would store the output of
         # each layer.
         return apply(jax.lax.stop_gradient(variables), image)

@@ -1,4 +1,4 @@
-"""Pooling of a set of vectors: GPO, ESA, mean and max.
+"""Pooling of a set of vectors: GPO, ESA, mean, max and the class token.
 
 GPO is the generalized pooling operator of Chen et al., "Learning the Best Pooling
 Strategy for Visual Semantic Embedding" (2021). It sorts the values of each dimension in
@@ -125,6 +125,12 @@ def max_pooling(vectors: jax.Array, count: jax.Array) -> jax.Array:
     return jnp.where(exists[..., None], vectors, -jnp.inf).max(1)
 
 
+def class_token(vectors: jax.Array, count: jax.Array) -> jax.Array:
+    """Returns the first vector `[batch, dim]` of each row: that of a class token."""
+    del count
+    return vectors[:, 0]
+
+
 # Poolings of regions and words, by the dtype of the encoder's arithmetic: modules or
 # functions of vectors `[batch, length, dim]` float32 and counts `[batch]` int32 that
 # return `[batch, dim]` float32.
@@ -133,6 +139,7 @@ POOLINGS = {
     "esa": lambda dtype: ElementwiseAttention(dtype, name="pooling"),
     "mean": lambda dtype: mean_pooling,
     "max": lambda dtype: max_pooling,
+    "cls": lambda dtype: class_token,
 }
 
 

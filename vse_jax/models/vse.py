@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from vse_jax.models import image_encoders, text_encoders
+from vse_jax.models.backbones import sizes_of
 from vse_jax.models.image_encoders import Backbone
 from vse_jax.models.normalization import l2_normalize
 
@@ -102,7 +103,9 @@ def create_model(
     backbone = options.pop("backbone")
     if backbone.name:
         train_norm = backbone.batch_norm == "trained"
-        options["backbone"] = Backbone(backbone.name, train_backbone, train_norm)
+        options["backbone"] = Backbone(
+            backbone.name, train_backbone, train_norm, sizes_of(backbone)
+        )
     return VSE(
         **options,
         vocabulary_size=vocabulary_size,

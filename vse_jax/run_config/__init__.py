@@ -7,6 +7,7 @@ and compared when a run is resumed. `configs/common.py` documents each option.
 from vse_jax.run_config.checks import (
     check_extraction_options,
     check_options,
+    fits_backbone,
     value_of,
 )
 from vse_jax.run_config.saved import (
@@ -16,6 +17,7 @@ from vse_jax.run_config.saved import (
     check_same_but_seed,
     check_same_run,
     describe,
+    describe_geometry,
     flatten,
     from_json,
     merge,
@@ -30,6 +32,8 @@ __all__ = [
     "check_same_but_seed",
     "check_same_run",
     "describe",
+    "describe_geometry",
+    "fits_backbone",
     "flatten",
     "from_json",
     "merge",

@@ -7,12 +7,13 @@ import ml_collections
 from ml_collections.config_flags import config_path
 
 from vse_jax import parallel, parameter_groups
+from vse_jax.data.photo_crops import FITS, INTERPOLATIONS
 from vse_jax.data.text import tokenizers
 from vse_jax.errors import InputError
 from vse_jax.loss_scalars import LARGEST_SCALES
 from vse_jax.losses import LOSSES, MININGS, mines_negatives
 from vse_jax.models import image_encoders, text_encoders
-from vse_jax.models.backbones import BACKBONES, SPECS, output_dim
+from vse_jax.models.backbones import BACKBONES, Spec, sizes_of, spec_of
 from vse_jax.models.pooling import POOLINGS
 from vse_jax.optimizer import OPTIMIZERS, SCHEDULES
 from vse_jax.similarity import SIMILARITIES
@@ -23,6 +24,8 @@ CHOICES = {
     "data.tokenizer": tuple(tokenizers.TOKENIZERS),
     "data.vocabulary": ("dataset", "checkpoint"),
     "data.crops": (1, 10),
+    "data.fit": ("", *FITS),
+    "data.interpolation": ("", *INTERPOLATIONS),
     "model.image_encoder": tuple(image_encoders.ENCODERS),
     "model.backbone.name": ("", *BACKBONES),
     "model.backbone.batch_norm": ("trained", "frozen"),
@@ -91,6 +94,8 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     _check_photos(config)
     _check_image_size(config)
     _check_backbone(config.model.backbone, config.model.image_encoder)
+    if config.model.pooling == "cls":
+        _check_class_token(config.model)
 
 
 def check_extraction_options(config: ml_collections.ConfigDict) -> None:
@@ -99,7 +104,13 @@ def check_extraction_options(config: ml_collections.ConfigDict) -> None:
     Raises:
       InputError: if an option is invalid; names it and the expected values.
     """
-    for option in ("dtype", "model.backbone.name", "extract.regions"):
+    for option in (
+        "dtype",
+        "data.fit",
+        "data.interpolation",
+        "model.backbone.name",
+        "extract.regions",
+    ):
         _check_choice(config, option, (CHOICES | EXTRACTION_CHOICES)[option])
     _check_positive(config, "extract.shard_megabytes")
     for option in ("extract.pool", "extract.pca_dim"):
@@ -119,7 +130,7 @@ def _check_backbone_of_extraction(config):
             f"are useless; set it to a file or package with weights of {backbone.name}"
         )
     if extract.regions == "pooled":
-        if not output_dim(backbone.name, pooled=True):
+        if not spec_of(backbone.name, sizes_of(backbone)).pooled_dim:
             raise InputError(
                 f"config.extract.regions is 'pooled', but {backbone.name} has no "
                 "pooled feature; set it to 'grid'"
@@ -181,6 +192,15 @@ def _require(config, option, is_right, expected):
 
 
 def _check_photos(config):
+    if config.data.fit == "stretch":
+        for option, neutral in (("crops", 1), ("resize", 0)):
+            value = config.data[option]
+            if value != neutral:
+                raise InputError(
+                    f"config.data.{option} is {value}, but config.data.fit is "
+                    "'stretch', which crops nothing; set config.data.fit to 'crop', or "
+                    f"config.data.{option} to {neutral}"
+                )
     share = config.data.allowed_missing
     _require(config, "data.allowed_missing", 0 <= share <= 1, "a number from 0 to 1")
     _check_at_least_one(config, "data.maximum_pixels")
@@ -190,15 +210,23 @@ def _check_image_size(config):
     name = config.model.backbone.name
     if not name or not config.data.image_size:  # 0 keeps photos as they are stored
         return
-    spec = SPECS[name]
+    spec = spec_of(name, sizes_of(config.model.backbone))
+    if not spec.multiple:  # the sizes of the weights are not known yet
+        return
     _require(
         config,
         "data.image_size",
-        config.data.image_size >= spec.region_size
-        and config.data.image_size % spec.multiple == 0,
+        fits_backbone(config.data.image_size, spec),
         f"at least {spec.region_size} with the backbone {name}"
         + (f", and a multiple of {spec.multiple}" if spec.multiple > 1 else ""),
     )
+
+
+def fits_backbone(size: int, spec: Spec) -> bool:
+    """Returns whether a backbone takes images of `size` pixels in height and width."""
+    # The images of a pretraining may leave pixels beyond the last patch.
+    divides = size % spec.multiple == 0 or size == spec.image_size
+    return size >= spec.region_size and divides
 
 
 def _check_schedule(config, optimizer, stage):
@@ -274,6 +302,23 @@ def _check_backbone(backbone, image_encoder):
             f"config.model.backbone.weights is {backbone.weights!r}, but "
             "config.model.backbone.name is empty; set it to the architecture of the "
             f"weights, {_one_of(BACKBONES)}"
+        )
+
+
+def _check_class_token(model):
+    """Checks that both encoders have a class token."""
+    backbone = model.backbone
+    of_regions = image_encoders.ENCODERS[model.image_encoder].content == "regions"
+    has_token = backbone.name and spec_of(backbone.name, sizes_of(backbone)).class_token
+    without = []
+    if of_regions and not has_token:
+        without.append(f"config.model.backbone.name={backbone.name!r}")
+    if model.text_encoder == "bigru_gpo":
+        without.append("config.model.text_encoder='bigru_gpo'")
+    if without:
+        raise InputError(
+            f"config.model.pooling is 'cls', but {' and '.join(without)} has no class "
+            "token; choose another pooling, or a backbone and a text encoder with one"
         )
 
 

@@ -8,7 +8,7 @@ from ml_collections.config_flags import config_path
 
 from configs import common
 from vse_jax import files
-from vse_jax.data.photo_crops import resized_side
+from vse_jax.data.photo_crops import Geometry, geometry_of
 from vse_jax.data.text import tokenizers
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
@@ -113,15 +113,22 @@ def _of_any_start(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
 
 def _preprocessing(config, image_size):
     """Describes how a photo becomes the input of the model."""
-    name, data = config.model.backbone.name, config.data
+    name = config.model.backbone.name
     if not name:
         return None
+    geometry = geometry_of(config.data)
+    if not geometry.size:  # photos that have the size of the input are not resized
+        geometry = geometry._replace(size=image_size, shorter=image_size)
+    return {**describe_geometry(geometry), "backbone": name}
+
+
+def describe_geometry(geometry: Geometry) -> dict:
+    """Describes how a photo becomes the pixels that a backbone takes."""
     return {
-        "image_size": data.image_size or image_size,
-        # Photos that have the size of the input are not resized.
-        "resize": resized_side(data.image_size, data.resize) or image_size,
-        "crop": "center",
-        "backbone": name,
+        "image_size": geometry.size,
+        "resize": geometry.shorter,
+        "crop": "center" if geometry.shorter else "none",
+        "interpolation": geometry.interpolation,
     }
 
 

@@ -1,4 +1,4 @@
-"""Reads pretrained weights of backbones from published files."""
+"""Reads pretrained weights of convolutional backbones from published files."""
 
 import functools
 import re
@@ -25,7 +25,7 @@ def load(name: str, weights: str, *, pooled: bool = True) -> dict:
     Code in a file or a package is never run.
 
     Args:
-      name: name of the backbone, one of `BACKBONES`.
+      name: name of the backbone, one of `SPECS`.
       weights: path, local or `gs://`, of a `.pth`, `.pth.tar` or `.safetensors` file
         with the names of torchvision, timm, efficientnet-lite-pytorch or the published
         bottom-up ResNet; or the name of an installed Python package that ships one.
@@ -73,7 +73,7 @@ def convert(name: str, content: Any, path: str, *, pooled: bool = True) -> dict:
         advice = "" if few else _advice(arrays, pooled)
         parameters.refuse(reason, problems, advice)
     flat = {
-        our_path: np.asarray(_in_our_order(needed[their_name]), np.float32)
+        our_path: np.asarray(parameters.in_our_order(needed[their_name]), np.float32)
         for their_name, our_path in table.items()
     }
     return traverse_util.unflatten_dict(flat)
@@ -140,14 +140,17 @@ def _matching(
 def _problems(expected, table, arrays):
     return parameters.differences(
         {name: np.shape(array) for name, array in arrays.items()},
-        {name: _in_their_order(expected[path]) for name, path in table.items()},
+        {
+            name: parameters.in_their_order(expected[path])
+            for name, path in table.items()
+        },
     )
 
 
 def _advice(arrays, pooled):
     """Returns a note on the architectures that have these weights, if any."""
     fitting = []
-    for name in backbones.BACKBONES[1:]:
+    for name in list(backbones.SPECS)[1:]:
         # Few architectures have this first layer; checking all layers takes seconds.
         if backbone_names.has_first_layer(name, arrays):
             expected = shapes(name, pooled=pooled)
@@ -155,12 +158,3 @@ def _advice(arrays, pooled):
             if not any(problems.values()):
                 fitting.append(name)
     return f"these are the weights of {' or '.join(fitting)}" if fitting else ""
-
-
-def _in_our_order(array):
-    """Transposes PyTorch's kernels, `[out, in, rows, columns]`, to our axes."""
-    return array.transpose(*range(2, array.ndim), 1, 0) if array.ndim > 1 else array
-
-
-def _in_their_order(shape):
-    return (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else shape

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 from vse_jax.errors import InputError
-from vse_jax.models.backbones import BACKBONES, SPECS
+from vse_jax.models.backbones import SPECS
 from vse_jax.torch_import import backbone_weights, parameter_names
 from vse_jax.torch_import.torch_checkpoint import TorchCheckpoint, refuse_unknown
 
@@ -44,7 +44,7 @@ def configure_photos(
       InputError: if the CNN is not supported.
     """
     architecture = loaded.options.get("cnn_type")
-    pretrained_ones = [name for name in BACKBONES if name != "stem"]
+    pretrained_ones = [name for name in SPECS if name != "stem"]
     if architecture not in pretrained_ones:
         raise InputError(
             f"{path}: its CNN is {architecture!r}, which is not supported; expected "

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from vse_jax.errors import InputError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -32,6 +34,16 @@ def refuse(
     listed = [f"{kind}: {_listing(names)}" for kind, names in problems.items() if names]
     if listed:
         raise InputError("; ".join(filter(None, [reason, *listed, advice])))
+
+
+def in_our_order(array: np.ndarray) -> np.ndarray:
+    """Transposes PyTorch's kernels, `[out, in, rows, columns]`, to our axes."""
+    return array.transpose(*range(2, array.ndim), 1, 0) if array.ndim > 1 else array
+
+
+def in_their_order(shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape in PyTorch of a kernel with our `shape`."""
+    return (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else tuple(shape)
 
 
 def _listing(names, limit=8):

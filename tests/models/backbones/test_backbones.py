@@ -11,10 +11,15 @@ from vse_jax.torch_import import backbone_weights
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-NAMES = backbones.BACKBONES[1:]
+NAMES = tuple(backbones.SPECS)[1:]
 
 
 create = functools.partial(backbones.create_backbone, pooled=False)
+
+
+def _dim(name, pooled):
+    spec = backbones.SPECS[name]
+    return spec.pooled_dim if pooled else spec.dim
 
 
 def draw_images(height, width, batch=2):
@@ -50,7 +55,7 @@ def test_features_equal_pytorch(name, pooled):
     # Not compiled as a whole, so that layers of equal shapes are compiled once.
     features = create(name, pooled=pooled).apply(variables, image)
     assert relative_error(features, expected) < 1e-4
-    assert features.shape[-1] == backbones.output_dim(name, pooled=pooled)
+    assert features.shape[-1] == _dim(name, pooled)
 
 
 def test_regions_of_vgg_equal_pytorch():
@@ -82,6 +87,6 @@ def test_bfloat16_is_close_to_float32():
 
 def test_stem_has_no_pooled_feature():
     regions = create("stem").init_with_output(jax.random.key(0), draw_images(32, 32))[0]
-    assert regions.shape == (2, 4, backbones.output_dim("stem", pooled=False))
+    assert regions.shape == (2, 4, backbones.SPECS["stem"].dim)
     with pytest.raises(ValueError, match="no pooled feature"):
         create("stem", pooled=True)

@@ -1,4 +1,8 @@
-"""Backbones: convolutional networks from pixels to a grid of regions or one feature."""
+"""Backbones: networks from pixels to a grid of regions or one feature.
+
+Convolutional networks have one size per name. Those of a vision transformer come from
+its weights, see `VisionSizes`.
+"""
 
 import functools
 from collections.abc import Callable
@@ -7,11 +11,17 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from vse_jax.models.backbones.efficientnet_lite import EfficientNetLite, stages
 from vse_jax.models.backbones.resnet import ResNet
 from vse_jax.models.backbones.stem import ConvolutionalStem
 from vse_jax.models.backbones.vgg import VGG19
+from vse_jax.models.backbones.vision_transformer import (
+    FAMILIES,
+    VisionSizes,
+    VisionTransformer,
+)
 from vse_jax.models.kernels.batch_pieces import apply_in_pieces
 
 
@@ -26,9 +36,10 @@ class Spec(NamedTuple):
       image_size: height and width in pixels for which it was published.
       region_size: minimum height and width in pixels. An image of this size has one
         region.
-      multiple: height and width must be multiples of this number.
+      multiple: height and width must be multiples of this number, or `image_size`.
       photos_at_once: number of photos that a CPU processes fastest; 0 for the whole
         batch.
+      class_token: whether the pooled feature is that of a class token.
     """
 
     module: Callable[..., nn.Module]
@@ -38,6 +49,7 @@ class Spec(NamedTuple):
     region_size: int = 32
     multiple: int = 1
     photos_at_once: int = 0
+    class_token: bool = False
 
 
 def _efficientnet_lite(width, depth, image_size):
@@ -74,11 +86,50 @@ SPECS = {
     "efficientnet_lite3": _efficientnet_lite(1.2, 1.4, 280),
     "efficientnet_lite4": _efficientnet_lite(1.4, 1.8, 300),
 }
-BACKBONES = tuple(SPECS)
+BACKBONES = (*SPECS, *FAMILIES)
+
+
+def spec_of(architecture: str, sizes: VisionSizes | None = None) -> Spec:
+    """Returns the properties of one of `BACKBONES`.
+
+    Args:
+      architecture: one of `BACKBONES`.
+      sizes: of a vision transformer; None for any other backbone.
+    """
+    if sizes is None:
+        return SPECS[architecture]
+    family = FAMILIES[architecture]
+    return Spec(
+        functools.partial(_vision_transformer, family, sizes),
+        sizes.dim,
+        sizes.dim,
+        sizes.image_size,
+        region_size=sizes.patch,
+        multiple=sizes.patch,
+        class_token=family.class_token,
+    )
+
+
+def sizes_of(options: ml_collections.ConfigDict) -> VisionSizes | None:
+    """Returns the sizes of a vision transformer; None for any other backbone.
+
+    Args:
+      options: `config.model.backbone`, with the sizes of its weights.
+    """
+    if options.name not in FAMILIES:
+        return None
+    sizes = VisionSizes(**options.tower)
+    return sizes._replace(mean=tuple(sizes.mean), deviation=tuple(sizes.deviation))
+
+
+def _vision_transformer(family, sizes, *, train, gather_over_devices, **kwargs):
+    del train, gather_over_devices  # it has no batch normalization
+    return VisionTransformer(family, sizes, **kwargs)
 
 
 def create_backbone(
     architecture: str,
+    sizes: VisionSizes | None = None,
     *,
     pooled: bool,
     dtype: jnp.dtype = jnp.float32,
@@ -94,8 +145,10 @@ def create_backbone(
 
     Args:
       architecture: one of `BACKBONES`.
+      sizes: of a vision transformer; None for any other backbone.
       pooled: whether to return one feature instead of regions: the last hidden layer of
-        VGG-19, or the average of the regions of any other backbone.
+        VGG-19, a transformer's own pooled feature, or the average of the regions of any
+        other backbone.
       dtype: of the arithmetic, float32 or bfloat16; parameters are float32.
       train: whether to normalize by the batch's statistics over all devices and to
         update the running statistics. If False, the running statistics are used.
@@ -105,7 +158,7 @@ def create_backbone(
     Raises:
       ValueError: if the backbone has no pooled feature.
     """
-    return SPECS[architecture].module(
+    return spec_of(architecture, sizes).module(
         pooled=pooled,
         dtype=dtype,
         train=train,
@@ -115,18 +168,13 @@ def create_backbone(
 
 
 def fast_apply(
-    architecture: str, backbone: nn.Module
+    spec: Spec, backbone: nn.Module
 ) -> Callable[[dict, jax.Array], jax.Array]:
     """Returns the fastest form of `backbone.apply` for the platform.
 
     Args:
-      architecture: one of `BACKBONES`.
+      spec: properties of the backbone.
       backbone: made by `create_backbone` with `train=False`. No gradient may be taken
         through it.
     """
-    return apply_in_pieces(backbone, SPECS[architecture].photos_at_once)
-
-
-def output_dim(name: str, *, pooled: bool) -> int:
-    """Returns the dimensions of a region, or of the pooled feature."""
-    return SPECS[name].pooled_dim if pooled else SPECS[name].dim
+    return apply_in_pieces(backbone, spec.photos_at_once)

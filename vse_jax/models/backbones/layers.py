@@ -94,6 +94,22 @@ def normalize_imagenet(image: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return normalize_pixels(image, _IMAGENET_MEAN, _IMAGENET_DEVIATION, dtype)
 
 
+def patches(x: jax.Array, size: int) -> jax.Array:
+    """Reshapes `[batch, height, width, channels]` to a grid of flattened patches.
+
+    Args:
+      x: its height and width are multiples of `size`.
+      size: rows and columns of a patch.
+
+    Returns:
+      `[batch, height // size, width // size, size * size * channels]`.
+    """
+    batch, height, width, channels = x.shape
+    rows, columns = height // size, width // size
+    x = x.reshape(batch, rows, size, columns, size, channels)
+    return x.swapaxes(2, 3).reshape(batch, rows, columns, size * size * channels)
+
+
 def regions(x: jax.Array) -> jax.Array:
     """Reshapes `[batch, height, width, dim]` to `[batch, height * width, dim]`."""
     return x.reshape(x.shape[0], -1, x.shape[-1])

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vse_jax.models.backbones import layers
 from vse_jax.models.normalization import MaskedBatchNorm
 
 
@@ -37,7 +38,7 @@ class ConvolutionalStem(nn.Module):
         """
         x = image.astype(jnp.float32) / 127.5 - 1
         x = jnp.concatenate([x, _coordinates(x.shape)], axis=-1)
-        x = _patches(x, self.patch)
+        x = layers.patches(x, self.patch)
         patches = nn.Dense(
             self.features[0], use_bias=False, dtype=self.dtype, name="patches"
         )
@@ -57,14 +58,6 @@ class ConvolutionalStem(nn.Module):
     def _normalize(self, x, name):
         norm = MaskedBatchNorm(self.train, self.gather_over_devices, name=name)
         return nn.relu(norm(x, jnp.ones(x.shape[:-1], bool)))
-
-
-def _patches(x, size):
-    """Reshapes `[batch, height, width, channels]` to a grid of flattened patches."""
-    batch, height, width, channels = x.shape
-    rows, columns = height // size, width // size
-    x = x.reshape(batch, rows, size, columns, size, channels)
-    return x.swapaxes(2, 3).reshape(batch, rows, columns, size * size * channels)
 
 
 def _coordinates(shape):

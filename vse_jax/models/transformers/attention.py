@@ -17,7 +17,13 @@ class SelfAttention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, items: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        items: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        queries: jax.Array | None = None,
+    ) -> jax.Array:
         """Lets each item attend to the others.
 
         Args:
@@ -25,18 +31,24 @@ class SelfAttention(nn.Module):
           mask: bool, broadcastable to `[batch, heads, items, items]`; False where an
             item (third axis) does not attend to another (last axis). None attends to
             all.
+          queries: `[batch, queries, dim]` that attend to the items instead of the items
+            themselves.
 
         Returns:
-          `[batch, items, dim]` in `dtype`.
+          `[batch, items, dim]`, or `[batch, queries, dim]`, in `dtype`.
         """
-        batch, count, dim = items.shape
+        queries = items if queries is None else queries
+        dim = items.shape[-1]
 
-        def project(name):
-            projected = nn.Dense(dim, dtype=self.dtype, name=name)(items)
-            return projected.reshape(batch, count, self.heads, dim // self.heads)
+        def project(name, x):
+            projected = nn.Dense(dim, dtype=self.dtype, name=name)(x)
+            return projected.reshape(*x.shape[:2], self.heads, dim // self.heads)
 
         attended = jax.nn.dot_product_attention(
-            project("query"), project("key"), project("value"), mask=mask
+            project("query", queries),
+            project("key", items),
+            project("value", items),
+            mask=mask,
         )
         out = nn.Dense(dim, dtype=self.dtype, name="out")
-        return out(attended.reshape(batch, count, dim))
+        return out(attended.reshape(queries.shape))

@@ -1,0 +1,91 @@
+import json
+
+import pytest
+
+from vse_jax.errors import InputError
+from vse_jax.torch_import import preprocessor
+
+CLIP = {
+    "crop_size": {"height": 224, "width": 224},
+    "do_center_crop": True,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.4, 0.5, 0.6],
+    "image_std": [0.1, 0.2, 0.3],
+    "resample": 3,
+    "rescale_factor": 0.00392156862745098,
+    "size": {"shortest_edge": 240},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+
+    def write(options, name="preprocessor_config.json"):
+        (tmp_path / name).write_text(json.dumps(options))
+        return str(tmp_path)
+
+    return write
+
+
+def test_file_of_clip(write):
+    read = preprocessor.read("clip_vision", write(CLIP), 336)
+    assert read[:4] == (224, 240, "crop", "bicubic")
+    assert read.mean == (0.4, 0.5, 0.6)
+    assert read.deviation == (0.1, 0.2, 0.3)
+
+
+def test_first_files_have_single_numbers(write):
+    options = {"crop_size": 336, "do_center_crop": True, "size": 336, "resample": 2}
+    read = preprocessor.read("clip_vision", write(options), 224)
+    assert read[:4] == (336, 336, "crop", "bilinear")
+    assert read.mean[0] == 0.48145466
+
+
+def test_file_of_siglip(write):
+    options = {"size": {"height": 384, "width": 384}, "image_mean": [0.5] * 3}
+    read = preprocessor.read("siglip_vision", write(options), 224)
+    assert read[:4] == (384, 0, "stretch", "bicubic")
+
+
+def test_processor_of_recent_versions(write):
+    folder = write({"image_processor": CLIP}, "processor_config.json")
+    assert preprocessor.read("clip_vision", folder, 336)[:2] == (224, 240)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "expected"),
+    [
+        ("clip_vision", 336, (336, 336, "crop", "bicubic")),
+        ("siglip_vision", 256, (256, 0, "stretch", "bicubic")),
+        # Pretrained at 518 pixels, and evaluated at 224.
+        ("dinov2", 518, (224, 256, "crop", "bicubic")),
+    ],
+)
+def test_without_a_file(name, image_size, expected, write):
+    assert preprocessor.read(name, "", image_size)[:4] == expected
+    folder = write({}, "other.json")
+    assert preprocessor.read(name, folder, image_size)[:4] == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"do_normalize": False}, "do_normalize is false, which is not supported"),
+        ({"rescale_factor": 1.0}, "rescale_factor is 1.0, expected 1 / 255"),
+        ({"resample": 0}, "resample is 0, expected one of 1, 2, 3"),
+        ({"crop_size": {"height": 224, "width": 112}}, "crop_size is not the side"),
+        ({"size": {"shortest_edge": 200}}, "which is less than crop_size, 224"),
+        ({"image_mean": [0.5]}, "image_mean is [0.5], expected three numbers"),
+    ],
+)
+def test_unsupported_options_are_refused(change, expected, write):
+    folder = write(CLIP | change)
+    with pytest.raises(InputError) as error:
+        preprocessor.read("clip_vision", folder, 224)
+    message = str(error.value)
+    assert message.startswith(f"{folder}/preprocessor_config.json: ")
+    assert expected in message

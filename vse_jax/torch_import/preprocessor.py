@@ -1,0 +1,133 @@
+"""Reads how a pretrained model takes photos: `preprocessor_config.json`."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from vse_jax.errors import InputError
+from vse_jax.torch_import import pretrained_folder
+
+_FILE = "preprocessor_config.json"
+_PROCESSOR_FILE = "processor_config.json"  # of recent versions: with the tokenizer's
+_CLIP = {
+    "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "image_std": (0.26862954, 0.26130258, 0.27577711),
+    "do_center_crop": True,
+}
+_SIGLIP = {"image_mean": (0.5,) * 3, "image_std": (0.5,) * 3, "do_center_crop": False}
+_DINOV2 = {
+    "image_mean": (0.485, 0.456, 0.406),
+    "image_std": (0.229, 0.224, 0.225),
+    "do_center_crop": True,
+    "size": {"shortest_edge": 256},
+    "crop_size": 224,
+}
+# What a file leaves out. Sizes are otherwise those of the pretraining's images.
+_DEFAULTS = {"clip_vision": _CLIP, "siglip_vision": _SIGLIP, "dinov2": _DINOV2}
+_INTERPOLATIONS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
+_BICUBIC = 3
+_STEPS = ("do_resize", "do_rescale", "do_normalize")
+_RESCALE_FACTOR = 1 / 255
+
+
+class Preprocessing(NamedTuple):
+    """How a photo becomes the input of a vision transformer.
+
+    Attributes:
+      image_size: height and width in pixels.
+      resize: shorter side in pixels before the crop; 0 without a crop.
+      fit: `crop` or `stretch`.
+      interpolation: one of `photo_crops.INTERPOLATIONS`.
+      mean, deviation: of RGB, for pixels from 0 to 1.
+    """
+
+    image_size: int
+    resize: int
+    fit: str
+    interpolation: str
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+def read(name: str, weights: str, image_size: int) -> Preprocessing:
+    """Reads the preprocessing of a pretrained model.
+
+    Args:
+      name: one of `backbones.FAMILIES`.
+      weights: see `pretrained_folder.read`; "" for the family's defaults.
+      image_size: height and width in pixels of the pretraining's images.
+
+    Raises:
+      InputError: if the file is damaged, or asks for something that is not supported.
+    """
+    path, options = _FILE, {}
+    if weights:
+        folder = pretrained_folder.find(weights)
+        path, options = _read_file(folder)
+    options = _DEFAULTS[name] | options
+    for step in _STEPS:
+        if not options.get(step, True):
+            raise InputError(f"{path}: {step} is false, which is not supported")
+    factor = options.get("rescale_factor", _RESCALE_FACTOR)
+    if abs(factor - _RESCALE_FACTOR) > 1e-6:
+        raise InputError(f"{path}: rescale_factor is {factor}, expected 1 / 255")
+    resample = options.get("resample", _BICUBIC)
+    if resample not in _INTERPOLATIONS:
+        raise InputError(
+            f"{path}: resample is {resample}, expected one of "
+            f"{', '.join(map(str, _INTERPOLATIONS))} (PIL's numbers)"
+        )
+    size = options.get("size", image_size)
+    crops = options["do_center_crop"] or _shorter(size) is not None
+    if crops:
+        square = _side(options.get("crop_size", image_size), "crop_size", path)
+        shorter = _shorter(size) or _side(size, "size", path)
+        if shorter < square:
+            raise InputError(
+                f"{path}: size is {size}, which is less than crop_size, {square}"
+            )
+    else:
+        square, shorter = _side(size, "size", path), 0
+    return Preprocessing(
+        square,
+        shorter,
+        "crop" if crops else "stretch",
+        _INTERPOLATIONS[resample],
+        _channels(options, "image_mean", path),
+        _channels(options, "image_std", path),
+    )
+
+
+def _read_file(folder: epath.Path) -> tuple[epath.Path, Mapping[str, Any]]:
+    path = folder / _FILE
+    if path.exists():
+        return path, pretrained_folder.read_json(path)
+    path = folder / _PROCESSOR_FILE
+    if path.exists():
+        return path, pretrained_folder.read_json(path).get("image_processor") or {}
+    return path, {}
+
+
+def _shorter(size):
+    """Returns the shorter side that a size names, or None."""
+    return size.get("shortest_edge") if isinstance(size, dict) else None
+
+
+def _side(size, option, path):
+    if isinstance(size, dict):
+        height, width = size.get("height"), size.get("width")
+        size = height if height == width else None
+    if not isinstance(size, int) or size < 1:
+        raise InputError(
+            f"{path}: {option} is not the side of a square; expected one number, or an "
+            "equal height and width"
+        )
+    return size
+
+
+def _channels(options, option, path):
+    values = options[option]
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        raise InputError(f"{path}: {option} is {values!r}, expected three numbers")
+    return tuple(map(float, values))
