@@ -73,7 +73,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.test_split = "test"  # split that --mode=eval evaluates
 
     config.model = model = ml_collections.ConfigDict()
-    model.image_encoder = "region_residual"  # or region_parallel or global
+    model.image_encoder = (
+        "region_residual"  # or region_parallel, region_linear or global
+    )
     model.backbone = backbone = ml_collections.ConfigDict()  # for datasets of photos
     backbone.name = ""  # a name in `vse_jax.models.backbones.BACKBONES`; "" for none
     # .pth or .safetensors file, a package, or for vision transformers a folder in

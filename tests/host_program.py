@@ -83,13 +83,29 @@ def gather(folder: pathlib.Path) -> None:
     """Gathers over the hosts until SIGTERM; all hosts then write the same step."""
     with termination.Termination() as stop:
         step = 0
-        while not stop.is_due(step):
+        while not stop.is_due():
             parallel.gather_over_hosts(np.array([step]))
             step += 1
             if step == 1:
                 print("gathering", flush=True)
     number = parallel.this_host()["process_index"]
     (folder / f"stopped_{number}").write_text(str(step))
+
+
+def two_trainings(folder: pathlib.Path) -> None:
+    """Makes steps, waits for the file `go`, then makes others until SIGTERM."""
+    for training in range(2):
+        with termination.Termination() as stop:
+            for step in range(1, 6):
+                parallel.gather_over_hosts(np.array([step]))
+                if stop.is_due():
+                    number = parallel.this_host()["process_index"]
+                    (folder / f"stopped_{number}").write_text(f"{training} {step}")
+                    return
+        if training == 0:
+            print("between trainings", flush=True)
+            while not (folder / "go").exists():
+                time.sleep(0.01)
 
 
 def main() -> None:
@@ -101,7 +117,8 @@ def main() -> None:
     with host_connection.failing_together():
         host_connection.connect(config, preemptible=True)
         parallel.set_up(config, f"{folder}/run")
-        {"train": train, "wait": wait, "gather": gather}[name](pathlib.Path(folder))
+        functions = {f.__name__: f for f in (train, wait, gather, two_trainings)}
+        functions[name](pathlib.Path(folder))
     host_connection.leave(0)
 
 

@@ -28,7 +28,7 @@ def builder_of(content):
 
 
 FITTING = {
-    "regions": ("region_residual", "region_parallel"),
+    "regions": ("region_residual", "region_parallel", "region_linear"),
     "feature": ("global",),
     "image": tuple(ENCODERS),
 }

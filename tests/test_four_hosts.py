@@ -1,6 +1,7 @@
 """Four processes, connected over the loopback interface, without a whole run."""
 
 import signal
+import time
 
 import jax
 import numpy as np
@@ -24,9 +25,9 @@ def hosts_of(name, folder, count, devices=1):
     return Hosts(start, count)
 
 
-def started(name, folder, text):
-    """Starts four hosts; returns when the first one has printed `text`."""
-    processes = hosts_of(name, folder, 4).start()
+def started(name, folder, text, count=4):
+    """Starts hosts; returns when the first one has printed `text`."""
+    processes = hosts_of(name, folder, count).start()
     assert any(text in line for line in processes[0].stdout)
     return processes
 
@@ -81,3 +82,16 @@ def test_signal_of_one_host_stops_all_at_one_step(tmp_path):
     assert len(steps) == 1
     assert int(steps.pop()) > 0
     assert [host.stdout for host in finished] == [""] * 4  # one line was read before
+
+
+def test_signal_between_two_trainings_stops_the_second(tmp_path):
+    """Hosts agree on a number that no host has passed, and steps begin anew."""
+    processes = started("two_trainings", tmp_path, "between trainings", count=2)
+    processes[1].send_signal(signal.SIGTERM)
+    time.sleep(2)  # until JAX's service has told both
+    (tmp_path / "go").touch()
+    finished = finish_all(processes)
+    assert [host.returncode for host in finished] == [0, 0], finished[0].stderr
+    stopped = {(tmp_path / f"stopped_{number}").read_text() for number in range(2)}
+    assert len(stopped) == 1
+    assert stopped.pop().startswith("1 ")

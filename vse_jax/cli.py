@@ -37,8 +37,8 @@ flags.DEFINE_bool(
 flags.DEFINE_string(
     "output",
     "",
-    "File to write: .json of --mode=compile and of --ensemble; .html of --mode=report; "
-    ".jsonl or .html of search; the folder of --mode=export.",
+    "File to write: .json of --mode=compile, --ensemble and --seeds; .html of "
+    "--mode=report; .jsonl or .html of search; the folder of --mode=export.",
 )
 flags.DEFINE_list(
     "ensemble", [], "Runs whose similarities --mode=eval averages: runs/a,runs/b."
@@ -47,6 +47,11 @@ flags.DEFINE_string(
     "suite", "", "config.evaluation.suite of --mode=eval: recall, cxc or eccv."
 )
 flags.DEFINE_list("runs", [], "Runs that --mode=report compares: runs/a,runs/b.")
+flags.DEFINE_list(
+    "seeds",
+    [],
+    "Seeds to train, evaluate or report, each in a workdir of its own: 0,1,2.",
+)
 flags.DEFINE_string(
     "source",
     "",
@@ -108,6 +113,7 @@ def main(argv: list[str]) -> int:
             f"--suite belongs to --mode=eval, not to {FLAGS.mode}; leave it out, or "
             "set config.evaluation.suite to evaluate the end of a training"
         )
+    command_line.seeds()  # reports a mistake before the hosts are connected
     workdir = _workdir()
     _set_up_logging()
     return MODES[FLAGS.mode](config, workdir)

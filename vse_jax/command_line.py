@@ -13,6 +13,7 @@ from vse_jax import termination
 from vse_jax.errors import InputError
 
 FLAGS = flags.FLAGS
+_MODES_OF_SEEDS = ("train", "eval", "report")
 _USAGE = """Image-text retrieval: trains and evaluates visual-semantic embeddings.
 
   python main.py --config configs/quickstart.py
@@ -103,6 +104,41 @@ def several_runs() -> list[str]:
             raise InputError(f"--{flag} names the runs; leave out --workdir")
         return [os.path.expanduser(path) for path in paths]
     return []
+
+
+def seeds() -> list[int]:
+    """Returns the seeds that --seeds names; [] without it.
+
+    Raises:
+      InputError: if the flag is of another mode, does not name at least two different
+        seeds, or stands with another flag that names runs or the seed.
+    """
+    if not FLAGS["seeds"].present:
+        return []
+    if FLAGS.mode not in _MODES_OF_SEEDS:
+        raise InputError(
+            f"--seeds belongs to --mode={', '.join(_MODES_OF_SEEDS)}, not to "
+            f"{FLAGS.mode}"
+        )
+    given = [text.strip() for text in FLAGS.seeds]
+    listed = ",".join(FLAGS.seeds)
+    if not all(re.fullmatch(r"[0-9]{1,9}", text) for text in given):
+        raise InputError(
+            f"--seeds is {listed!r}, expected whole numbers from 0 to 999999999, such "
+            "as --seeds=0,1,2"
+        )
+    numbers = list(map(int, given))
+    if len(set(numbers)) < max(2, len(numbers)):
+        raise InputError(
+            f"--seeds is {listed!r}, expected at least two different seeds, such as "
+            "--seeds=0,1,2"
+        )
+    for flag in ("ensemble", "runs"):
+        if FLAGS[flag].present:
+            raise InputError(f"--seeds and --{flag} both name runs; leave out one")
+    if any(re.match(r"--?config\.seed\b", argument) for argument in sys.argv[1:]):
+        raise InputError("--seeds names the seeds; leave out --config.seed")
+    return numbers
 
 
 def _mistake(error, argv):

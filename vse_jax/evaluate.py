@@ -51,11 +51,7 @@ def evaluate(
         cannot be overridden, or if the suite has another split.
     """
     run = open_run(workdir, split, checkpoint, overrides)
-    suite = open_suite(run.experiment, run.split)
-    similarity = run.experiment.config.loss.similarity
-    evaluation = run.evaluate().with_suite(suite, similarity)
-    with reporting_writes(workdir):
-        report(run.experiment, evaluation, workdir, run.restored.step)
+    evaluation, _ = run.evaluate_and_report()
     return evaluation.metrics
 
 
@@ -82,6 +78,20 @@ class OpenRun(NamedTuple):
         if self.experiment.config.evaluation.hubness:
             return evaluator.correct(variables, evaluation)
         return evaluation
+
+    def evaluate_and_report(self) -> tuple[Evaluation, dict]:
+        """Prints a table and writes files; returns also what `report` returns.
+
+        Raises:
+          InputError: if the suite has another split.
+        """
+        suite = open_suite(self.experiment, self.split)
+        similarity = self.experiment.config.loss.similarity
+        evaluation = self.evaluate().with_suite(suite, similarity)
+        with reporting_writes(self.workdir):
+            step = self.restored.step
+            reported = report(self.experiment, evaluation, self.workdir, step)
+        return evaluation, reported
 
 
 def open_run(

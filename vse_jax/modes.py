@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common
-from vse_jax import command_line, storage, termination
+from vse_jax import command_line, seed_workdirs, storage, termination
 from vse_jax.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -75,33 +75,51 @@ def _check_storage(config, workdir):
 
 def _train(config, workdir):
     with _connected(config, workdir, preemptible=True):
-        from vse_jax import goodput, parallel, train
+        from vse_jax import goodput, parallel, seeds, train
 
-        config.dtype = config.dtype or _saved_dtype(workdir)
+        numbers = command_line.seeds()
+        config.dtype = config.dtype or _saved_dtype(_workdirs(workdir))
         parallel.set_up(config, workdir)
         seconds_before = goodput.seconds_since_process_start()
-        finished = train.train_and_evaluate(config, workdir, seconds_before)
+        if numbers:
+            finished = seeds.train_and_evaluate(
+                config, workdir, numbers, FLAGS.output, seconds_before
+            )
+        else:
+            reported = train.train_and_evaluate(config, workdir, seconds_before)
+            finished = reported is not None
     return 0 if finished else termination.exit_code()
 
 
-def _saved_dtype(workdir):
-    """Returns the dtype of the run in the workdir; "" if there is none."""
+def _saved_dtype(workdirs):
+    """Returns the dtype of the first run in the workdirs; "" if there is none."""
     from vse_jax.checkpoint import read_description
 
-    try:
-        return read_description(workdir, "latest")["dtype"]
-    except InputError:
-        return ""
+    for workdir in workdirs:
+        with contextlib.suppress(InputError):
+            return read_description(workdir, "latest")["dtype"]
+    return ""
+
+
+def _workdirs(workdir):
+    """Returns the folders of the runs that flags name: several, or the workdir."""
+    of_seeds = seed_workdirs.of_workdir(workdir, command_line.seeds())
+    several = command_line.several_runs() or [seed.workdir for seed in of_seeds]
+    return several or [workdir]
 
 
 def _evaluate(config, workdir):
     del config  # the checkpoint has one
-    workdirs = command_line.several_runs() or [workdir]
+    workdirs = _workdirs(workdir)
     with _restored(*workdirs) as overrides:
         if FLAGS.suite:
             overrides["evaluation.suite"] = FLAGS.suite
         options = FLAGS.split, FLAGS.checkpoint, overrides
-        if FLAGS.ensemble:
+        if numbers := command_line.seeds():
+            from vse_jax import seeds
+
+            seeds.evaluate(workdir, numbers, *options, FLAGS.output)
+        elif FLAGS.ensemble:
             from vse_jax import ensemble
 
             ensemble.evaluate(workdirs, *options, FLAGS.output)
@@ -114,7 +132,7 @@ def _evaluate(config, workdir):
 
 def _report(config, workdir):
     del config
-    workdirs = command_line.several_runs() or [workdir]
+    workdirs = _workdirs(workdir)
     with _restored(*workdirs) as overrides:
         from vse_jax.run_report import report_mode
 

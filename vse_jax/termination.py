@@ -120,11 +120,14 @@ class Termination:
             yield
         self._is_before_steps = False
 
-    def is_due(self, step: int) -> bool:
-        """Whether to save and leave after `step`; the same on all hosts."""
+    def is_due(self) -> bool:
+        """Whether to save and leave after this step; the same on all hosts.
+
+        All hosts must call it after every step.
+        """
         from vse_jax import parallel
 
-        return parallel.agree_to_stop(self._received, step)
+        return parallel.agree_to_stop(self._received)
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 def train_and_evaluate(
     config: ml_collections.ConfigDict, workdir: str, seconds_before: float = 0.0
-) -> bool:
+) -> dict | None:
     """Trains a model, or resumes training from the latest checkpoint in the workdir.
 
     Every `config.evaluate_every_epochs` epochs, the validation split is evaluated and a
@@ -57,7 +57,8 @@ def train_and_evaluate(
       seconds_before: time that the start has taken already, for the log.
 
     Returns:
-      Whether training is finished; False if a signal stopped it early, after saving.
+      What `report` returns of the best checkpoint, if training is finished; None if a
+      signal stopped it early, after saving.
 
     Raises:
       InputError: if the configuration, the dataset or the workdir is invalid.
@@ -94,7 +95,7 @@ def _sole_run(workdir):
     return contextlib.nullcontext()
 
 
-def _train(experiment, checkpoints, workdir, goodput) -> bool:
+def _train(experiment, checkpoints, workdir, goodput) -> dict | None:
     training = Training(experiment, checkpoints, workdir, goodput)
     with reporting_writes(workdir):
         experiment.check_not_replaced()
@@ -108,11 +109,12 @@ def _train(experiment, checkpoints, workdir, goodput) -> bool:
                 checkpoints.wait()
         finally:
             writer.close()
-        if finished:
-            with goodput.spent_on(EVALUATION):
-                training.report_best()
-            logger.info("%s", goodput.line())
-    return finished
+        if not finished:
+            return None
+        with goodput.spent_on(EVALUATION):
+            reported = training.report_best()
+        logger.info("%s", goodput.line())
+    return reported
 
 
 class Training:
@@ -253,7 +255,7 @@ class Training:
                 if not stopping:
                     self._train(batch, step_log)
                     profile(self.step)
-                    stopping = termination.is_due(self.step)
+                    stopping = termination.is_due()
                 if self.step > self._saved and (self._must_save() or stopping):
                     step_log.report(self.step)
                     with step_log.paused(), self._goodput.spent_on(CHECKPOINTS):
@@ -372,8 +374,12 @@ class Training:
             return "no checkpoint was saved before this step"
         return f"the last good checkpoint is {self._checkpoints.path(steps[0])}"
 
-    def report_best(self) -> None:
-        """Evaluates the best checkpoint on the test split and prints the report."""
+    def report_best(self) -> dict:
+        """Evaluates the best checkpoint on the test split and prints the report.
+
+        Returns:
+          What `report` returns.
+        """
         restored = self._checkpoints.restore(self._checkpoints.best_first())
         variables = parallel.replicate(restored.variables)
         self._experiment.check_not_replaced()
@@ -382,13 +388,14 @@ class Training:
         suite = open_suite(self._experiment, split)
         evaluation = self._evaluator.evaluate(variables, split)
         evaluation = evaluation.with_suite(suite, self._config.loss.similarity)
-        report(self._experiment, evaluation, self._workdir, restored.step)
+        reported = report(self._experiment, evaluation, self._workdir, restored.step)
         if parallel.is_primary_host():
             report_if_images(self._experiment, evaluation, self._workdir, restored)
             print(f"checkpoint:  {self._checkpoints.path(restored.step)}")
             command = shlex.join(["tensorboard", "--logdir", self._workdir])
             print(f"TensorBoard: {command}")
             self._print_how_to_search(evaluation.index.captions[0])
+        return reported
 
     def _print_how_to_search(self, caption: str) -> None:
         for name, mode, query in (

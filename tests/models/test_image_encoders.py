@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 COUNT = np.array([4, 1, 3], np.int32)
 REGIONS = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
 EXISTS = np.arange(4) < COUNT[:, None]
-REGION_KINDS = ("region_residual", "region_parallel")
+REGION_KINDS = ("region_residual", "region_parallel", "region_linear")
 
 
 @functools.cache
@@ -44,9 +44,13 @@ def encoder(kind, train):
 def naive_embedding(kind, variables):
     """Returns embedded regions before pooling, computed by NumPy in evaluation mode."""
     params = jax.tree.map(np.asarray, variables["params"]["encoder"])
-    statistics = variables["batch_stats"]["encoder"]["mlp"]["norm"]
-    projection, mlp = params["projection"], params["mlp"]
+    projection = params["projection"]
     projected = REGIONS @ projection["kernel"] + projection["bias"]
+    if kind == "region_linear":
+        assert params.keys() == {"projection", "pooling"}
+        return projected
+    statistics = variables["batch_stats"]["encoder"]["mlp"]["norm"]
+    mlp = params["mlp"]
     hidden = projected if kind == "region_residual" else REGIONS
     hidden = hidden @ mlp["hidden"]["kernel"] + mlp["hidden_bias"]
     hidden = (hidden - statistics["mean"]) / np.sqrt(statistics["variance"] + 1e-5)

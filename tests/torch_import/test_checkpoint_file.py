@@ -16,7 +16,7 @@ from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
 from vse_jax.models.vse import create_model
 from vse_jax.run_config import check_options
-from vse_jax.torch_import import checkpoint_file
+from vse_jax.torch_import import checkpoint_file, torch_checkpoint
 
 # Files, golden embeddings of the same parameters, and the expected options.
 FILES = {
@@ -79,7 +79,7 @@ def test_options_become_the_configuration(config, tmp_path):
     content["best_rsum"] = np.float64(100)  # as the repositories save it
     path = str(tmp_path / "order.pth.tar")
     torch.save(content, path)
-    read = checkpoint_file.read(path)
+    read = torch_checkpoint.read(path)
     configured = checkpoint_file.configure(config, read, path)
     assert configured.model.absolute
     assert not configured.model.normalize_image
@@ -114,7 +114,7 @@ def test_cnn_is_imported_too(config, tmp_path):
     content, network = with_backbone("resnet50", "cnn.module.{}")
     path = str(tmp_path / "resnet.pth.tar")
     torch.save(content, path)
-    read = checkpoint_file.read(path)
+    read = torch_checkpoint.read(path)
     configured = checkpoint_file.configure(config, read, path)
     assert configured.model.backbone.name == "resnet50"
     assert configured.data.builder == "karpathy_images"
@@ -138,7 +138,7 @@ def test_cnn_imported_by_a_configuration_of_photos_can_be_evaluated(tmp_path):
     path = str(tmp_path / "resnet.pth.tar")
     torch.save(content, path)
     given = coco_vsepp.get_config()
-    configured = checkpoint_file.configure(given, checkpoint_file.read(path), path)
+    configured = checkpoint_file.configure(given, torch_checkpoint.read(path), path)
     check_options(configured)
     assert configured.data.train_split == given.data.train_split
     assert not configured.fine_tuning
@@ -149,7 +149,7 @@ def test_photos_are_cropped_as_the_options_say(config, tmp_path):
     vars(content["opt"]).update(crop_size=192)
     path = str(tmp_path / "resnet.pth.tar")
     torch.save(content, path)
-    configured = checkpoint_file.configure(config, checkpoint_file.read(path), path)
+    configured = checkpoint_file.configure(config, torch_checkpoint.read(path), path)
     assert configured.data.image_size == 192
 
 
@@ -159,7 +159,7 @@ def test_unknown_cnn_is_refused(config, tmp_path):
     path = str(tmp_path / "alexnet.pth.tar")
     torch.save(content, path)
     with pytest.raises(InputError, match=r"'alexnet', which is not supported"):
-        checkpoint_file.configure(config, checkpoint_file.read(path), path)
+        checkpoint_file.configure(config, torch_checkpoint.read(path), path)
 
 
 def test_models_of_equal_sizes_are_distinguished_by_the_options(config):
@@ -171,7 +171,7 @@ def test_models_of_equal_sizes_are_distinguished_by_the_options(config):
     }
     kinds = [
         checkpoint_file.configure(
-            config, checkpoint_file.TorchCheckpoint(arrays, {}, options, 0), "x"
+            config, torch_checkpoint.TorchCheckpoint(arrays, {}, options, 0), "x"
         )
         for options in ({}, {"precomp_enc_type": "basic"})
     ]

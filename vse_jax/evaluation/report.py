@@ -15,7 +15,7 @@ from vse_jax.experiment import Experiment
 
 def report(
     experiment: Experiment, evaluation: Evaluation, workdir: str, step: int
-) -> None:
+) -> dict:
     """Prints a table and writes `eval/<split>.json`, and a picture if there are photos.
 
     Other hosts than the primary do nothing.
@@ -25,9 +25,12 @@ def report(
       evaluation: evaluation of one of its splits.
       workdir: folder of the run.
       step: step of the checkpoint.
+
+    Returns:
+      The content of the JSON file; {} on other hosts than the primary.
     """
     if not parallel.is_primary_host():
-        return
+        return {}
     folds = experiment.config.data.folds
     print(format_report(evaluation, f"checkpoint of step {step:,}", folds))
     if evaluation.corrected:
@@ -42,6 +45,7 @@ def report(
         pictures.save(picture, path.with_suffix(".png"))
         print(f"pictures:    {path.with_suffix('.png')}")
     sys.stdout.flush()
+    return content_of_run(evaluation, experiment.config, step)
 
 
 def write_report(
@@ -49,9 +53,16 @@ def write_report(
 ) -> epath.Path:
     """Writes `eval/<split>.json` atomically and returns its path."""
     path = path_of(workdir, f"{evaluation.split}.json")
-    of_run = {"step": step, "config": json.loads(config.to_json())}
-    write_json(path, content(evaluation, config.data.folds) | of_run)
+    write_json(path, content_of_run(evaluation, config, step))
     return path
+
+
+def content_of_run(
+    evaluation: Evaluation, config: ml_collections.ConfigDict, step: int
+) -> dict:
+    """Returns the content of `eval/<split>.json`."""
+    of_run = {"step": step, "config": json.loads(config.to_json())}
+    return content(evaluation, config.data.folds) | of_run
 
 
 def path_of(workdir: str, name: str) -> epath.Path:

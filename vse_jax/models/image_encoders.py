@@ -78,8 +78,9 @@ class RegionMLP(nn.Module):
 class RegionEncoder(nn.Module):
     """Embeds regions: a projection, an MLP and a pooling.
 
-    VSE-infinity computes `W r + b + MLP(r)` for each region `r`. RVSE++ computes
-    `f + MLP(f)` with `f = W r + b`.
+    VSE-infinity computes `W r + b + MLP(r)` for each region `r`, and `W r + b` for the
+    grid of a CNN that is trained with it. RVSE++ computes `f + MLP(f)` with
+    `f = W r + b`.
 
     Attributes:
       embed_dim: dimensions of the embedding.
@@ -89,6 +90,7 @@ class RegionEncoder(nn.Module):
       train: whether to normalize by the batch's statistics and update the running ones.
       gather_over_devices: concatenates `[rows, ...]` of all devices.
       pooling: one of `pooling.POOLINGS`.
+      has_mlp: whether there is an MLP.
     """
 
     embed_dim: int
@@ -97,6 +99,7 @@ class RegionEncoder(nn.Module):
     train: bool
     gather_over_devices: Callable
     pooling: str = "gpo"
+    has_mlp: bool = True
 
     @nn.compact
     def __call__(self, inputs: dict) -> jax.Array:
@@ -117,10 +120,16 @@ class RegionEncoder(nn.Module):
         projected = initializers.xavier_dense(
             self.embed_dim, dtype=self.dtype, name="projection"
         )(regions)
-        mlp = RegionMLP(
-            self.embed_dim, self.dtype, self.train, self.gather_over_devices, name="mlp"
-        )
-        embedded = projected + mlp(projected if self.residual else regions, exists)
+        embedded = projected
+        if self.has_mlp:
+            mlp = RegionMLP(
+                self.embed_dim,
+                self.dtype,
+                self.train,
+                self.gather_over_devices,
+                name="mlp",
+            )
+            embedded += mlp(projected if self.residual else regions, exists)
         embedded = embedded.astype(jnp.float32).reshape(batch, count, -1)
         return POOLINGS[self.pooling](self.dtype)(embedded, region_count)
 
@@ -164,6 +173,9 @@ ENCODERS = {
     ),
     "region_parallel": ImageEncoderSpec(
         functools.partial(RegionEncoder, residual=False), "regions"
+    ),
+    "region_linear": ImageEncoderSpec(
+        functools.partial(RegionEncoder, residual=False, has_mlp=False), "regions"
     ),
     "global": ImageEncoderSpec(_global, "feature"),
 }

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 BARRIER_TIMEOUT = 7 * 24 * 3600  # seconds; one host may prepare data for days
 _LONGEST_FAILURE = 1024  # bytes
 _barrier_number = itertools.count()  # a name may be used for one barrier only
+_stop_number = itertools.count()  # of the calls of `agree_to_stop`
 
 
 def gather_over_hosts(array: np.ndarray) -> np.ndarray:
@@ -37,20 +38,22 @@ def first_failure(failure: str) -> str:
     return next(filter(None, failures), b"").decode(errors="replace")
 
 
-def agree_to_stop(received: bool, step: int) -> bool:
-    """Whether all hosts stop after `step`, since one or more received a signal.
+def agree_to_stop(received: bool) -> bool:
+    """Whether all hosts stop after this step, since one or more received a signal.
+
+    All hosts must call it after every step.
 
     Args:
       received: whether this host received a signal. With several hosts JAX notes
         SIGTERM itself, so this need only be set for other signals.
-      step: number of steps made, the same on all hosts.
     """
     if is_single_host():
         return received
     if received:
         signal.raise_signal(signal.SIGTERM)  # JAX's handler tells the other hosts
-    # JAX's service agrees on a step that no host has passed yet.
-    return multihost_utils.reached_preemption_sync_point(step)
+    # JAX's service agrees on a number that no host has passed yet. The step would not
+    # do: it begins anew with each seed of a process.
+    return multihost_utils.reached_preemption_sync_point(next(_stop_number))
 
 
 def is_single_host() -> bool:

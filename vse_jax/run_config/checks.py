@@ -305,7 +305,8 @@ def _check_backbone(backbone, image_encoder):
     if backbone.name == "stem" and image_encoder == "global":
         raise InputError(
             "config.model.backbone.name is 'stem', which gives no global feature; set "
-            "config.model.image_encoder to 'region_residual' or 'region_parallel'"
+            "config.model.image_encoder to 'region_residual', 'region_parallel' or "
+            "'region_linear'"
         )
     if backbone.weights and not backbone.name:
         raise InputError(

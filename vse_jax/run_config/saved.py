@@ -1,6 +1,7 @@
 """The configuration in a checkpoint: saving, overriding and comparing it."""
 
 import json
+from collections.abc import Mapping
 
 import ml_collections
 from ml_collections.config_flags import config_path
@@ -219,7 +220,6 @@ def check_same_run(
             f"{workdir} has a model imported from {saved[IMPORTED_FROM]}, which can "
             "only be evaluated; choose another --workdir to train"
         )
-    before, now = flatten(from_json(saved["config"])), flatten(config)
     # The best checkpoint is chosen by scores that depend on these options.
     free = set(FREE_OPTIONS) - {"data.crops", "data.validation_split"}
     if config.fine_tuning:
@@ -227,9 +227,8 @@ def check_same_run(
     elif config.optimizer.schedule == "steps":
         free.add("epochs")  # no stage follows, so training can be extended
     differing = [
-        f"{option} was {before.get(option)!r} and is now {now.get(option)!r}"
-        for option in sorted(before.keys() | now.keys())
-        if option not in free and before.get(option) != now.get(option)
+        f"{option} was {before!r} and is now {now!r}"
+        for option, before, now in _differing(from_json(saved["config"]), config, free)
     ]
     if differing:
         raise InputError(
@@ -237,6 +236,46 @@ def check_same_run(
             f"(config.{', config.'.join(differing)}); choose another --workdir, "
             "or delete this one to start over"
         )
+
+
+def check_same_but_seed(runs: Mapping[str, dict]) -> None:
+    """Checks that runs are seeds of one configuration on one dataset.
+
+    Args:
+      runs: descriptions of the runs by their workdirs.
+
+    Raises:
+      InputError: if one differs from the first by more than the seed.
+    """
+    (first, expected), *others = runs.items()
+    free = {*FREE_OPTIONS, "seed"} - {"data.crops", "data.validation_split"}
+    for workdir, run in others:
+        configs = from_json(run["config"]), from_json(expected["config"])
+        differing = [
+            f"{option} is {value!r} instead of {of_first!r}"
+            for option, value, of_first in _differing(*configs, free)
+        ]
+        if differing:
+            raise InputError(
+                f"{workdir} has a run with another configuration than {first} "
+                f"(config.{', config.'.join(differing)}); name seeds of one "
+                "configuration"
+            )
+        if run["dataset"] != expected["dataset"]:
+            raise InputError(
+                f"{workdir} was trained on other data than {first}; train all seeds on "
+                "the same"
+            )
+
+
+def _differing(config, other, free):
+    """Returns name and both values of each option that differs and is not free."""
+    values, others = flatten(config), flatten(other)
+    return [
+        (option, values.get(option), others.get(option))
+        for option in sorted(values.keys() | others.keys())
+        if option not in free and values.get(option) != others.get(option)
+    ]
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict:

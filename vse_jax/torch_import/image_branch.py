@@ -1,0 +1,99 @@
+"""Image encoders in checkpoint files of the PyTorch repositories.
+
+The parameters and options of a file say which image encoder it has, and which CNN
+before it.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from vse_jax.errors import InputError
+from vse_jax.models.backbones import SPECS
+from vse_jax.torch_import import backbone_weights, parameter_names
+from vse_jax.torch_import.torch_checkpoint import TorchCheckpoint, refuse_unknown
+
+_PREFIX = "img"
+_PROJECTION = "img.fc.weight"
+_HIDDEN = "img.mlp.layers.0.weight"
+
+
+def options(loaded: TorchCheckpoint, path: str) -> dict[str, Any]:
+    """Returns the options of the image encoder, by dotted names of the configuration.
+
+    Raises:
+      InputError: if no image encoder here has these parameters.
+    """
+    arrays = loaded.branch(_PREFIX)
+    refuse_unknown(arrays, [_PROJECTION], path)
+    embed_dim, region_dim = arrays[_PROJECTION].shape
+    return {
+        "data.region_dim": region_dim,
+        "model.image_encoder": _encoder(arrays, loaded.options),
+        "model.embed_dim": embed_dim,
+        "model.normalize_image": not loaded.options.get("no_imgnorm", False),
+    }
+
+
+def configure_photos(
+    config: ml_collections.ConfigDict, loaded: TorchCheckpoint, path: str
+) -> None:
+    """Configures `config` for the photos of a model with a CNN, as vsepp reads them.
+
+    Raises:
+      InputError: if the CNN is not supported.
+    """
+    architecture = loaded.options.get("cnn_type")
+    pretrained_ones = [name for name in SPECS if name != "stem"]
+    if architecture not in pretrained_ones:
+        raise InputError(
+            f"{path}: its CNN is {architecture!r}, which is not supported; expected "
+            f"one of {', '.join(pretrained_ones)}"
+        )
+    # An evaluation needs no options of the training.
+    config.model.backbone.update(name=architecture, weights="")
+    config.optimizer.groups = config.fine_tuning = ()
+    config.data.image_size = int(
+        loaded.options.get("crop_size", SPECS[architecture].image_size)
+    )
+    if config.data.builder == "region_features":
+        config.data.builder = "karpathy_images"
+        config.data.validation_split = "val"
+
+
+def variables(
+    loaded: TorchCheckpoint, config: ml_collections.ConfigDict, path: str
+) -> dict:
+    """Returns the variables of the image encoder and of its CNN, if it has one.
+
+    Args:
+      loaded: the checkpoint.
+      config: what `options` and `configure_photos` return.
+      path: path of the checkpoint, for messages.
+
+    Returns:
+      Nested dicts below `params` and `batch_stats`.
+
+    Raises:
+      InputError: if a parameter of the CNN is missing, unexpected or mis-shaped.
+    """
+    converted = parameter_names.variables(loaded.branch(_PREFIX))
+    if loaded.backbone:
+        backbone = backbone_weights.convert(
+            config.model.backbone.name, loaded.backbone, path
+        )
+        for collection, tree in backbone.items():
+            of_images = converted.setdefault(collection, {}).setdefault("image", {})
+            of_images["backbone"] = tree
+    return converted
+
+
+def _encoder(arrays, options):
+    """Returns the image encoder, which is that of RVSE++, VSE-infinity or VSE++."""
+    if _HIDDEN not in arrays:
+        return "global"
+    embed_dim, region_dim = arrays[_PROJECTION].shape
+    inputs = arrays[_HIDDEN].shape[1]
+    if embed_dim == region_dim:  # equal shapes, so only vse_infty's options differ
+        return "region_parallel" if "precomp_enc_type" in options else "region_residual"
+    return "region_residual" if inputs == embed_dim else "region_parallel"

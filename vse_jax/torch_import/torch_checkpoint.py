@@ -1,0 +1,94 @@
+"""The content of the checkpoint files of vsepp, vse_infty and RVSE++."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vse_jax.errors import InputError
+from vse_jax.torch_import import parameter_names, parameters, torch_file
+
+_BRANCHES = ("img", "txt")  # in the order in which those repositories save them
+_BACKBONE = "img.cnn."
+
+
+class TorchCheckpoint(NamedTuple):
+    """The content of a checkpoint file of the PyTorch repositories.
+
+    Attributes:
+      arrays: parameters and running statistics by PyTorch's names, with the prefix
+        `img.` or `txt.`.
+      backbone: parameters and running statistics of vsepp's CNN, if there is one.
+      options: options of the training.
+      step: number of updates, or of epochs if updates were not counted.
+    """
+
+    arrays: dict[str, np.ndarray]
+    backbone: dict[str, np.ndarray]
+    options: dict[str, Any]
+    step: int
+
+    def branch(self, prefix: str) -> dict[str, np.ndarray]:
+        """Returns the arrays of one encoder, by their names with the prefix."""
+        return {
+            name: array
+            for name, array in self.arrays.items()
+            if name.startswith(f"{prefix}.")
+        }
+
+
+def read(path: str) -> TorchCheckpoint:
+    """Reads a checkpoint of vsepp, vse_infty or RVSE++; see `torch_file.read`.
+
+    Raises:
+      InputError: if the file cannot be read or is not such a checkpoint.
+    """
+    content = torch_file.read(path)
+    try:
+        branches, options = content["model"], dict(content["opt"])
+        arrays = {
+            f"{branch}.{name.removeprefix('module.')}": np.asarray(array)
+            for branch, tree in zip(_BRANCHES, branches, strict=True)
+            for name, array in tree.items()
+        }
+        backbone = {
+            name.removeprefix(_BACKBONE): arrays.pop(name)
+            for name in list(arrays)
+            if name.startswith(_BACKBONE)
+        }
+        step = int(content.get("Eiters") or content.get("epoch") or 0)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{path}: not a checkpoint of vsepp, vse_infty or RVSE++; expected 'model' "
+            "(the parameters of the image encoder and of the text encoder) and 'opt'"
+        ) from None
+    return TorchCheckpoint(arrays, backbone, options, step)
+
+
+def refuse_unknown(
+    arrays: Mapping[str, np.ndarray], needed: Iterable[str], path: str
+) -> None:
+    """Checks the names of an encoder's parameters.
+
+    Args:
+      arrays: of the encoder, by their names with the prefix.
+      needed: names without which the encoder cannot be recognized.
+      path: path of the file, for messages.
+
+    Raises:
+      InputError: if a name is unknown or missing.
+    """
+    parameters.refuse(
+        f"{path}: not a model that can be imported",
+        {
+            "unexpected parameters": [n for n in arrays if not _is_known(n)],
+            "missing parameters": sorted(set(needed) - arrays.keys()),
+        },
+    )
+
+
+def _is_known(name):
+    try:
+        return parameter_names.is_unused(name) or bool(parameter_names.our_path(name))
+    except KeyError:
+        return False
