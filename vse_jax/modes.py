@@ -25,6 +25,7 @@ _PATH_OPTIONS = (  # options of paths that may be gs://
     "data.root",
     "extract.numpy_layout",
     "model.backbone.weights",
+    "model.text_weights",
 )
 
 
@@ -85,12 +86,9 @@ def _train(config, workdir):
 
 def _saved_dtype(workdir):
     """Returns the dtype of the run in the workdir; "" if there is none."""
-    from vse_jax.checkpoint import read_description
+    from vse_jax.checkpoint import find_description
 
-    try:
-        return read_description(workdir, "latest")["dtype"]
-    except InputError:
-        return ""
+    return (find_description(workdir) or {}).get("dtype", "")
 
 
 def _evaluate(config, workdir):

@@ -16,6 +16,7 @@ from vse_jax.compilation.resident import check_fits, resident_features
 from vse_jax.compilation.topology import Topology, get_topology
 from vse_jax.data.batch_options import token_lengths
 from vse_jax.errors import InputError, reporting_writes
+from vse_jax.torch_import import text_weights
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def compile_programs(
     config = config.copy_and_resolve_references()
     config.dtype = _dtype(config)
     check_options(config)
+    text_weights.resolve(config)
     _check_output(output)
     if config.dtype == "float32":
         # As in `parallel.set_up`: TPUs would multiply in bfloat16 otherwise.

@@ -14,6 +14,7 @@ from vse_jax.losses import LOSSES, MININGS, mines_negatives
 from vse_jax.models import image_encoders, text_encoders
 from vse_jax.models.backbones import BACKBONES, SPECS, output_dim
 from vse_jax.models.pooling import POOLINGS
+from vse_jax.models.text_encoders.transformer import CLS, TOWERS
 from vse_jax.optimizer import OPTIMIZERS, SCHEDULES
 from vse_jax.similarity import SIMILARITIES
 
@@ -26,8 +27,9 @@ CHOICES = {
     "model.image_encoder": tuple(image_encoders.ENCODERS),
     "model.backbone.name": ("", *BACKBONES),
     "model.backbone.batch_norm": ("trained", "frozen"),
-    "model.text_encoder": tuple(text_encoders.ENCODERS),
+    "model.text_encoder": text_encoders.ENCODERS,
     "model.pooling": tuple(POOLINGS),
+    "model.text_pooling": ("", *POOLINGS, CLS),
     "loss.name": LOSSES,
     "loss.learn_scale": (False, True),
     "loss.mining": MININGS,
@@ -91,6 +93,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     _check_photos(config)
     _check_image_size(config)
     _check_backbone(config.model.backbone, config.model.image_encoder)
+    _check_text_encoder(config.model)
 
 
 def check_extraction_options(config: ml_collections.ConfigDict) -> None:
@@ -274,6 +277,22 @@ def _check_backbone(backbone, image_encoder):
             "config.model.backbone.name is empty; set it to the architecture of the "
             f"weights, {_one_of(BACKBONES)}"
         )
+
+
+def _check_text_encoder(model):
+    if model.text_encoder in TOWERS:
+        return
+    for option, value in (
+        ("text_weights", model.text_weights),
+        ("text_pooling", CLS if model.text_pooling == CLS else ""),
+    ):
+        if value:
+            raise InputError(
+                f"config.model.{option} is {value!r}, but config.model.text_encoder is "
+                f"{model.text_encoder!r}, which is no transformer; set "
+                f"config.model.text_encoder to {_one_of(TOWERS)}, or "
+                f"config.model.{option} to ''"
+            )
 
 
 def _one_of(allowed: Iterable[str]) -> str:
