@@ -101,10 +101,28 @@ def get_config() -> ml_collections.ConfigDict:
     tower.gated = False  # True: SwiGLU
     tower.mean = ()  # of RGB, for pixels from 0 to 1
     tower.deviation = ()  # of RGB, for pixels from 0 to 1
-    model.text_encoder = "bigru_gpo"  # or gru
+    model.text_encoder = "bigru_gpo"  # or gru; or bert, a transformer
+    # Pretrained weights of a transformer with its tokenizer: a folder in Hugging Face's
+    # layout, a file of weights in it, or a package that ships one. "" for random
+    # weights, whose tokens are the words of the training captions.
+    model.text_weights = ""
+    # Sizes of a transformer. 0 and "" are those of the weights. A run remembers them,
+    # with the tokenizer, so it needs the weights no more once it has begun.
+    model.text_tower = tower = ml_collections.ConfigDict()
+    tower.layers = 0
+    tower.dim = 0  # dimensions of a token's state
+    tower.heads = 0  # attention heads
+    tower.mlp_dim = 0  # dimensions between two attentions
+    tower.positions = 0  # largest number of tokens; longer captions are truncated
+    tower.vocabulary_size = 0  # different tokens
+    tower.activation = ""  # a name in `vse_jax.models.transformers.activations`
+    tower.epsilon = 0.0  # of layer normalization
     # Pooling of regions and words: gpo, esa, mean, max, or cls: the class token, of
     # clip_vision and dinov2.
     model.pooling = "gpo"
+    # Pooling of words only; "" is `pooling`. A transformer also has cls, the state that
+    # summarizes the caption.
+    model.text_pooling = ""
     model.embed_dim = 1024  # dimensions of the joint embedding
     model.word_dim = 300  # dimensions of the word embeddings
     model.normalize_image = True  # scale image embeddings to unit length; False in VSE0

@@ -346,6 +346,14 @@ def read_description(workdir: str, checkpoint: str) -> dict:
     )
 
 
+def find_description(workdir: str) -> dict | None:
+    """Returns the latest description in a workdir; None if there is no checkpoint."""
+    try:
+        return read_description(workdir, "latest")
+    except InputError:
+        return None
+
+
 def digest(tree: Any) -> str:
     """Returns a checksum of nested dicts of arrays: names, dtypes, shapes, values."""
     checksum = 0

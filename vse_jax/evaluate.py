@@ -1,6 +1,5 @@
 """Evaluation of a checkpoint: the program's `--mode=eval`."""
 
-import json
 import logging
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 from vse_jax import files, parallel, run_config, saved_model
 from vse_jax.checkpoint import Restored
 from vse_jax.data.records import content_of
-from vse_jax.data.text.vocabulary import Vocabulary
+from vse_jax.data.text import vocabularies
 from vse_jax.errors import InputError, reporting_writes
 from vse_jax.evaluation.evaluator import Evaluation, Evaluator
 from vse_jax.evaluation.report import report
@@ -111,8 +110,7 @@ def open_run(
     restored = saved_model.restore(workdir, checkpoint)
     config = run_config.merge(restored.run["config"], overrides or {})
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
-    vocabulary = Vocabulary.from_json(json.dumps(restored.run["vocabulary"]))
-    experiment = create_experiment(config, vocabulary)
+    experiment = create_experiment(config, vocabularies.of_run(restored.run))
     check_dimensions(experiment, content_dim(restored.variables))
     split = split or default_split(experiment)
     check_dataset(experiment, restored, workdir, split)

@@ -17,6 +17,8 @@ from vse_jax.data.datasets import extracted_features
 from vse_jax.data.identity import DatasetIdentity, identity_of
 from vse_jax.data.records import content_of, has_split
 from vse_jax.data.text import unknown_words
+from vse_jax.data.text.subwords import Subwords
+from vse_jax.data.text.vocabularies import AnyVocabulary
 from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.data.training_plan import TrainingPlan
 from vse_jax.errors import InputError, TrainingError
@@ -24,6 +26,7 @@ from vse_jax.extraction import backbone_file
 from vse_jax.models.backbones import BACKBONES, sizes_of, spec_of
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.vse import VSE, create_model
+from vse_jax.torch_import import text_weights
 
 _IDENTITY_FILE = "dataset.npz"  # in the workdir: identity of the dataset
 
@@ -34,7 +37,7 @@ class Experiment:
 
     config: ml_collections.ConfigDict
     builder: tfds.core.DatasetBuilder
-    vocabulary: Vocabulary
+    vocabulary: AnyVocabulary
 
     def create_model(self, *, train: bool, train_backbone: bool = True) -> VSE:
         """Returns the model as per-device code."""
@@ -175,14 +178,16 @@ class Experiment:
 
 def create_experiment(
     config: ml_collections.ConfigDict,
-    vocabulary: Vocabulary | None = None,
+    vocabulary: AnyVocabulary | None = None,
     required_splits: Sequence[str] = (),
 ) -> Experiment:
     """Creates an experiment; prepares the dataset if necessary.
 
     Args:
-      config: see `configs/common.py`.
-      vocabulary: vocabulary of a checkpoint; None for that of the dataset.
+      config: see `configs/common.py`. Sizes of the text encoder that are 0 become those
+        of its weights.
+      vocabulary: vocabulary of a checkpoint; None for that of the pretrained text
+        encoder, or of the dataset.
       required_splits: splits that must exist, or else nothing is prepared.
 
     Raises:
@@ -195,9 +200,11 @@ def create_experiment(
         builder = datasets.prepare(config.data, required_splits)
     check_content(config, builder)
     if vocabulary is None:
-        return Experiment(config, builder, _of_dataset(config, builder))
-    has_captions = has_split(builder, config.data.train_split)
-    if config.data.vocabulary == "dataset" and has_captions:
+        return Experiment(config, builder, _new_vocabulary(config, builder))
+    is_of_captions = isinstance(vocabulary, Vocabulary) and has_split(
+        builder, config.data.train_split
+    )
+    if config.data.vocabulary == "dataset" and is_of_captions:
         check_vocabulary(vocabulary, _of_dataset(config, builder))
     return Experiment(config, builder, vocabulary)
 
@@ -246,7 +253,7 @@ def _unfit(option, value, builder, content, fitting):
     )
 
 
-def check_vocabulary(of_checkpoint: Vocabulary, of_dataset: Vocabulary) -> None:
+def check_vocabulary(of_checkpoint: AnyVocabulary, of_dataset: AnyVocabulary) -> None:
     """Checks that the vocabulary of a checkpoint is that of the dataset.
 
     Raises:
@@ -254,6 +261,11 @@ def check_vocabulary(of_checkpoint: Vocabulary, of_dataset: Vocabulary) -> None:
     """
     if of_checkpoint == of_dataset:
         return
+    if isinstance(of_checkpoint, Subwords) or isinstance(of_dataset, Subwords):
+        raise InputError(
+            f"the tokens of the checkpoint, {of_checkpoint}, are not those of its text "
+            f"encoder, {of_dataset}; set config.model.text_weights as in its training"
+        )
     pairs = itertools.zip_longest(of_checkpoint.words, of_dataset.words)
     number, (saved, found) = next(
         (i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1]
@@ -267,7 +279,13 @@ def check_vocabulary(of_checkpoint: Vocabulary, of_dataset: Vocabulary) -> None:
     )
 
 
-def _of_dataset(config, builder):
+def _new_vocabulary(config, builder) -> AnyVocabulary:
+    if config.model.text_weights:
+        return text_weights.read_tokenizer(config)
+    return _of_dataset(config, builder)
+
+
+def _of_dataset(config, builder) -> Vocabulary:
     data = config.data
     return training_vocabulary(
         builder, data.minimum_word_count, data.train_split, data.tokenizer

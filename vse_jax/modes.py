@@ -26,6 +26,7 @@ _PATH_OPTIONS = (  # options of paths that may be gs://
     "evaluation.cxc",
     "extract.numpy_layout",
     "model.backbone.weights",
+    "model.text_weights",
 )
 
 
@@ -93,12 +94,10 @@ def _train(config, workdir):
 
 def _saved_dtype(workdirs):
     """Returns the dtype of the first run in the workdirs; "" if there is none."""
-    from vse_jax.checkpoint import read_description
+    from vse_jax.checkpoint import find_description
 
-    for workdir in workdirs:
-        with contextlib.suppress(InputError):
-            return read_description(workdir, "latest")["dtype"]
-    return ""
+    found = filter(None, map(find_description, workdirs))
+    return next(found, {}).get("dtype", "")
 
 
 def _workdirs(workdir):

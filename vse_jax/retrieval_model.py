@@ -11,7 +11,6 @@ It reads no flags, and changes neither the log nor JAX's options. Threads may sh
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Iterator
 
@@ -23,9 +22,8 @@ from absl import logging as absl_logging
 from vse_jax import parallel, run_config, saved_model
 from vse_jax.checkpoint import Restored
 from vse_jax.data.batch_options import token_lengths
-from vse_jax.data.text import tokenizers
+from vse_jax.data.text import tokenizers, vocabularies
 from vse_jax.data.text.encoded_captions import batches_by_length, encode_texts
-from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
 from vse_jax.image_inputs import ImageInput, Images
 from vse_jax.models.vse import VSE, create_model
@@ -75,8 +73,7 @@ class RetrievalModel:
         """
         self.config = run_config.from_json(restored.run["config"])
         self.config.dtype = restored.run["dtype"]
-        words = json.dumps(restored.run["vocabulary"])
-        self.vocabulary = Vocabulary.from_json(words)
+        self.vocabulary = vocabularies.of_run(restored.run)
         self.restored = restored._replace(variables={}, optimizer={})
         self.fingerprint = saved_model.fingerprint(restored)
         self.similarity_name = self.config.loss.similarity
@@ -233,8 +230,7 @@ class RetrievalModel:
         """Returns all words of a caption, and those that the vocabulary lacks."""
         text = _without_half_characters(caption)
         words = tokenizers.tokenize(text, self.config.data.tokenizer)
-        numbers = self.vocabulary.numbers(words)
-        unknown = numbers == self.vocabulary.unknown
+        unknown = self.vocabulary.lacks(words)
         return words, [
             w for w, is_unknown in zip(words, unknown, strict=True) if is_unknown
         ]

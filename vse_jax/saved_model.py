@@ -116,5 +116,6 @@ def fingerprint(restored: Restored) -> str:
 
 
 def _without_weights(model):
-    """Drops the path of pretrained weights; the variables contain their values."""
-    return {**model, "backbone": {**model["backbone"], "weights": ""}}
+    """Drops the paths of pretrained weights; the variables contain their values."""
+    backbone = {**model["backbone"], "weights": ""}
+    return {**model, "backbone": backbone, "text_weights": ""}

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import logging
 import shlex
 
@@ -12,9 +11,9 @@ import numpy as np
 from clu import parameter_overview, periodic_actions
 
 from vse_jax import parallel
-from vse_jax.checkpoint import Checkpoints
+from vse_jax.checkpoint import Checkpoints, find_description
 from vse_jax.data import input_pipeline
-from vse_jax.data.text.vocabulary import Vocabulary
+from vse_jax.data.text import vocabularies
 from vse_jax.errors import StoppedError, TrainingError, reporting_writes
 from vse_jax.evaluate import default_split
 from vse_jax.evaluation import pictures
@@ -24,8 +23,7 @@ from vse_jax.evaluation.suites import open_suite
 from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
 from vse_jax.feed import Feed
 from vse_jax.goodput import CHECKPOINTS, EVALUATION, STEPS, Goodput
-from vse_jax.models.image_encoders import takes_pooled
-from vse_jax.models.vse import with_backbone
+from vse_jax.pretrained import load_pretrained
 from vse_jax.run_config import check_same_run, flatten
 from vse_jax.run_lock import sole_run
 from vse_jax.run_report.report_mode import report_if_images
@@ -34,7 +32,7 @@ from vse_jax.stages import Stage, check_groups, plan_stages, stage_of
 from vse_jax.step_log import StepLog
 from vse_jax.summaries import create_writer
 from vse_jax.termination import Termination, exit_code, signal_name
-from vse_jax.torch_import import backbone_variables
+from vse_jax.torch_import import text_weights
 from vse_jax.torch_import.resolve import resolved
 from vse_jax.train_step import TrainState, init_variables
 from vse_jax.training_data import create_training_data
@@ -67,11 +65,15 @@ def train_and_evaluate(
     goodput = Goodput(
         seconds_compiling=parallel.seconds_compiling, seconds_before=seconds_before
     )
+    config = config.copy_and_resolve_references()
+    vocabulary = text_weights.take_from_run(config, find_description(workdir))
     config = resolved(config)
     parallel.check_batches(config)
     data = config.data
     experiment = create_experiment(
-        config, required_splits=(data.train_split, data.validation_split)
+        config,
+        vocabulary,
+        required_splits=(data.train_split, data.validation_split),
     )
     # Report a missing split now, not at the end of the first epoch.
     experiment.log_unknown_words(data.train_split, data.validation_split)
@@ -155,13 +157,14 @@ class Training:
         )
         if restored is None:
             self._set_stage(self._stages[0])
-            state = self._load_backbone(self._steps.create_state(self._example))
+            state = self._steps.create_state(self._example)
+            state = load_pretrained(self._config, state)
             table = parameter_overview.get_parameter_overview(
                 state.params, include_stats=False
             )
             logger.info("parameters:\n%s", table)
             return state
-        vocabulary = Vocabulary.from_json(json.dumps(restored.run["vocabulary"]))
+        vocabulary = vocabularies.of_run(restored.run)
         check_vocabulary(vocabulary, self._experiment.vocabulary)
         logger.info("resuming from the checkpoint of step %d", restored.step)
         # The state after the last step of a stage still belongs to that stage.
@@ -203,18 +206,6 @@ class Training:
     def _example(self) -> dict:
         """A batch, used for its shapes."""
         return next(self._experiment.train_batches(0, 1))
-
-    def _load_backbone(self, state: TrainState) -> TrainState:
-        """Loads pretrained weights into the backbone, if the configuration has any."""
-        options = self._config.model.backbone
-        if not options.weights:
-            return state
-        model = self._config.model
-        pooled = takes_pooled(model.image_encoder, model.pooling)
-        loaded = backbone_variables.load(options, pooled=pooled)
-        variables = with_backbone(state.variables, loaded)
-        average = None if state.average is None else variables
-        return state.replace(**variables, average=average)
 
     def _begin_stage(self, stage: Stage) -> None:
         """Starts a stage from the best checkpoint so far, with a new optimizer."""

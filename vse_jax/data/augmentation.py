@@ -7,7 +7,7 @@ of hosts and after any restart.
 import numpy as np
 
 from vse_jax.data.sampling import REGION_STREAM, WORD_STREAM, random_uniform
-from vse_jax.data.text.vocabulary import Vocabulary
+from vse_jax.data.text.vocabularies import AnyVocabulary
 
 # Cumulative shares of the chosen tokens; the rest are dropped.
 _MASKED, _REPLACED = 0.5, 0.6
@@ -47,13 +47,16 @@ def corrupt_words(
     image: np.ndarray,
     tokens: np.ndarray,
     token_count: np.ndarray,
-    vocabulary: Vocabulary,
+    vocabulary: AnyVocabulary,
     rate: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masks, replaces or drops some tokens, but never drops all tokens of a caption.
+    """Masks, replaces or drops some words, but never drops all tokens of a caption.
 
-    Half of the chosen tokens become `<mask>`, a tenth become a random word, and the
-    rest are dropped. `<start>` and `<end>` may be chosen too.
+    Half of the chosen words become `<mask>`, a tenth become a random word, and the
+    rest are dropped. If words have several tokens, all of them are masked or dropped,
+    or each is replaced by a random one. Without a token `<mask>`, these words are
+    dropped too. `<start>` and `<end>` may be chosen like words, but not those of a
+    pretrained tokenizer.
 
     Args:
       seed: seed of the choice.
@@ -62,7 +65,7 @@ def corrupt_words(
       tokens: int32 `[batch, time]`, padded with `<pad>`.
       token_count: int `[batch]`, at least 1.
       vocabulary: vocabulary of the tokens, from which random words are drawn.
-      rate: probability that a token is chosen.
+      rate: probability that a word is chosen.
 
     Returns:
       tokens, int32 `[batch, time]`, padded with `<pad>`; and token_count, int32
@@ -70,13 +73,20 @@ def corrupt_words(
     """
     time = tokens.shape[1]
     keys = (seed, WORD_STREAM, pass_number, image)
+    word_number = np.cumsum(vocabulary.begins_word(tokens), axis=1) - 1
     chance = random_uniform(*keys, 0, count=time)
-    # Uniform in [0, 1) for the chosen tokens, -1 for the others.
-    fate = np.where(chance < rate, chance / max(rate, 1e-9), -1.0)
-    words = vocabulary.mask - vocabulary.first_word
-    place = (random_uniform(*keys, 1, count=time) * words).astype(np.int32)
-    word = vocabulary.first_word + place
-    changed = np.where((fate >= 0) & (fate < _MASKED), vocabulary.mask, tokens)
+    chance = np.take_along_axis(chance, word_number, axis=1)
+    is_chosen = (chance < rate) & ~vocabulary.keeps(tokens)
+    # Uniform in [0, 1) for the chosen words, -1 for the others.
+    fate = np.where(is_chosen, chance / max(rate, 1e-9), -1.0)
+    mask = vocabulary.mask
+    if mask is None:
+        mask, fate = (
+            vocabulary.pad,
+            np.where(fate >= 0, np.maximum(fate, _REPLACED), fate),
+        )
+    word = vocabulary.random_words(random_uniform(*keys, 1, count=time))
+    changed = np.where((fate >= 0) & (fate < _MASKED), mask, tokens)
     changed = np.where((fate >= _MASKED) & (fate < _REPLACED), word, changed)
     exists = np.arange(time) < token_count[:, None]
     kept = _at_least_one(exists & (fate < _REPLACED), np.where(exists, fate, -1.0))

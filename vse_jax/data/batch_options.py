@@ -47,11 +47,15 @@ def own_rows(option: str, size: int, process_index: int, process_count: int) -> 
 
 
 def token_lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
-    """Returns the lengths in tokens that batches are padded to, ascending."""
+    """Returns the lengths in tokens that batches are padded to, ascending.
+
+    The longest is at most the number of positions of a text transformer.
+    """
     lengths = tuple(sorted(config.data.token_lengths))
     if not lengths or lengths[0] < 2:
         raise InputError(
             f"config.data.token_lengths is {lengths}; expected one or more lengths of "
             "at least 2 tokens, for the start and the end"
         )
-    return lengths
+    positions = config.model.text_tower.positions or lengths[-1]
+    return tuple(dict.fromkeys(min(length, positions) for length in lengths))

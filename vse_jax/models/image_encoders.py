@@ -21,7 +21,7 @@ from vse_jax.models.backbones import (
 )
 from vse_jax.models.dropout import Dropout
 from vse_jax.models.normalization import MaskedBatchNorm, l2_normalize
-from vse_jax.models.pooling import POOLINGS
+from vse_jax.models.pooling import CLS, POOLINGS
 
 
 class Backbone(NamedTuple):
@@ -191,7 +191,7 @@ def takes_pooled(encoder: str, pooling: str) -> bool:
       encoder: one of `ENCODERS`.
       pooling: one of `pooling.POOLINGS`.
     """
-    return ENCODERS[encoder].content == "feature" or pooling == "cls"
+    return ENCODERS[encoder].content == "feature" or pooling == CLS
 
 
 class ImageEncoder(nn.Module):
@@ -265,7 +265,7 @@ class ImageEncoder(nn.Module):
             output = self._apply_without_gradient(backbone, image)
         if ENCODERS[self.encoder].content == "feature":
             return {"feature": l2_normalize(output)}  # as VSE++ does
-        if self.pooling == "cls":
+        if self.pooling == CLS:
             output = output[:, None]
         region_count = jnp.full(output.shape[0], output.shape[1], jnp.int32)
         return {"regions": output, "region_count": region_count}

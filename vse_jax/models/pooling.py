@@ -131,6 +131,7 @@ def class_token(vectors: jax.Array, count: jax.Array) -> jax.Array:
     return vectors[:, 0]
 
 
+CLS = "cls"  # takes the class token, which summarizes a photo or a caption
 # Poolings of regions and words, by the dtype of the encoder's arithmetic: modules or
 # functions of vectors `[batch, length, dim]` float32 and counts `[batch]` int32 that
 # return `[batch, dim]` float32.
@@ -139,7 +140,7 @@ POOLINGS = {
     "esa": lambda dtype: ElementwiseAttention(dtype, name="pooling"),
     "mean": lambda dtype: mean_pooling,
     "max": lambda dtype: max_pooling,
-    "cls": lambda dtype: class_token,
+    CLS: lambda dtype: class_token,
 }
 
 

@@ -11,6 +11,7 @@ from vse_jax.models import image_encoders, text_encoders
 from vse_jax.models.backbones import sizes_of
 from vse_jax.models.image_encoders import Backbone
 from vse_jax.models.normalization import l2_normalize
+from vse_jax.models.transformers.sizes import Sizes
 
 
 class VSE(nn.Module):
@@ -24,6 +25,8 @@ class VSE(nn.Module):
       embed_dim: dimensions of the space.
       backbone: computes regions or a feature from photos, if the batch contains photos.
       pooling: of regions and words, one of `pooling.POOLINGS`.
+      text_pooling: of words, if it is another one; also `cls` with a transformer.
+      text_tower: sizes of the transformer, if the text encoder is one.
       normalize_image: whether image embeddings are scaled to unit length (not in VSE0).
       absolute: whether to take absolute values of embeddings, as Order-embeddings do.
       dropout: share of the numbers of regions, features and word embeddings that are
@@ -41,6 +44,8 @@ class VSE(nn.Module):
     embed_dim: int
     backbone: Backbone | None = None
     pooling: str = "gpo"
+    text_pooling: str = ""
+    text_tower: Sizes | None = None
     normalize_image: bool = True
     absolute: bool = False
     dropout: float = 0.0
@@ -59,13 +64,15 @@ class VSE(nn.Module):
             self.pooling,
             self.dropout,
         )
-        self.text = text_encoders.ENCODERS[self.text_encoder](
-            self.vocabulary_size,
-            self.word_dim,
-            self.embed_dim,
-            self.dtype,
-            self.pooling,
-            self.dropout,
+        self.text = text_encoders.create(
+            self.text_encoder,
+            vocabulary_size=self.vocabulary_size,
+            word_dim=self.word_dim,
+            embed_dim=self.embed_dim,
+            dtype=self.dtype,
+            pooling=self.text_pooling or self.pooling,
+            dropout=self.dropout,
+            sizes=self.text_tower,
         )
 
     def embed_images(self, batch: dict) -> jax.Array:
@@ -106,6 +113,8 @@ def create_model(
     """
     options = dict(config.model)
     backbone = options.pop("backbone")
+    del options["text_weights"]
+    options["text_tower"] = Sizes(**options["text_tower"])
     if backbone.name:
         train_norm = backbone.batch_norm == "trained"
         options["backbone"] = Backbone(
@@ -147,6 +156,16 @@ def with_backbone(variables: dict, backbone: dict) -> dict:
         }
         for collection, tree in backbone.items()
     }
+
+
+def text_tower_of(params: dict) -> dict:
+    """Returns the transformer's part of a tree like `params`; {} without one."""
+    return params["text"].get("transformer", {})
+
+
+def with_text_tower(params: dict, tower: dict) -> dict:
+    """Returns the model's parameters with those of the transformer replaced."""
+    return {**params, "text": {**params["text"], "transformer": tower}}
 
 
 def of_encoders(params: dict) -> dict[str, dict]:

@@ -14,7 +14,8 @@ from vse_jax.loss_scalars import LARGEST_SCALES
 from vse_jax.losses import LOSSES, MININGS, mines_negatives
 from vse_jax.models import image_encoders, text_encoders
 from vse_jax.models.backbones import BACKBONES, Spec, sizes_of, spec_of
-from vse_jax.models.pooling import POOLINGS
+from vse_jax.models.pooling import CLS, POOLINGS
+from vse_jax.models.text_encoders.transformer import TOWERS
 from vse_jax.optimizer import OPTIMIZERS, SCHEDULES
 from vse_jax.similarity import SIMILARITIES
 
@@ -29,8 +30,9 @@ CHOICES = {
     "model.image_encoder": tuple(image_encoders.ENCODERS),
     "model.backbone.name": ("", *BACKBONES),
     "model.backbone.batch_norm": ("trained", "frozen"),
-    "model.text_encoder": tuple(text_encoders.ENCODERS),
+    "model.text_encoder": text_encoders.ENCODERS,
     "model.pooling": tuple(POOLINGS),
+    "model.text_pooling": ("", *POOLINGS),
     "loss.name": LOSSES,
     "loss.learn_scale": (False, True),
     "loss.mining": MININGS,
@@ -96,8 +98,8 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     _check_photos(config)
     _check_image_size(config)
     _check_backbone(config.model.backbone, config.model.image_encoder)
-    if config.model.pooling == "cls":
-        _check_class_token(config.model)
+    _check_class_tokens(config.model)
+    _check_text_encoder(config.model)
 
 
 def check_extraction_options(config: ml_collections.ConfigDict) -> None:
@@ -316,20 +318,34 @@ def _check_backbone(backbone, image_encoder):
         )
 
 
-def _check_class_token(model):
-    """Checks that both encoders have a class token."""
+def _check_class_tokens(model):
+    """Checks that what is pooled by `cls` has a class token."""
     backbone = model.backbone
     of_regions = image_encoders.ENCODERS[model.image_encoder].content == "regions"
-    has_token = backbone.name and spec_of(backbone.name, sizes_of(backbone)).class_token
-    without = []
-    if of_regions and not has_token:
-        without.append(f"config.model.backbone.name={backbone.name!r}")
-    if model.text_encoder == "bigru_gpo":
-        without.append("config.model.text_encoder='bigru_gpo'")
-    if without:
+    if model.pooling == CLS and of_regions:
+        sizes = sizes_of(backbone)
+        if not (backbone.name and spec_of(backbone.name, sizes).class_token):
+            raise InputError(
+                f"config.model.pooling is {CLS!r}, but config.model.backbone.name="
+                f"{backbone.name!r} has no class token; choose another pooling or "
+                "backbone"
+            )
+    text_pooling = model.text_pooling or model.pooling
+    if text_pooling == CLS and model.text_encoder == "bigru_gpo":
         raise InputError(
-            f"config.model.pooling is 'cls', but {' and '.join(without)} has no class "
-            "token; choose another pooling, or a backbone and a text encoder with one"
+            f"the captions' pooling is {CLS!r}, but config.model.text_encoder="
+            f"{model.text_encoder!r} has no class token; set config.model.text_pooling "
+            "to another pooling, or choose a transformer"
+        )
+
+
+def _check_text_encoder(model):
+    if model.text_weights and model.text_encoder not in TOWERS:
+        raise InputError(
+            f"config.model.text_weights is {model.text_weights!r}, but "
+            f"config.model.text_encoder is {model.text_encoder!r}, which is no "
+            f"transformer; set config.model.text_encoder to {_one_of(TOWERS)}, or "
+            "config.model.text_weights to ''"
         )
 
 

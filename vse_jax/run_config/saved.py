@@ -9,8 +9,7 @@ from ml_collections.config_flags import config_path
 from configs import common
 from vse_jax import files
 from vse_jax.data.photo_crops import Geometry, geometry_of
-from vse_jax.data.text import tokenizers
-from vse_jax.data.text.vocabulary import Vocabulary
+from vse_jax.data.text.vocabularies import AnyVocabulary
 from vse_jax.errors import InputError
 from vse_jax.host_connection import CONNECTION_DEFAULTS, CONNECTION_OPTIONS
 from vse_jax.run_config.checks import value_of
@@ -75,7 +74,7 @@ FREE_OPTIONS = (
 
 def describe(
     config: ml_collections.ConfigDict,
-    vocabulary: Vocabulary,
+    vocabulary: AnyVocabulary,
     *,
     dataset: dict | None = None,
     extraction: dict | None = None,
@@ -94,7 +93,7 @@ def describe(
     return {
         "config": json.loads(_of_any_start(config).to_json()),
         "vocabulary": json.loads(vocabulary.to_json()),
-        "tokenizer": tokenizers.describe(config.data.tokenizer),
+        "tokenizer": vocabulary.describe(config.data.tokenizer),
         "dtype": config.dtype or "float32",
         "preprocessing": _preprocessing(config, image_size),
         "dataset": dataset,

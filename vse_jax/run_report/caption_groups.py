@@ -47,8 +47,7 @@ def by_rarity(
     if not records.has_split(experiment.builder, data.train_split):
         return []
     training = split_index(experiment.builder, data.train_split, data.tokenizer)
-    vocabulary = experiment.vocabulary
-    is_unknown = vocabulary.numbers(index.words) == vocabulary.unknown
+    is_unknown = experiment.vocabulary.lacks(index.words)
     occurrences = np.where(is_unknown, _UNKNOWN, _occurrences(training, index.words))
     return group_by_rarest(_rarest(index, occurrences), ranks)
 

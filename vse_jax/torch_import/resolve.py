@@ -4,8 +4,8 @@ import ml_collections
 
 from vse_jax.errors import InputError
 from vse_jax.models.backbones import FAMILIES
-from vse_jax.models.transformers.blocks import ACTIVATIONS
-from vse_jax.torch_import import preprocessor, vision_weights
+from vse_jax.models.transformers.activations import ACTIVATIONS
+from vse_jax.torch_import import preprocessor, text_weights, vision_weights
 
 _REQUIRED = (
     "dim",
@@ -22,7 +22,7 @@ _REQUIRED = (
 def resolved(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns a copy with the sizes and the preprocessing of the weights.
 
-    A vision transformer gets the sizes of its `config.json`. Photos get the size, crop
+    Transformers get the sizes of their `config.json`. Photos get the size, crop
     and interpolation of its `preprocessor_config.json`, unless the options are set.
 
     Raises:
@@ -31,6 +31,7 @@ def resolved(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config = config.copy_and_resolve_references()
     if config.model.backbone.name in FAMILIES:
         _resolve_vision(config)
+    text_weights.resolve(config)
     return config
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vse_jax.models.text_encoders import ENCODERS
+from vse_jax.models.text_encoders import RECURRENT
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -15,7 +15,7 @@ TOKENS = np.random.default_rng(0).integers(1, 12, (5, 6)).astype(np.int32)
 
 @functools.cache
 def encoder(kind):
-    model = ENCODERS[kind](12, word_dim=3, embed_dim=4, dtype=jnp.float32)
+    model = RECURRENT[kind](12, word_dim=3, embed_dim=4, dtype=jnp.float32)
     batch = {"tokens": TOKENS, "token_count": COUNT}
     return jax.jit(model.init)(jax.random.key(0), batch), jax.jit(model.apply)
 
@@ -25,7 +25,7 @@ def embed(kind, tokens=TOKENS, count=COUNT):
     return np.asarray(apply(variables, {"tokens": tokens, "token_count": count}))
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("kind", RECURRENT)
 def test_embeddings_do_not_depend_on_the_order_of_captions(kind):
     order = np.array([3, 0, 4, 2, 1])
     np.testing.assert_allclose(
@@ -33,14 +33,14 @@ def test_embeddings_do_not_depend_on_the_order_of_captions(kind):
     )
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("kind", RECURRENT)
 def test_padding_is_ignored(kind):
     exists = np.arange(TOKENS.shape[1]) < COUNT[:, None]
     padded = np.where(exists, TOKENS, 0)
     np.testing.assert_array_equal(embed(kind, padded), embed(kind))
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("kind", RECURRENT)
 def test_embedding_depends_on_each_token_and_its_position(kind):
     embedded = embed(kind)
     for caption, count in enumerate(COUNT):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from vse_jax.data.split_index import SplitIndex
-from vse_jax.data.text.vocabulary import Vocabulary
+from vse_jax.data.text.vocabularies import AnyVocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ class EncodedCaptions:
     """Concatenated token numbers of captions.
 
     Attributes:
-      flat: int32 `[tokens of all captions]`, including `<start>` and `<end>`.
+      flat: int32 `[tokens of all captions]`, including the start and the end.
       offset: int64 `[captions]`, index in `flat` of the first token of each caption.
       token_count: int32 `[captions]`, at most the longest batch length.
       vocabulary: vocabulary of the token numbers.
@@ -26,7 +26,7 @@ class EncodedCaptions:
     flat: np.ndarray
     offset: np.ndarray
     token_count: np.ndarray
-    vocabulary: Vocabulary
+    vocabulary: AnyVocabulary
 
     def batch(self, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns a padded batch of captions.
@@ -35,9 +35,8 @@ class EncodedCaptions:
           captions: int `[batch]`, caption numbers in the split.
 
         Returns:
-          tokens, int32 `[batch, time]`, padded with `<pad>` to the longest caption of
-          the batch; and token_count, int32 `[batch]`. A truncated caption ends with
-          `<end>`.
+          tokens, int32 `[batch, time]`, padded to the longest caption of the batch; and
+          token_count, int32 `[batch]`. A truncated caption has its end too.
         """
         count = self.token_count[captions]
         column = np.arange(count.max())
@@ -46,54 +45,46 @@ class EncodedCaptions:
         tokens = np.where(
             column < count[:, None], self.flat[place], self.vocabulary.pad
         ).astype(np.int32)
-        tokens[np.arange(len(count)), count - 1] = self.vocabulary.end
+        if self.vocabulary.end is not None:
+            tokens[np.arange(len(count)), count - 1] = self.vocabulary.end
         return tokens, count
 
 
 def encode_captions(
-    index: SplitIndex, vocabulary: Vocabulary, longest: int, name: str
+    index: SplitIndex, vocabulary: AnyVocabulary, longest: int, name: str
 ) -> EncodedCaptions:
     """Encodes all captions of a split.
 
     Args:
       index: index of the split.
-      vocabulary: vocabulary; words that it lacks become `<unk>`.
-      longest: maximum number of tokens, including `<start>` and `<end>`. Longer
+      vocabulary: vocabulary of the model.
+      longest: maximum number of tokens, including the start and the end. Longer
         captions are truncated.
       name: name of the split, to log how many captions were truncated.
     """
-    words = vocabulary.numbers(index.words)[index.word_ids]
-    word_count = np.diff(index.word_offset)
-    caption = np.repeat(np.arange(len(word_count)), word_count)
-    flat = np.full(len(words) + 2 * len(word_count), vocabulary.start, np.int32)
-    # Each word follows a start and an end per earlier caption, and its own start.
-    flat[np.arange(len(words)) + 2 * caption + 1] = words
-    behind = np.cumsum(word_count + 2)
-    flat[behind - 1] = vocabulary.end
-    _log_cut(word_count + 2, longest, name)
-    return EncodedCaptions(
-        flat=flat,
-        offset=behind - (word_count + 2),
-        token_count=np.minimum(word_count + 2, longest).astype(np.int32),
-        vocabulary=vocabulary,
-    )
+    flat, count = vocabulary.encode_split(index)
+    _log_cut(count, longest, name)
+    return _encoded(flat, count, vocabulary, longest)
 
 
 def encode_texts(
-    texts: Sequence[str], vocabulary: Vocabulary, tokenizer: str, longest: int
+    texts: Sequence[str], vocabulary: AnyVocabulary, tokenizer: str, longest: int
 ) -> EncodedCaptions:
     """Encodes captions that belong to no dataset.
 
     Args:
       texts: captions, at least one.
-      vocabulary: vocabulary; words that it lacks become `<unk>`.
-      tokenizer: a name in `tokenizers.TOKENIZERS`.
+      vocabulary: vocabulary of the model.
+      tokenizer: a name in `tokenizers.TOKENIZERS`, for a vocabulary of words.
       longest: maximum number of tokens, see `encode_captions`.
     """
-    encoded = [vocabulary.encode(text, tokenizer) for text in texts]
-    count = np.array([len(tokens) for tokens in encoded])
+    flat, count = vocabulary.encode_texts(texts, tokenizer)
+    return _encoded(flat, count, vocabulary, longest)
+
+
+def _encoded(flat, count, vocabulary, longest):
     return EncodedCaptions(
-        flat=np.concatenate(encoded),
+        flat=flat,
         offset=np.cumsum(count) - count,
         token_count=np.minimum(count, longest).astype(np.int32),
         vocabulary=vocabulary,

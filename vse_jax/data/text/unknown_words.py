@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from vse_jax.data.split_index import SplitIndex, split_index
 from vse_jax.data.text import tokenizers
-from vse_jax.data.text.vocabulary import Vocabulary
+from vse_jax.data.text.vocabularies import AnyVocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _FEW_WORDS, _MANY_CAPTIONS = 10, 100
 
 def log_unknown_words(
     builder: tfds.core.DatasetBuilder,
-    vocabulary: Vocabulary,
+    vocabulary: AnyVocabulary,
     splits: Sequence[str],
     tokenizer: str = tokenizers.DEFAULT,
 ) -> None:
@@ -42,7 +42,7 @@ def log_unknown_words(
     indexes = {split: split_index(builder, split, tokenizer) for split in splits}
     unknown = {split: count_unknown(indexes[split], vocabulary) for split in splits}
     shares = {split: _share(indexes[split], unknown[split]) for split in splits}
-    words = vocabulary.mask - vocabulary.first_word
+    words = vocabulary.word_count
     logger.info(
         "unknown words (<unk>): %s; the vocabulary has %s words",
         ", ".join(f"{share:.1%} of {split}" for split, share in shares.items()),
@@ -63,7 +63,7 @@ def log_unknown_words(
         )
 
 
-def count_unknown(index: SplitIndex, vocabulary: Vocabulary) -> np.ndarray:
+def count_unknown(index: SplitIndex, vocabulary: AnyVocabulary) -> np.ndarray:
     """Returns how often each unknown word occurs, and 0 for known words.
 
     Args:
@@ -74,8 +74,7 @@ def count_unknown(index: SplitIndex, vocabulary: Vocabulary) -> np.ndarray:
       int64 `[words]`, in the order of `SplitIndex.words`.
     """
     counts = np.bincount(index.word_ids, minlength=len(index.words))
-    is_unknown = vocabulary.numbers(index.words) == vocabulary.unknown
-    return np.where(is_unknown, counts, 0)
+    return np.where(vocabulary.lacks(index.words), counts, 0)
 
 
 def _share(index: SplitIndex, unknown: np.ndarray) -> float:

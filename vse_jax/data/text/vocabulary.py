@@ -26,6 +26,7 @@ class Vocabulary:
       words: all entries in the order of their numbers.
       pad, start, end, unknown, mask: numbers of the special entries.
       first_word: number of the first ordinary word; `mask` follows the last one.
+      word_count: number of ordinary words.
     """
 
     def __init__(self, words: Sequence[str]):
@@ -48,6 +49,7 @@ class Vocabulary:
         self.pad, self.start, self.end, self.unknown = range(len(_FIRST))
         self.first_word = len(_FIRST)
         self.mask = len(self.words) - 1
+        self.word_count = self.mask - self.first_word
 
     def __len__(self) -> int:
         """Returns the number of entries, including the special ones."""
@@ -79,6 +81,55 @@ class Vocabulary:
         """Returns the caption's tokens from `<start>` to `<end>`, int32 `[time]`."""
         words = self.numbers(tokenizers.tokenize(caption, tokenizer))
         return np.concatenate([[self.start], words, [self.end]]).astype(np.int32)
+
+    def encode_texts(
+        self, texts: Sequence[str], tokenizer: str = tokenizers.DEFAULT
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes many texts.
+
+        Args:
+          texts: at least one text.
+          tokenizer: a name in `tokenizers.TOKENIZERS`.
+
+        Returns:
+          The tokens of all texts, int32 `[tokens]`, and the number of tokens of each,
+          int64 `[texts]`.
+        """
+        encoded = [self.encode(text, tokenizer) for text in texts]
+        return np.concatenate(encoded), np.array([len(tokens) for tokens in encoded])
+
+    def encode_split(
+        self, index: split_index.SplitIndex
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes all captions of a split; see `encode_texts`."""
+        words = self.numbers(index.words)[index.word_ids]
+        word_count = np.diff(index.word_offset)
+        caption = np.repeat(np.arange(len(word_count)), word_count)
+        flat = np.full(len(words) + 2 * len(word_count), self.start, np.int32)
+        # Each word follows a start and an end per earlier caption, and its own start.
+        flat[np.arange(len(words)) + 2 * caption + 1] = words
+        flat[np.cumsum(word_count + 2) - 1] = self.end
+        return flat, word_count + 2
+
+    def lacks(self, words: Sequence[str]) -> np.ndarray:
+        """Returns whether each word becomes `<unk>`, bool `[words]`."""
+        return self.numbers(words) == self.unknown
+
+    def random_words(self, uniform: np.ndarray) -> np.ndarray:
+        """Maps numbers in [0, 1) to ordinary words, int32 of the same shape."""
+        return self.first_word + (uniform * self.word_count).astype(np.int32)
+
+    def keeps(self, tokens: np.ndarray) -> np.ndarray:
+        """Returns where augmentation keeps a token, which is nowhere."""
+        return np.zeros(tokens.shape, bool)
+
+    def begins_word(self, tokens: np.ndarray) -> np.ndarray:
+        """Returns where a word begins, which is everywhere, bool `[batch, time]`."""
+        return np.ones(tokens.shape, bool)
+
+    def describe(self, tokenizer: str = tokenizers.DEFAULT) -> dict[str, str]:
+        """Returns how captions are split into words, see `tokenizers.describe`."""
+        return tokenizers.describe(tokenizer)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Returns the words of tokens, without `<pad>`, `<start>` and `<end>`."""

@@ -1,25 +1,11 @@
 """Blocks of transformers that normalize before each part: CLIP, SigLIP and DINOv2."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.attention import SelfAttention
-
-
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """Returns `x * sigmoid(1.702 x)`, the activation of OpenAI's CLIP."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-# By Hugging Face's names.
-ACTIVATIONS = {
-    "gelu": functools.partial(nn.gelu, approximate=False),
-    "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
-    "quick_gelu": quick_gelu,
-}
 
 
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:

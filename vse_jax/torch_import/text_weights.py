@@ -1,0 +1,204 @@
+"""Pretrained text transformers: their sizes, tokenizers and parameters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from flax import traverse_util
+
+from vse_jax.data.text import vocabularies
+from vse_jax.data.text.subwords import Subwords
+from vse_jax.errors import InputError
+from vse_jax.models.text_encoders.transformer import TOWERS
+from vse_jax.models.transformers.activations import ACTIVATIONS
+from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.torch_import import (
+    bert_files,
+    parameters,
+    pretrained_folder,
+    tokenizer_files,
+)
+
+_FILES = {"bert": bert_files}  # what is particular to the files of a tower
+# Tables of tokens may be padded, so that their rows are a multiple of this.
+_MOST_UNUSED_ROWS = 127
+
+
+def resolve(config: ml_collections.ConfigDict) -> None:
+    """Sets the sizes of the text transformer that are 0 to those of its weights.
+
+    It does nothing if the text encoder is recurrent, or if no size is 0.
+
+    Args:
+      config: see `configs/common.py`; changed in place.
+
+    Raises:
+      InputError: if the weights are of another architecture or lack a size, or if a
+        size is invalid.
+    """
+    model, options = config.model, config.model.text_tower
+    if model.text_encoder not in TOWERS:
+        return
+    missing = [name for name, value in options.items() if not value]
+    if missing and model.text_weights:
+        found = _sizes_of_weights(model.text_encoder, model.text_weights)
+        options.update({name: found[name] for name in missing})
+    elif set(missing) - {"vocabulary_size"}:
+        raise InputError(
+            f"config.model.text_weights is empty, so the sizes of the transformer must "
+            f"be given: config.model.text_tower.{missing[0]} is "
+            f"{options[missing[0]]!r}; set it, or set config.model.text_weights"
+        )
+    _check_sizes(options, "config.model.text_tower.")
+
+
+def _sizes_of_weights(encoder: str, weights: str) -> dict[str, Any]:
+    files = _FILES[encoder]
+    config = pretrained_folder.read_config(weights)
+    path = pretrained_folder.find(weights) / pretrained_folder.CONFIG
+    if config.get("model_type") not in files.MODEL_TYPES:
+        raise InputError(
+            f"{path}: its model_type is {config.get('model_type')!r}, but "
+            f"config.model.text_encoder is {encoder!r}, which takes weights of "
+            f"{' or '.join(files.MODEL_TYPES)}; choose other weights"
+        )
+    try:
+        return files.sizes(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except KeyError as error:
+        raise InputError(
+            f"{path}: has no {error.args[0]}; download the model again"
+        ) from None
+
+
+def _check_sizes(options: Mapping[str, Any], where: str) -> None:
+    for name, value in options.items():
+        if name == "activation":
+            is_right, expected = (
+                value in ACTIVATIONS,
+                f"one of {', '.join(ACTIVATIONS)}",
+            )
+        elif name == "epsilon":
+            is_right, expected = 0 < value < 1, "a number between 0 and 1"
+        else:
+            at_least = 0 if name == "vocabulary_size" else 1
+            is_right, expected = value >= at_least, "a number of at least 1"
+        if not is_right:
+            raise InputError(f"{where}{name} is {value!r}, expected {expected}")
+    if options["dim"] % options["heads"]:
+        raise InputError(
+            f"{where}dim is {options['dim']}, expected a multiple of {where}heads, "
+            f"which is {options['heads']}"
+        )
+
+
+def take_from_run(
+    config: ml_collections.ConfigDict, run: dict[str, Any] | None
+) -> Subwords | None:
+    """Continues with the sizes and the tokenizer of a run, if it has these weights.
+
+    The weights may be gone since the run began.
+
+    Args:
+      config: configuration of this start; sizes that are 0 become those of the run.
+      run: description of the run in the workdir; None if there is none.
+
+    Returns:
+      The tokenizer of the run; None if the run has none, or began with other weights.
+    """
+    model, saved = config.model, (run or {}).get("config", {}).get("model", {})
+    if not model.text_weights or any(
+        model[option] != saved.get(option)
+        for option in ("text_encoder", "text_weights")
+    ):
+        return None
+    for name, value in model.text_tower.items():
+        if not value:
+            model.text_tower[name] = saved["text_tower"][name]
+    return vocabularies.of_run(run)
+
+
+def read_tokenizer(config: ml_collections.ConfigDict) -> Subwords:
+    """Reads the tokenizer of the pretrained text transformer.
+
+    Args:
+      config: see `configs/common.py`, with the sizes of the weights, see `resolve`.
+
+    Raises:
+      InputError: if there is none, or if it is not that of the weights.
+    """
+    weights = config.model.text_weights
+    found = tokenizer_files.read(weights)
+    check_tokenizer(found, config.model.text_tower.vocabulary_size, weights)
+    return found
+
+
+def check_tokenizer(tokenizer: Subwords, rows: int, name: str) -> None:
+    """Raises InputError if the tokenizer is not that of a table with this many rows."""
+    if not 0 <= rows - len(tokenizer) <= _MOST_UNUSED_ROWS:
+        raise InputError(
+            f"{name}: its tokenizer has {len(tokenizer)} tokens, but its weights have "
+            f"{rows}; use the tokenizer that came with the weights"
+        )
+
+
+def load(config: ml_collections.ConfigDict) -> dict:
+    """Reads the parameters of the pretrained text transformer.
+
+    Args:
+      config: see `configs/common.py`, with the sizes of the weights, see `resolve`.
+
+    Returns:
+      Parameters of the transformer: nested dicts of float32 arrays.
+
+    Raises:
+      InputError: if the weights cannot be read, or if a parameter is missing,
+        unexpected or mis-shaped.
+    """
+    model = config.model
+    arrays = pretrained_folder.read(model.text_weights).arrays
+    sizes = Sizes(**model.text_tower)
+    return convert(model.text_encoder, sizes, arrays, model.text_weights)
+
+
+def convert(
+    encoder: str, sizes: Sizes, arrays: Mapping[str, np.ndarray], name: str
+) -> dict:
+    """Converts the parameters of a text transformer to ours; see `load`.
+
+    Args:
+      encoder: one of `TOWERS`.
+      sizes: sizes of the transformer.
+      arrays: parameters by the names of the file.
+      name: name of the file, for messages.
+    """
+    files = _FILES[encoder]
+    found = files.usual_arrays(arrays)
+    paths, expected = files.paths(sizes), _shapes(encoder, sizes)
+    problems = parameters.differences(
+        {key: array.shape for key, array in found.items()},
+        {key: _in_their_order(path, expected[path]) for key, path in paths.items()},
+    )
+    parameters.refuse(
+        f"{name}: not the weights of the {encoder} that its sizes describe", problems
+    )
+    flat = {}
+    for key, path in paths.items():
+        array = found[key].T if path[-1] == "kernel" else found[key]
+        flat[path] = np.asarray(array, np.float32)
+    return traverse_util.unflatten_dict(flat)
+
+
+def _shapes(encoder, sizes):
+    tower = TOWERS[encoder](sizes)
+    one = jax.ShapeDtypeStruct((1, 1), np.int32), jax.ShapeDtypeStruct((1,), np.int32)
+    params = jax.eval_shape(tower.init, jax.random.key(0), *one)["params"]
+    flat = traverse_util.flatten_dict(params)
+    return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def _in_their_order(path, shape):
+    return shape[::-1] if path[-1] == "kernel" else shape

@@ -1,0 +1,115 @@
+"""Reads the tokenizer of a pretrained text transformer in Hugging Face's layout."""
+
+from typing import Any
+
+from etils import epath
+
+from vse_jax.data.text.subwords import Subwords
+from vse_jax.errors import InputError, unreadable
+from vse_jax.torch_import import pretrained_folder
+
+_TOKENIZER, _WORD_PIECES = "tokenizer.json", "vocab.txt"
+_OPTIONS = "tokenizer_config.json"
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_NEEDED = ("[UNK]", "[CLS]", "[SEP]")
+
+
+def read(weights: str) -> Subwords:
+    """Reads the tokenizer beside pretrained weights.
+
+    Args:
+      weights: folder of the model, file of weights in it, or Python package, see
+        `pretrained_folder.read`; or the path of a `tokenizer.json` or `vocab.txt`.
+
+    Returns:
+      The tokenizer of `tokenizer.json`; without this file, BERT's tokenizer with the
+      word pieces of `vocab.txt`.
+
+    Raises:
+      InputError: if there is neither of these files, or if one is damaged.
+    """
+    if weights.endswith((_TOKENIZER, _WORD_PIECES)):
+        path = epath.Path(weights).expanduser()
+        return _read_file(path)
+    folder = pretrained_folder.find(weights)
+    for name in (_TOKENIZER, _WORD_PIECES):
+        if (folder / name).exists():
+            return _read_file(folder / name)
+    raise InputError(
+        f"{folder}: has no tokenizer ({_TOKENIZER} or {_WORD_PIECES}); download the "
+        "whole folder of the model"
+    )
+
+
+def _read_file(path: epath.Path) -> Subwords:
+    if path.name.endswith(_TOKENIZER):
+        return Subwords(pretrained_folder.read_json(path), str(path))
+    try:
+        # A word piece may be a line separator of Unicode, so lines end by \n only.
+        pieces = path.read_bytes().decode().rstrip("\n").split("\n")
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text in UTF-8; download it again") from None
+    numbers = {piece.rstrip("\r"): number for number, piece in enumerate(pieces)}
+    missing = [token for token in _NEEDED if token not in numbers]
+    if missing or len(numbers) < len(pieces):
+        reason = f"lacks {', '.join(missing)}" if missing else "repeats a word piece"
+        raise InputError(
+            f"{path}: {reason}; expected BERT's word pieces, one per line; download it "
+            "again"
+        )
+    return Subwords(_bert(numbers, _is_lower_case(path.parent, numbers)), str(path))
+
+
+def _is_lower_case(folder, numbers) -> bool:
+    options = {}
+    if (folder / _OPTIONS).exists():
+        options = pretrained_folder.read_json(folder / _OPTIONS)
+    # Only cased models have pieces with capitals, besides the special ones.
+    is_lower = all(piece == piece.lower() for piece in numbers if piece[:1] != "[")
+    return bool(options.get("do_lower_case", is_lower))
+
+
+def _bert(numbers: dict[str, int], is_lower_case: bool) -> dict[str, Any]:
+    """Returns BERT's `tokenizer.json` for word pieces."""
+    around = ("[CLS]", "[SEP]")
+    single = [{"SpecialToken": {"id": token, "type_id": 0}} for token in around]
+    single.insert(1, {"Sequence": {"id": "A", "type_id": 0}})
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            _special(token, numbers[token]) for token in _SPECIAL if token in numbers
+        ],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": is_lower_case,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [],
+            "special_tokens": {
+                token: {"id": token, "ids": [numbers[token]], "tokens": [token]}
+                for token in around
+            },
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": numbers,
+        },
+    }
+
+
+def _special(token: str, number: int) -> dict[str, Any]:
+    """Returns an entry of `added_tokens`."""
+    options = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": token, "special": True} | options
