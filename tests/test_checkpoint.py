@@ -8,7 +8,8 @@ import optax
 import pytest
 
 from configs import common
-from vse_jax.checkpoint import Checkpoints, digest
+from vse_jax.array_trees import digest
+from vse_jax.checkpoint import Checkpoints
 from vse_jax.errors import InputError, TrainingError
 from vse_jax.optimizer import create_optimizer
 from vse_jax.train_step import TrainState

@@ -8,17 +8,16 @@ vocabulary. A digest of the arrays detects damage that the file format does not.
 import contextlib
 import json
 import logging
-import zlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.serialization
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from vse_jax import files, parallel
+from vse_jax.array_trees import digest, in_form_of, without_empty
 from vse_jax.errors import InputError, TrainingError, one_line, write_advice
 from vse_jax.train_step import TrainState
 
@@ -62,11 +61,11 @@ class Restored(NamedTuple):
         variables = self.variables if self.unaveraged is None else self.unaveraged
         average = template.average
         if average is not None:
-            average = _in_form_of(average, self.variables)
+            average = in_form_of(average, self.variables)
         return TrainState(
             step=np.int32(self.step),
-            **_in_form_of(template.variables, variables),
-            opt_state=_in_form_of(template.opt_state, self.optimizer),
+            **in_form_of(template.variables, variables),
+            opt_state=in_form_of(template.opt_state, self.optimizer),
             average=average,
         )
 
@@ -180,7 +179,7 @@ class Checkpoints:
         }
         for name in ("optimizer", "pca", "unaveraged"):
             if arrays.get(name):  # an imported model has none of them
-                items[name] = ocp.args.StandardSave(_without_empty(arrays[name]))
+                items[name] = ocp.args.StandardSave(without_empty(arrays[name]))
         args = ocp.args.Composite(**items)
 
         def save():
@@ -352,56 +351,6 @@ def find_description(workdir: str) -> dict | None:
         return read_description(workdir, "latest")
     except InputError:
         return None
-
-
-def digest(tree: Any) -> str:
-    """Returns a checksum of nested dicts of arrays: names, dtypes, shapes, values."""
-    checksum = 0
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    for path, leaf in leaves:
-        array = np.ascontiguousarray(leaf)
-        header = f"{jax.tree_util.keystr(path)} {array.dtype} {np.shape(leaf)}"
-        checksum = zlib.crc32(header.encode(), checksum)
-        checksum = zlib.crc32(array.reshape(-1).view(np.uint8), checksum)
-    return f"{checksum:08x}"
-
-
-def _in_form_of(template, saved):
-    """Restores the structure of `template`; raises InputError if shapes differ."""
-    expected = flax.serialization.to_state_dict(template)
-    filled = _with_empty(expected, saved)
-    if _shapes(expected) != _shapes(filled):
-        raise InputError(
-            "the checkpoint's arrays do not have the shapes of this configuration's "
-            "model; use the configuration that it was trained with, or choose another "
-            "--workdir"
-        )
-    return flax.serialization.from_state_dict(template, filled)
-
-
-def _shapes(tree):
-    return jax.tree.map(lambda leaf: leaf.shape, tree)
-
-
-def _without_empty(tree):
-    """Drops empty dicts, such as the states of stateless transformations."""
-    if not isinstance(tree, dict):
-        return tree
-    pruned = {key: _without_empty(value) for key, value in tree.items()}
-    return {key: value for key, value in pruned.items() if not _is_empty(value)}
-
-
-def _with_empty(expected, saved):
-    """Adds the empty dicts that `_without_empty` dropped."""
-    if not isinstance(expected, dict):
-        return saved
-    return {
-        key: _with_empty(value, saved.get(key, {})) for key, value in expected.items()
-    }
-
-
-def _is_empty(value):
-    return isinstance(value, dict) and not value
 
 
 def _rsum(metrics):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from vse_jax.checkpoint import Restored, digest
+from vse_jax.array_trees import digest
+from vse_jax.checkpoint import Restored
 from vse_jax.errors import InputError
 from vse_jax.exporting import folder
 

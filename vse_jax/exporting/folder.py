@@ -16,7 +16,8 @@ from etils import epath
 from flax import traverse_util
 
 from vse_jax import files
-from vse_jax.checkpoint import Restored, digest
+from vse_jax.array_trees import digest
+from vse_jax.checkpoint import Restored
 from vse_jax.errors import InputError, one_line, unreadable
 from vse_jax.extraction.backbone_file import BACKBONE_FILE, to_safetensors
 
