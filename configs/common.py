@@ -62,8 +62,9 @@ def get_config() -> ml_collections.ConfigDict:
     # How a photo becomes square in evaluation: crop (its centre) or stretch (all).
     # "" is that of the weights of a vision transformer, and crop for other backbones.
     data.fit = ""
-    # bilinear, bicubic or lanczos; "" is that of the weights of a vision transformer,
-    # and bilinear for other backbones.
+    # PIL's bilinear, bicubic or lanczos; or opencv, which is bilinear with a filter of
+    # constant width. "" is that of the weights of a vision transformer, and bilinear
+    # for other backbones.
     data.interpolation = ""
     data.crops = 1  # crops per photo in evaluation: 1 (centre) or 10 (also mirrored)
     data.device_resident = False  # True: training features in the devices' memory

@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 
 from tests.photo_files import decoded, drawn, encoded
 from vse_jax.data import photo_crops
+from vse_jax.exporting import model_card
+from vse_jax.run_config import describe_geometry
 
 SHAPES = [(97, 61), (64, 64), (40, 300), (300, 40), (33, 500), (224, 224), (375, 500)]
 SIZE, SHORTER = 56, 64
@@ -120,6 +123,37 @@ def test_stretched_photos_equal_pil(contents):
         for c in contents
     ]
     assert_alike(stretched, expected, most=24)
+
+
+def test_filter_of_opencv_depends_on_four_pixels(contents):
+    """As PyTorch's, which also keeps the width of its filter when a photo shrinks."""
+    geometry = photo_crops.Geometry(SIZE, 0, "opencv")
+    stretched = photo_crops.center_crops(tf.constant(contents), geometry).numpy()
+    for content, found in zip(contents, stretched, strict=True):
+        pixels = torch.tensor(decoded(content).transpose(2, 0, 1)[None]).float()
+        expected = torch.nn.functional.interpolate(
+            pixels, (SIZE, SIZE), mode="bilinear", align_corners=False
+        )
+        expected = expected[0].permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(found, expected, atol=0.501)
+
+
+@pytest.mark.parametrize("interpolation", photo_crops.INTERPOLATIONS)
+@pytest.mark.parametrize("shorter", [0, SHORTER])
+def test_code_of_the_model_card_crops_alike(
+    contents, interpolation, shorter, tmp_path, monkeypatch
+):
+    geometry = photo_crops.Geometry(SIZE, shorter, interpolation)
+    crops = photo_crops.center_crops(tf.constant(contents), geometry).numpy()
+    photo = describe_geometry(geometry)
+    code = model_card._photo_code({"preprocessing": {"photo": photo}})
+    monkeypatch.chdir(tmp_path)
+    for content, expected in zip(contents, crops, strict=True):
+        (tmp_path / "photo.jpg").write_bytes(content)
+        variables = {"np": np, "Image": Image, "ImageOps": ImageOps}
+        exec(code, variables)
+        # PIL's transform rounds down.
+        assert_alike(variables["image"][0], expected, mean=0.6, most=24)
 
 
 def test_ten_crops_equal_pil(contents):

@@ -2,8 +2,9 @@
 
 The geometry is that of torchvision's RandomResizedCrop, Resize, CenterCrop and TenCrop,
 as the papers use them. The resampling is PIL's: bilinear, bicubic or Lanczos, with a
-filter that widens with the scale when it shrinks a photo. Of a JPEG, only the part that
-a crop needs is decoded.
+filter that widens with the scale when it shrinks a photo. `opencv` is bilinear without
+this: a pixel depends on four others only. Of a JPEG, only the part that a crop needs is
+decoded.
 """
 
 import functools
@@ -27,6 +28,7 @@ INTERPOLATIONS = {
     "bilinear": "triangle",
     "bicubic": "keyscubic",
     "lanczos": "lanczos3",
+    "opencv": "triangle",
 }
 FITS = ("crop", "stretch")
 
@@ -314,19 +316,23 @@ def _resize(
             scale=[rows.scale, columns.scale],
             translation=[rows.translation, columns.translation],
             kernel_type=INTERPOLATIONS[interpolation],
-            antialias=True,
+            antialias=interpolation != "opencv",
         )
 
     def enlarge() -> tf.Tensor:
-        """Equals `resample` if whole axes grow, and is several times as fast."""
+        """Equals `resample` of whole axes if they grow, and is several times as fast.
+
+        With `opencv` it also does if they shrink.
+        """
         return tf.raw_ops.ResizeBilinear(
             images=pixels[None], size=shape, half_pixel_centers=True
         )
 
-    if interpolation != "bilinear":
+    if interpolation not in ("bilinear", "opencv"):
         # These filters overshoot at edges.
         return _to_uint8(tf.clip_by_value(resample()[0], 0, 255))
     grows = tf.minimum(rows.scale, columns.scale) >= 1
+    grows |= interpolation == "opencv"
     is_whole = (rows.translation == 0) & (columns.translation == 0)
     is_whole &= tf.reduce_all(tf.shape(pixels)[:2] == [rows.length, columns.length])
     resized = tf.cond(grows & is_whole, enlarge, resample)[0]

@@ -120,6 +120,8 @@ def _photo(run) -> dict | None:
         return None
     # Runs of earlier versions do not say how; they are bilinear.
     interpolation = photo.setdefault("interpolation", "bilinear")
+    if interpolation == "opencv":
+        interpolation = "bilinear (of four pixels, as OpenCV)"
     steps = f"{interpolation} resize of the shorter side to `resize` pixels; the centre"
     if photo["crop"] == "none":
         steps = f"{interpolation} resize, also of the aspect ratio, to a square"

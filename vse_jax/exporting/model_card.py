@@ -255,19 +255,26 @@ def _image_code(summary):
 
 def _photo_code(summary):
     photo = summary["preprocessing"]["photo"]
-    kernel = f"Image.{photo['interpolation'].upper()}"
     if photo["crop"] == "none":
         return f"""\
 size = {photo["image_size"]}  # pixels
 photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
-image = np.asarray(photo.resize((size, size), {kernel}))[None]"""
+image = np.asarray({_resized("(size, size)", photo["interpolation"])})[None]"""
     return f"""\
 size, shorter = {photo["image_size"]}, {photo["resize"]}  # pixels
 photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
 sides = [shorter * side // min(photo.size) for side in photo.size]
 left, top = [round((side - size) / 2) for side in sides]
-photo = photo.resize(sides, {kernel}).crop((left, top, left + size, top + size))
+photo = {_resized("sides", photo["interpolation"])}
+photo = photo.crop((left, top, left + size, top + size))
 image = np.asarray(photo)[None]"""
+
+
+def _resized(sides, interpolation):
+    if interpolation == "opencv":  # PIL would widen the filter of a resize
+        box = "(0, 0, *photo.size)"
+        return f"photo.transform({sides}, Image.EXTENT, {box}, Image.BILINEAR)"
+    return f"photo.resize({sides}, Image.{interpolation.upper()})"
 
 
 def _score(similarity):

@@ -1,7 +1,7 @@
 """Image encoders in checkpoint files of the PyTorch repositories.
 
 The parameters and options of a file say which image encoder it has, and which CNN
-before it.
+before it: that of vsepp, or that of vse_infty, which gives a grid of regions.
 """
 
 from typing import Any
@@ -16,6 +16,11 @@ from vse_jax.torch_import.torch_checkpoint import TorchCheckpoint, refuse_unknow
 _PREFIX = "img"
 _PROJECTION = "img.fc.weight"
 _HIDDEN = "img.mlp.layers.0.weight"
+_POOLING = "img.gpool.linear.weight"
+_GRID_SIDE = 256  # pixels of vse_infty's photos, times an option
+# vse_infty registers the CNN as a whole and its two parts, so each parameter is saved
+# twice. The forward pass uses the parts.
+_PARTS = ("base.", "top.")
 
 
 def options(loaded: TorchCheckpoint, path: str) -> dict[str, Any]:
@@ -38,27 +43,55 @@ def options(loaded: TorchCheckpoint, path: str) -> dict[str, Any]:
 def configure_photos(
     config: ml_collections.ConfigDict, loaded: TorchCheckpoint, path: str
 ) -> None:
-    """Configures `config` for the photos of a model with a CNN, as vsepp reads them.
+    """Configures `config` for the photos of a model with a CNN.
 
     Raises:
       InputError: if the CNN is not supported.
     """
-    architecture = loaded.options.get("cnn_type")
+    is_grid = loaded.options.get("precomp_enc_type") == "backbone"
+    of_model = _grid_options if is_grid else _vsepp_options
+    # An evaluation needs no options of the training.
+    config.optimizer.groups = config.fine_tuning = ()
+    config.model.backbone.weights = ""
+    config.update_from_flattened_dict(of_model(loaded.options, path))
+    if config.data.builder == "region_features":
+        config.data.builder = "karpathy_images"
+        config.data.validation_split = "val"
+
+
+def _vsepp_options(options, path):
+    architecture = options.get("cnn_type")
     pretrained_ones = [name for name in SPECS if name != "stem"]
     if architecture not in pretrained_ones:
         raise InputError(
             f"{path}: its CNN is {architecture!r}, which is not supported; expected "
             f"one of {', '.join(pretrained_ones)}"
         )
-    # An evaluation needs no options of the training.
-    config.model.backbone.update(name=architecture, weights="")
-    config.optimizer.groups = config.fine_tuning = ()
-    config.data.image_size = int(
-        loaded.options.get("crop_size", SPECS[architecture].image_size)
-    )
-    if config.data.builder == "region_features":
-        config.data.builder = "karpathy_images"
-        config.data.validation_split = "val"
+    size = int(options.get("crop_size", SPECS[architecture].image_size))
+    return {"model.backbone.name": architecture, "data.image_size": size}
+
+
+def _grid_options(options, path):
+    """vse_infty stretches photos, and resizes them by OpenCV."""
+    source = str(options.get("backbone_source"))
+    if "detector" in source:
+        architecture = "bottom_up_resnet101"
+    elif "wsl" in source or source == "imagenet_resnext":
+        architecture = "resnext101_32x8d"
+    else:
+        raise InputError(
+            f"{path}: its CNN is {source!r} (backbone_source), which is not supported; "
+            "expected detector, wsl or imagenet_resnext"
+        )
+    return {
+        "model.backbone.name": architecture,
+        "model.backbone.batch_norm": "frozen",
+        "data.image_size": int(_GRID_SIDE * options.get("input_scale_factor", 1)),
+        "data.fit": "stretch",
+        "data.resize": 0,
+        "data.crops": 1,
+        "data.interpolation": "opencv",
+    }
 
 
 def variables(
@@ -80,7 +113,7 @@ def variables(
     converted = parameter_names.variables(loaded.branch(_PREFIX))
     if loaded.backbone:
         backbone = backbone_weights.convert(
-            config.model.backbone.name, loaded.backbone, path
+            config.model.backbone.name, _parts(loaded.backbone), path
         )
         for collection, tree in backbone.items():
             of_images = converted.setdefault(collection, {}).setdefault("image", {})
@@ -91,9 +124,15 @@ def variables(
 def _encoder(arrays, options):
     """Returns the image encoder, which is that of RVSE++, VSE-infinity or VSE++."""
     if _HIDDEN not in arrays:
-        return "global"
+        return "region_linear" if _POOLING in arrays else "global"
     embed_dim, region_dim = arrays[_PROJECTION].shape
     inputs = arrays[_HIDDEN].shape[1]
     if embed_dim == region_dim:  # equal shapes, so only vse_infty's options differ
         return "region_parallel" if "precomp_enc_type" in options else "region_residual"
     return "region_residual" if inputs == embed_dim else "region_parallel"
+
+
+def _parts(backbone):
+    """Returns the arrays of a CNN, each once."""
+    parts = {n: array for n, array in backbone.items() if n.startswith(_PARTS)}
+    return parts or backbone

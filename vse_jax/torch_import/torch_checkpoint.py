@@ -1,5 +1,6 @@
 """The content of the checkpoint files of vsepp, vse_infty and RVSE++."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,7 +10,9 @@ from vse_jax.errors import InputError
 from vse_jax.torch_import import parameter_names, parameters, torch_file
 
 _BRANCHES = ("img", "txt")  # in the order in which those repositories save them
-_BACKBONE = "img.cnn."
+_BACKBONES = ("img.cnn.", "img.backbone.")  # of vsepp and of vse_infty
+# vse_infty's encoder after a CNN has the names of an encoder without one below this.
+_AFTER_BACKBONE = "img.image_encoder."
 
 
 class TorchCheckpoint(NamedTuple):
@@ -18,7 +21,7 @@ class TorchCheckpoint(NamedTuple):
     Attributes:
       arrays: parameters and running statistics by PyTorch's names, with the prefix
         `img.` or `txt.`.
-      backbone: parameters and running statistics of vsepp's CNN, if there is one.
+      backbone: parameters and running statistics of the CNN, if there is one.
       options: options of the training.
       step: number of updates, or of epochs if updates were not counted.
     """
@@ -52,9 +55,14 @@ def read(path: str) -> TorchCheckpoint:
             for name, array in tree.items()
         }
         backbone = {
-            name.removeprefix(_BACKBONE): arrays.pop(name)
+            name.removeprefix(prefix): arrays.pop(name)
+            for prefix in _BACKBONES
             for name in list(arrays)
-            if name.startswith(_BACKBONE)
+            if name.startswith(prefix)
+        }
+        arrays = {
+            re.sub(f"^{re.escape(_AFTER_BACKBONE)}", "img.", name): array
+            for name, array in arrays.items()
         }
         step = int(content.get("Eiters") or content.get("epoch") or 0)
     except (AttributeError, KeyError, TypeError, ValueError):
