@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import socket
+import time
 
 import jax
 import pytest
@@ -313,6 +314,69 @@ def test_host_that_fails_at_its_start_ends_both_with_one_line(place):
     assert [host.returncode for host in finished] == [2, 2], finished
     assert "no-such-bucket" in programs.refusal(finished[0])
     assert not finished[1].stderr
+
+
+MISTAKES = {  # options of a host, and what it says
+    "option": ("--config.no_such_option=1", "no_such_option"),
+    "flag": ("--no_such_flag=1", "Unknown command line flag 'no_such_flag'"),
+    "mode": ("--mode=import", "--import_file is missing"),
+}
+
+
+@pytest.mark.parametrize(("number", "kind"), [(1, "option"), (1, "mode"), (0, "flag")])
+def test_mistake_in_the_command_line_of_one_host_ends_both(place, number, kind):
+    """The other one would wait for it until the timeout."""
+    option, expected = MISTAKES[kind]
+    own_options = [[], []]
+    own_options[number] = [option]
+    begin = time.monotonic()
+    finished = Hosts(place.start).run(
+        f"--workdir={place.workdir('mistaken')}",
+        "--config.connection_timeout=600",
+        own_options=own_options,
+    )
+    assert time.monotonic() - begin < 120
+    assert [host.returncode for host in finished] == [2, 2], finished
+    mistaken, other = finished[number], finished[1 - number]
+    errors = [line for line in mistaken.stderr.splitlines() if "error: " in line]
+    assert len(errors) == 1
+    assert expected in errors[0]
+    if number == 0:
+        assert "error" not in other.stderr
+    else:
+        reason = errors[0].removeprefix("error: ")
+        told = f"error: host {number} stopped at its start: {reason}"
+        assert programs.refusal(other) == told
+
+
+def test_same_mistake_in_all_command_lines_ends_all_at_once(place):
+    finished = Hosts(place.start).run("--no_such_flag=1")
+    assert [host.returncode for host in finished] == [2, 2], finished
+    for host in finished:
+        lines = host.stderr.splitlines()
+        assert sum(line.startswith("error: ") for line in lines) == 1, host.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], {}),
+        (["--config.num_processes=x", "--config.coordinator=a:1"], {}),
+        (
+            ["--other", "--config.coordinator", "a:1", "--config.process_id=1"],
+            {"coordinator": "a:1", "process_id": 1},
+        ),
+        (["--config.distributed"], {"distributed": True}),
+        (["--config.distributed=False"], {}),
+        (
+            ["--config.distributed=True", "--config.connection_timeout=5"],
+            {"distributed": True, "connection_timeout": 5.0},
+        ),
+    ],
+)
+def test_hosts_are_found_in_an_invalid_command_line(argv, expected):
+    found = host_connection._options_in(argv).to_dict()
+    assert found == host_connection.CONNECTION_DEFAULTS | expected
 
 
 @pytest.mark.parametrize(

@@ -177,4 +177,14 @@ def exit_with_error(message: str) -> None:
     # A value of an option may be of any length.
     message = re.sub(r"(\S{200})\S{200,}(\S{100})", r"\1...\2", message)
     print(f"error: {message}", file=sys.stderr, flush=True)
+    _tell_other_hosts(message)
     sys.exit(2)
+
+
+def _tell_other_hosts(message):
+    """Ends the other hosts, which would wait for this one."""
+    options = ("--config.coordinator", "--config.distributed")
+    if any(argument.startswith(options) for argument in sys.argv):
+        from vse_jax import host_connection  # its import takes seconds
+
+        host_connection.tell_others(sys.argv[1:], message)

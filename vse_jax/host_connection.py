@@ -3,8 +3,12 @@
 A host that fails leaves the others waiting, in a collective or at a barrier. So all
 hosts are linked. The primary host prints the message of a failure, or which host is
 gone, and all hosts exit. If the primary host is gone, every other host says so.
+
+A host that finds a mistake in its command line is linked to the others only to tell
+them.
 """
 
+import argparse
 import contextlib
 import logging
 import os
@@ -15,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import ml_collections
@@ -45,6 +49,9 @@ _LOST = re.compile(
 )
 _links = None  # to the other hosts, once they are linked
 _number = 0  # of this host
+_has_tried = False  # to link the hosts
+_is_told = False  # this host has printed why it ends
+_SECONDS_WITHOUT_NOTICE = 5.0
 _failing = threading.Lock()  # held from the first failure to the end of the process
 
 
@@ -107,6 +114,67 @@ def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
         raise _not_connected(config, one_line(error)) from error
 
 
+def tell_others(argv: Sequence[str], message: str) -> None:
+    """Ends the processes of all hosts because this one has a wrong command line.
+
+    The primary host prints the message too. The function returns if there are no other
+    hosts, or if they do not start in time.
+
+    Args:
+      argv: the command line, which may be invalid. It tells where the other hosts are.
+      message: what is wrong, which this host has printed.
+    """
+    global _is_told
+    config = _options_in(argv)
+    if _has_tried or not (config.distributed or config.coordinator):
+        return
+    _is_told = True
+    notice = threading.Timer(_SECONDS_WITHOUT_NOTICE, _print_notice)
+    notice.daemon = True
+    notice.start()
+    try:
+        check_options(config)
+        address, count, number = _place(config)
+        if count > 1:
+            _link_hosts(config, address, count, number)
+    except (InputError, RuntimeError, ValueError, host_links.MissingHostError):
+        return
+    except KeyboardInterrupt:
+        termination.exit_now(host_links.FAILURE)
+    finally:
+        notice.cancel()
+    if isinstance(_links, host_links.HostLink):
+        failure = f"host {number} stopped at its start: {message}"
+        _links.report(failure, host_links.FAILURE)
+    if _links is not None:
+        _end("", host_links.FAILURE)
+
+
+def _options_in(argv):
+    """Returns the options that connect hosts, or their defaults if one is invalid."""
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, exit_on_error=False
+    )
+    for name, default in CONNECTION_DEFAULTS.items():
+        kind = {"type": type(default)}
+        if isinstance(default, bool):
+            kind = {"nargs": "?", "const": True, "type": lambda text: text == "True"}
+        parser.add_argument(f"--config.{name}", dest=name, default=default, **kind)
+    try:
+        found = vars(parser.parse_known_args(list(argv))[0])
+    except (argparse.ArgumentError, SystemExit):
+        found = CONNECTION_DEFAULTS
+    return ml_collections.ConfigDict(found)
+
+
+def _print_notice():
+    print(
+        "telling the other hosts, as soon as they start; press Ctrl-C to exit now",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
 def _place(config):
     """Returns the coordinator's address, the number of processes and this one's.
 
@@ -135,8 +203,8 @@ def _link_hosts(config, address, count, number):
       InputError: if the address is wrong.
       MissingHostError: if some do not start.
     """
-    global _links, _number
-    _number = number
+    global _links, _number, _has_tried
+    _number, _has_tried = number, True
     host, port = _checked(address)
     try:
         if number == 0:
@@ -317,7 +385,7 @@ def _end(message, code):
     """Prints a message if there is one, and ends the processes of all hosts."""
     if not _failing.acquire(blocking=False):
         threading.Event().wait()  # another thread is ending the process
-    if message:
+    if message and not _is_told:
         prefix = "error: " if code == host_links.FAILURE else ""
         print(f"{prefix}{message}", file=sys.stderr, flush=True)
     if isinstance(_links, host_links.PrimaryLinks):
