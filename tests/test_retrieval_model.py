@@ -11,8 +11,11 @@ from PIL import Image
 
 import vse_jax
 from tests import saved_runs
+from vse_jax import saved_model
 from vse_jax.errors import InputError
 from vse_jax.extraction import extract
+from vse_jax.retrieval_model import RetrievalModel
+from vse_jax.search import open_gallery
 from vse_jax.similarity import SIMILARITIES
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "few_branches")
@@ -242,3 +245,31 @@ def test_ten_crops_are_those_of_an_evaluation(folder, photos):
     _, expected = saved_runs.evaluated(experiment, folder / "crops", "test")
     model = vse_jax.load(folder / "crops")
     np.testing.assert_allclose(model.embed_images(photos), expected.images, atol=1e-6)
+
+
+def test_photos_have_a_largest_size(scenes, photos, tmp_path):
+    """That of the run, unless another one is given."""
+    path = tmp_path / "photo.png"
+    Image.fromarray(photos[0]).save(path)
+    message = "it has 64x64 pixels; expected at most 4095"
+    model = vse_jax.load(scenes[0], maximum_pixels=4095)
+    with pytest.raises(InputError, match=message):
+        model.embed_images([path])
+    with pytest.raises(InputError, match=message):
+        model.embed_images([path.read_bytes()])
+    restored = saved_model.restore(str(scenes[0]), "best")
+    restored.run["config"]["data"]["maximum_pixels"] = 4095
+    with pytest.raises(InputError, match=message):
+        RetrievalModel(restored).embed_images([path])
+    RetrievalModel(restored, maximum_pixels=4096).embed_images([path])
+    with pytest.raises(InputError, match="maximum_pixels is 0, expected at least 1"):
+        vse_jax.load(scenes[0], maximum_pixels=0)
+
+
+def test_modes_take_the_largest_size_of_a_photo_from_the_flag(scenes):
+    place = open_gallery.Place(
+        str(scenes[0]), "best", "", "", "", {"data.maximum_pixels": 7}, None
+    )
+    assert open_gallery._load(place).image_input.maximum_pixels == 7
+    unset = open_gallery._load(place._replace(overrides={}))
+    assert unset.image_input.maximum_pixels == 100_000_000

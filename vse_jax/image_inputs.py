@@ -44,20 +44,33 @@ class ImageInput:
       dim: dimensions of a region or a feature; None for `image`.
       takes_photos: whether photos can be read.
       parameters: variables and PCA of the extraction's backbone; None without it.
+      maximum_pixels: largest width times height of a photo in a file.
     """
 
-    def __init__(self, restored: Restored, backbone: dict | None):
+    def __init__(
+        self,
+        restored: Restored,
+        backbone: dict | None,
+        maximum_pixels: int | None = None,
+    ):
         """Initializes the input of a model.
 
         Args:
           restored: a checkpoint.
           backbone: variables of the backbone that extracted the training's features.
+          maximum_pixels: largest width times height of a photo in a file; None for
+            `config.data.maximum_pixels` of the run.
+
+        Raises:
+          InputError: if the size of the model's photos is not known, or the maximum is
+            less than 1.
         """
+        self.maximum_pixels = _maximum_pixels(restored.run, maximum_pixels)
         model = restored.run["config"]["model"]
         extraction = restored.run.get("extraction")
         if model["backbone"]["name"]:
             self.content, self.dim = "image", None
-            self._read_photo = _reader_of_run(restored.run)
+            self._read_photo = _reader_of_run(restored.run, self.maximum_pixels)
         else:
             self.content = ENCODERS[model["image_encoder"]].content
             self.dim = content_dim(restored.variables)
@@ -65,7 +78,7 @@ class ImageInput:
         self.parameters = self._extract = None
         if backbone and self.content != "image":
             config = extraction_config(extraction)
-            self._read_photo = _reader(config.data, crops=1)
+            self._read_photo = _reader(config.data, self.maximum_pixels)
             self._extract = make_extract_step(config)
             pca = PCA(**restored.pca) if restored.pca else None
             self.parameters = backbone, pca
@@ -187,7 +200,15 @@ class ImageInput:
         return {"regions": features, "region_count": region_count}
 
 
-def _reader_of_run(run) -> Callable:
+def _maximum_pixels(run, given):
+    saved = run_config.from_json(run["config"]).data.maximum_pixels
+    chosen = saved if given is None else given
+    if chosen < 1:
+        raise InputError(f"config.data.maximum_pixels is {chosen}, expected at least 1")
+    return chosen
+
+
+def _reader_of_run(run, maximum_pixels) -> Callable:
     preprocessing = run["preprocessing"]
     data = run_config.from_json(run["config"]).data
     if not preprocessing["image_size"]:
@@ -198,13 +219,14 @@ def _reader_of_run(run) -> Callable:
     geometry = photo_crops.geometry_of(data)._replace(
         size=preprocessing["image_size"], shorter=preprocessing["resize"]
     )
-    return photo_inputs.pixels_reader(geometry, data.crops)
+    return photo_inputs.pixels_reader(geometry, data.crops, maximum_pixels)
 
 
-def _reader(data, crops) -> Callable | None:
+def _reader(data, maximum_pixels) -> Callable | None:
     if not data.image_size:
         return None  # the photos had one size, which is not known
-    return photo_inputs.pixels_reader(photo_crops.geometry_of(data), crops)
+    geometry = photo_crops.geometry_of(data)
+    return photo_inputs.pixels_reader(geometry, maximum_pixels=maximum_pixels)
 
 
 def extraction_config(extraction: dict) -> ml_collections.ConfigDict:

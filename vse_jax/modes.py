@@ -150,9 +150,19 @@ def _export(config, workdir):
     return 0
 
 
+@contextlib.contextmanager
+def _embedding(workdir):
+    """Like `_restored`, for photos of up to `config.data.maximum_pixels`."""
+    with _restored(workdir) as overrides:
+        from vse_jax.data.datasets import photos
+
+        with photos.own_limit():
+            yield overrides
+
+
 def _encode(config, workdir):
     del config
-    with _restored(workdir) as overrides:
+    with _embedding(workdir) as overrides:
         from vse_jax.search import open_gallery
 
         open_gallery.encode_and_report(_place(workdir, overrides))
@@ -161,7 +171,7 @@ def _encode(config, workdir):
 
 def _search(config, workdir):
     del config
-    with _restored(workdir) as overrides:
+    with _embedding(workdir) as overrides:
         from vse_jax.search import search_mode
 
         request = search_mode.Request(
@@ -183,7 +193,8 @@ def _serve(config, workdir):
     from vse_jax.serving import server
 
     # A port that is in use should be reported at once.
-    with server.listen(FLAGS.host, FLAGS.port) as listener, _restored(workdir) as found:
+    listening = server.listen(FLAGS.host, FLAGS.port)
+    with listening as listener, _embedding(workdir) as found:
         from vse_jax.search.open_gallery import open_searcher
         from vse_jax.serving import serve
 

@@ -34,12 +34,20 @@ _ROWS = (8, 32, 64)  # of batches, besides `config.evaluation_batch_size`
 _TILE_BYTES = 2**28  # of similarities that are computed at once
 
 
-def load(path: str | os.PathLike, checkpoint: str = "best") -> "RetrievalModel":
+def load(
+    path: str | os.PathLike,
+    checkpoint: str = "best",
+    *,
+    maximum_pixels: int | None = None,
+) -> "RetrievalModel":
     """Loads a trained model.
 
     Args:
       path: folder of a run, or of an export; may be `gs://`.
       checkpoint: `best` on the validation split, `latest`, or a step.
+      maximum_pixels: largest width times height of a photo in a file. Larger photos are
+        refused. None is `config.data.maximum_pixels` of the run. PIL has a limit of its
+        own, `PIL.Image.MAX_IMAGE_PIXELS`.
 
     Raises:
       InputError: if there is no such model, or if it cannot be read.
@@ -47,7 +55,8 @@ def load(path: str | os.PathLike, checkpoint: str = "best") -> "RetrievalModel":
     path = os.fspath(path)
     with _without_orbax_warnings():
         restored = saved_model.restore(path, checkpoint)
-    return RetrievalModel(restored, saved_model.extraction_backbone(path, restored))
+    backbone = saved_model.extraction_backbone(path, restored)
+    return RetrievalModel(restored, backbone, maximum_pixels)
 
 
 class RetrievalModel:
@@ -63,13 +72,19 @@ class RetrievalModel:
       image_input: how the model takes images.
     """
 
-    def __init__(self, restored: Restored, backbone: dict | None = None):
+    def __init__(
+        self,
+        restored: Restored,
+        backbone: dict | None = None,
+        maximum_pixels: int | None = None,
+    ):
         """Puts the parameters on this host's devices.
 
         Args:
           restored: a checkpoint, see `saved_model.restore`.
           backbone: variables of the backbone that extracted the training's features;
             without it, such a model takes features but no photos.
+          maximum_pixels: see `load`.
         """
         self.config = run_config.from_json(restored.run["config"])
         self.config.dtype = restored.run["dtype"]
@@ -82,7 +97,7 @@ class RetrievalModel:
         self._model = create_model(self.config, len(self.vocabulary), train=False)
         self._variables = parallel.replicate_on_host(restored.variables)
         self._embed_captions = _on_local_devices(self._caption_step)
-        self.image_input = ImageInput(restored, backbone)
+        self.image_input = ImageInput(restored, backbone, maximum_pixels)
         self._extraction = parallel.replicate_on_host(self.image_input.parameters)
         self._embed_images = _on_local_devices(self._image_step)
 

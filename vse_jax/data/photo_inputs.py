@@ -20,12 +20,17 @@ from vse_jax.errors import one_line
 Photo = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 
-def pixels_reader(geometry: photo_crops.Geometry, crops: int = 1) -> Callable:
+def pixels_reader(
+    geometry: photo_crops.Geometry,
+    crops: int = 1,
+    maximum_pixels: int = photos.MAXIMUM_PIXELS,
+) -> Callable:
     """Returns a function that decodes and crops a photo; threads may share it.
 
     Args:
       geometry: of the crops.
       crops: 1 (centre) or 10 (also corners, and mirrored).
+      maximum_pixels: largest width times height of a photo in a file.
 
     Returns:
       A function from a photo (a path, the content of a file, a PIL image, or an array
@@ -40,7 +45,7 @@ def pixels_reader(geometry: photo_crops.Geometry, crops: int = 1) -> Callable:
         return cut(encoded, geometry)[0]
 
     def read(photo: Photo) -> np.ndarray:
-        encoded = tf.constant([_encoded(photo)])
+        encoded = tf.constant([_encoded(photo, maximum_pixels)])
         try:
             return crop(encoded).numpy()
         except tf.errors.OpError as error:
@@ -49,19 +54,19 @@ def pixels_reader(geometry: photo_crops.Geometry, crops: int = 1) -> Callable:
     return read
 
 
-def _encoded(photo: Photo) -> bytes:
+def _encoded(photo: Photo, maximum_pixels: int) -> bytes:
     """Returns a photo as JPEG or PNG."""
     if isinstance(photo, np.ndarray):
         return _png(_of_array(photo))
     if isinstance(photo, Image.Image):
         return _png(_of_pil(photo))
     if isinstance(photo, bytes):
-        return photos.to_stored(photo)
+        return photos.to_stored(photo, maximum_pixels)
     try:
         content = epath.Path(photo).expanduser().read_bytes()
     except OSError as error:
         raise photos.PhotoError(error.strerror or one_line(error)) from None
-    return photos.to_stored(content)
+    return photos.to_stored(content, maximum_pixels)
 
 
 def _of_array(pixels):

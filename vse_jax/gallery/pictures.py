@@ -31,9 +31,15 @@ class _Split(NamedTuple):
 class Pictures:
     """Reads the photos of a gallery; threads may share it."""
 
-    def __init__(self, gallery: Gallery):
-        """Reads nothing yet."""
+    def __init__(self, gallery: Gallery, maximum_pixels: int = photos.MAXIMUM_PIXELS):
+        """Reads nothing yet.
+
+        Args:
+          gallery: the gallery.
+          maximum_pixels: largest width times height of a photo in a file.
+        """
         self._gallery = gallery
+        self._maximum_pixels = maximum_pixels
         self._lock = threading.Lock()
 
     def read(self, row: int) -> bytes | None:
@@ -48,7 +54,8 @@ class Pictures:
         try:
             with as_os_errors():
                 if path is not None:
-                    return photos.to_stored(epath.Path(path).read_bytes())
+                    content = epath.Path(path).read_bytes()
+                    return photos.to_stored(content, self._maximum_pixels)
                 return self._of_split(row)
         except (OSError, photos.PhotoError):
             return None  # it was changed or deleted since

@@ -56,7 +56,7 @@ def open_searcher(place: Place) -> Searcher:
       InputError: if the model, the source or the gallery is invalid.
       TrainingError: if the gallery cannot be written.
     """
-    model = load(place.workdir, place.checkpoint)
+    model = _load(place)
     folder = epath.Path(place.gallery).expanduser()
     is_updated = not place.gallery or bool(place.source)
     if is_updated:
@@ -90,7 +90,7 @@ def encode_and_report(place: Place) -> None:
       TrainingError: if the gallery cannot be written.
     """
     started = time.perf_counter()
-    model = load(place.workdir, place.checkpoint)
+    model = _load(place)
     folder, encoded = update_gallery(place, model)
     gallery = Gallery.open(folder, _copies(place, model))
     if place.options.hubness or place.options.index:
@@ -124,6 +124,11 @@ def update_gallery(place: Place, model: RetrievalModel) -> tuple[epath.Path, Enc
     with parallel.reporting_memory(size, "evaluation_batch_size"):
         copies = _copies(place, model)
         return folder, encode(model, source, folder, place.options, copies)
+
+
+def _load(place):
+    limit = place.overrides.get("data.maximum_pixels")
+    return load(place.workdir, place.checkpoint, maximum_pixels=limit)
 
 
 def _copies(place, model):

@@ -65,7 +65,7 @@ class Searcher:
         self.model, self.gallery = model, gallery
         self._correction = corrections.load(gallery) if hubness else None
         self._index = indexes.load(gallery, self._correction) if index else None
-        self._pictures = Pictures(gallery)
+        self._pictures = Pictures(gallery, model.image_input.maximum_pixels)
 
     def embed(self, queries: Sequence[Query]) -> np.ndarray:
         """Embeds queries in one batch per kind of part.
