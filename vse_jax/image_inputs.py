@@ -33,6 +33,11 @@ _NO_BACKBONE = (
     "computed them is not known; pass features instead of photos, or extract features "
     "by --mode=extract and train on them"
 )
+_NO_SIZE = (
+    "this model was trained on {content} of photos that had one size, which is not "
+    "known, since config.data.image_size was 0 in the extraction; pass features, not "
+    "photos, or extract with config.data.image_size set and train on that"
+)
 _REGIONS_STEP = 8  # padded numbers of regions are multiples of it
 
 
@@ -76,12 +81,21 @@ class ImageInput:
             self.dim = content_dim(restored.variables)
             self._read_photo = None
         self.parameters = self._extract = None
+        self._why_no_photos = _NO_BACKBONE
         if backbone and self.content != "image":
-            config = extraction_config(extraction)
-            self._read_photo = _reader(config.data, self.maximum_pixels)
-            self._extract = make_extract_step(config)
-            pca = PCA(**restored.pca) if restored.pca else None
-            self.parameters = backbone, pca
+            if photo_size(extraction):
+                self._take_photos(extraction, backbone, restored.pca)
+            else:
+                self._why_no_photos = _NO_SIZE
+
+    def _take_photos(self, extraction, backbone, pca):
+        config = extraction_config(extraction)
+        geometry = photo_crops.geometry_of(config.data)
+        self._read_photo = photo_inputs.pixels_reader(
+            geometry, maximum_pixels=self.maximum_pixels
+        )
+        self._extract = make_extract_step(config)
+        self.parameters = backbone, PCA(**pca) if pca else None
 
     @property
     def takes_photos(self) -> bool:
@@ -91,7 +105,8 @@ class ImageInput:
     def check_takes_photos(self) -> None:
         """Raises InputError if the model cannot embed photos."""
         if not self.takes_photos:
-            raise InputError(self._no_backbone())
+            why = self._why_no_photos
+            raise InputError(why.format(content=self.content, dim=self.dim))
 
     def read(self, image: Photo | np.ndarray) -> np.ndarray:
         """Returns the content of one image; threads may call it.
@@ -160,9 +175,6 @@ class ImageInput:
             raise InputError("its features are not finite; extract them again")
         return array if array.dtype == np.float16 else array.astype(np.float32)
 
-    def _no_backbone(self):
-        return _NO_BACKBONE.format(content=self.content, dim=self.dim)
-
     def stacks(self, one: np.ndarray, other: np.ndarray) -> bool:
         """Returns whether the contents of two images fit into one batch."""
         return one.dtype == other.dtype and one.ndim == other.ndim
@@ -222,11 +234,15 @@ def _reader_of_run(run, maximum_pixels) -> Callable:
     return photo_inputs.pixels_reader(geometry, data.crops, maximum_pixels)
 
 
-def _reader(data, maximum_pixels) -> Callable | None:
-    if not data.image_size:
-        return None  # the photos had one size, which is not known
-    geometry = photo_crops.geometry_of(data)
-    return photo_inputs.pixels_reader(geometry, maximum_pixels=maximum_pixels)
+def photo_size(extraction: dict) -> int:
+    """Returns height and width in pixels of the photos that a backbone took.
+
+    It is 0 if it is not known: the stored photos had one size, and were not resized.
+
+    Args:
+      extraction: description of the extraction.
+    """
+    return extraction["config.data.image_size"]
 
 
 def extraction_config(extraction: dict) -> ml_collections.ConfigDict:

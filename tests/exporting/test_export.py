@@ -222,6 +222,35 @@ def test_backbone_computes_the_stored_features(of_features, photos):
     np.testing.assert_allclose(found, stored.astype(np.float32), rtol=2e-3, atol=2e-3)
 
 
+def test_photos_of_unknown_size_are_not_taken(
+    of_features, photos, tmp_path, monkeypatch, caplog
+):
+    """They had one size in the extraction, which did not resize them."""
+    workdir, _ = of_features
+    restore = saved_model.restore
+
+    def restore_without_size(*args):
+        restored = restore(*args)
+        restored.run["extraction"]["config.data.image_size"] = 0
+        return restored
+
+    monkeypatch.setattr(saved_model, "restore", restore_without_size)
+    with pytest.raises(InputError) as error:
+        vse_jax.load(workdir).embed_images(photos[:1])
+    assert "of photos that had one size, which is not known" in str(error.value)
+    path = export.export(str(workdir), output=str(tmp_path / "export"))
+    assert "the export takes features but no photos" in caplog.text
+    assert not (path / "backbone.onnx").exists()
+    summary = json.loads((path / "config.json").read_text())
+    assert set(summary["encoders"]) == {"image_encoder", "text_encoder"}
+    features = np.random.default_rng(0).normal(size=(3, 4, 6)).astype(np.float32)
+    np.testing.assert_array_equal(
+        vse_jax.load(path).embed_images(features),
+        vse_jax.load(workdir).embed_images(features),
+    )
+    assert "# regions: float32 [batch, regions, 6]" in (path / "README.md").read_text()
+
+
 def refusal(*args, **kwargs):
     with pytest.raises(InputError) as info:
         export.export(*args, **kwargs)

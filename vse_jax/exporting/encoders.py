@@ -17,7 +17,7 @@ from vse_jax.checkpoint import Restored
 from vse_jax.errors import InputError
 from vse_jax.extraction.extractor import make_extract_step
 from vse_jax.extraction.pca import PCA
-from vse_jax.image_inputs import extraction_config
+from vse_jax.image_inputs import extraction_config, photo_size
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.kernels.platforms import plain_forms
 from vse_jax.models.pooling import LONGEST
@@ -63,6 +63,8 @@ class Encoder(NamedTuple):
 def encoders(restored: Restored, backbone: dict) -> list[Encoder]:
     """Returns the image encoder, the text encoder, and the backbone of its features.
 
+    The backbone is missing if the size of its photos is not known.
+
     Args:
       restored: content of a checkpoint.
       backbone: variables of the backbone that extracted the training's features; {} if
@@ -76,7 +78,7 @@ def encoders(restored: Restored, backbone: dict) -> list[Encoder]:
         _image_encoder(restored, config, model),
         _text_encoder(model, restored.variables),
     ]
-    if backbone:
+    if backbone and photo_size(restored.run["extraction"]):
         result.append(_backbone(restored, backbone))
     return result
 

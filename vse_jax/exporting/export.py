@@ -15,7 +15,7 @@ from vse_jax.data.photo_crops import geometry_of
 from vse_jax.errors import InputError, one_line, reporting_writes, unreadable
 from vse_jax.exporting import folder, model_card
 from vse_jax.exporting.encoders import PLATFORMS, Encoder, encoders
-from vse_jax.image_inputs import extraction_config
+from vse_jax.image_inputs import extraction_config, photo_size
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,11 @@ def export(workdir: str, checkpoint: str = "best", output: str = "") -> epath.Pa
     config = run_config.from_json(restored.run["config"])
     backbone = saved_model.extraction_backbone(workdir, restored)
     exported = encoders(restored, backbone)
+    if backbone and not photo_size(restored.run["extraction"]):
+        logger.warning(
+            "the export takes features but no photos, as the size of the photos is not "
+            "known: config.data.image_size was 0 in the extraction"
+        )
     description = summarize(restored, config, exported)
     evaluations = _evaluations(workdir, restored.step)
     with reporting_writes(target):
@@ -112,7 +117,7 @@ def _photo(run) -> dict | None:
     extraction = run.get("extraction")
     if run["preprocessing"]:
         photo = run["preprocessing"]
-    elif extraction and extraction["config.data.image_size"]:
+    elif extraction and photo_size(extraction):
         config = extraction_config(extraction)
         photo = run_config.describe_geometry(geometry_of(config.data))
         photo["backbone"] = config.model.backbone.name
