@@ -158,9 +158,10 @@ def test_memory_of_virtual_devices_is_a_share_of_the_host():
     assert 2**20 < memory.free == memory.total < 2**50
 
 
-@pytest.mark.parametrize("augment", [True, False])
-def test_shapes_that_the_compile_mode_takes(make_builder, config, augment):  # noqa: F811
+@pytest.mark.parametrize(("augment", "views"), [(True, 1), (False, 1), (True, 2)])
+def test_shapes_that_the_compile_mode_takes(make_builder, config, augment, views):  # noqa: F811
     """They are those of a batch of a training."""
+    config.loss.views = views
     experiment = make_experiment(config, of_regions(make_builder), augment)
     resident = training_data.ResidentData(experiment)
     batch = resident.put(next(resident.batches(0, 1)))

@@ -28,6 +28,7 @@ def test_defaults_are_valid(config):
         ("optimizer.warmup_epochs", 25.0, "less than config.epochs, which is 25"),
         ("optimizer.warmup_epochs", -1.0, "at least 0"),
         ("loss.mining", "hard", "'hardest'"),
+        ("loss.views", 0, "at least 1"),
         ("loss.warmup_mining", "none", "'', 'all'"),
         ("loss.reduction", "max", "'mean', 'sum'"),
         ("loss.similarity", "dot", "'cosine', 'order'"),
@@ -93,6 +94,31 @@ def test_options_of_a_loss_must_fit_each_other(config, options, option, advice):
     assert message.startswith(f"config.loss.{option} is {options[option]!r}, but ")
     assert advice in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"loss.name": "sigmoid"}, "which compares each pair on its own"),
+        ({"model.image_encoder": "global"}, "a view is a choice of regions"),
+        ({"model.backbone.name": "stem"}, "extract features (--mode=extract)"),
+        ({"data.augment": False}, "all views are equal"),
+        ({"data.drop_regions": 0.0, "data.drop_words": 0.0}, "all views are equal"),
+    ],
+)
+def test_views_need_a_loss_and_regions_that_are_dropped(config, options, reason):
+    config.loss.views = 2
+    config.data.drop_regions = 0.0  # words may differ alone
+    run_config.check_options(config)
+    config.update_from_flattened_dict(options)
+    with pytest.raises(InputError) as error:
+        run_config.check_options(config)
+    message = str(error.value)
+    assert message.startswith("config.loss.views is 2, but ")
+    assert reason in message
+    assert "\n" not in message
+    config.loss.views = 1
+    run_config.check_options(config)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,13 @@ import ml_collections
 
 from vse_jax import pair_costs, parallel
 from vse_jax.loss_scalars import UNSCALED, Scalars
-from vse_jax.losses import AnchorCosts, infonce_costs, mines_negatives, triplet_costs
+from vse_jax.losses import (
+    AnchorCosts,
+    infonce_costs,
+    least_similar,
+    mines_negatives,
+    triplet_costs,
+)
 from vse_jax.similarity import SIMILARITIES, bytes_of_pair
 
 # Memory of a block of similarities, of which a step holds a few copies. On 8 devices
@@ -36,9 +42,13 @@ def global_costs(
     The sigmoid loss is a sum over pairs. Its captions travel around the devices instead
     of being gathered, see `pair_costs`.
 
+    If pairs have several views, each view is an anchor, and all views of other images
+    are its negatives. Its positive is the least similar of its partner's views.
+
     Args:
-      images: `[batch, embed]`, embeddings of this device.
-      captions: `[batch, embed]`, embeddings of this device.
+      images: `[batch, embed]`, embeddings of this device, or `[batch, views, embed]`.
+      captions: embeddings of this device, in the shape of `images`. The sigmoid loss
+        takes no views.
       image_id: `[batch]` int32, equal for pairs that share an image. Such pairs are not
         negatives of each other.
       loss: `config.loss`.
@@ -48,12 +58,17 @@ def global_costs(
         anchor.
 
     Returns:
-      Costs of the images as anchors, and of the captions as anchors.
+      Costs of the images as anchors, and of the captions as anchors: `[batch]`, or
+      `[batch * views]`.
     """
     if loss.name == "sigmoid":
         return pair_costs.sigmoid_directions(
             images, captions, image_id, scalars, block_bytes=block_bytes
         )
+    views = images.shape[1] if images.ndim == 3 else 1
+    if views > 1:
+        images, captions = (x.reshape(-1, x.shape[-1]) for x in (images, captions))
+        image_id = jnp.repeat(image_id, views)
     similarity = SIMILARITIES[loss.similarity]
     all_images, all_captions, all_ids = map(
         parallel.gather, (images, captions, image_id)
@@ -61,6 +76,9 @@ def global_costs(
 
     def costs(scores, own, image_id):
         is_negative = image_id[:, None] != all_ids[None]
+        if views > 1:
+            first = own - own % views
+            own = least_similar(scores, first[:, None] + jnp.arange(views))
         return _anchor_costs(scores, own, is_negative, loss, mining, scalars)
 
     def of_images(images, own, image_id):

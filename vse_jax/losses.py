@@ -141,6 +141,24 @@ def infonce_costs(
     return compared(cost, _take(seen, own), _largest(seen, is_negative))
 
 
+def least_similar(scores: jax.Array, own: jax.Array) -> jax.Array:
+    """Returns the positive of each anchor whose partner has several views.
+
+    The self-expanding loss takes the least similar of the partner's views (Zhu et al.,
+    "ESA: External Space Attention Aggregation for Image-Text Retrieval", 2023).
+
+    Args:
+      scores: `[anchors, candidates]` float32 similarities.
+      own: `[anchors, views]` int32, indices of the partner's views among the
+        candidates.
+
+    Returns:
+      `[anchors]` int32: an entry of each row of `own`, the first of equal ones.
+    """
+    similarities = jnp.take_along_axis(jax.lax.stop_gradient(scores), own, axis=1)
+    return _take(own, jnp.argmin(similarities, axis=1))
+
+
 def sigmoid_costs(
     scores: jax.Array,
     is_own: jax.Array,

@@ -20,8 +20,15 @@ from vse_jax.data.text.vocabulary import Vocabulary, training_vocabulary
 from vse_jax.errors import InputError
 
 
-def _config(batch_size=8, evaluation_batch_size=10, augment=False, lengths=(8, 12, 24)):
+def _config(
+    batch_size=8,
+    evaluation_batch_size=10,
+    augment=False,
+    lengths=(8, 12, 24),
+    views=1,
+):
     config = common.get_config()
+    config.loss.views = views
     config.batch_size = batch_size
     config.evaluation_batch_size = evaluation_batch_size
     config.data.augment = augment
@@ -92,9 +99,12 @@ def test_train_batches_equal_the_records(builder, make_builder):
         np.testing.assert_array_equal(batch["image_id"], rows.image)
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_same_batch_wherever_the_iterator_starts(builder, augment):
-    config = _config(augment=augment)
+_AUGMENTATIONS = [(False, 1), (True, 1), (True, 2)]
+
+
+@pytest.mark.parametrize(("augment", "views"), _AUGMENTATIONS)
+def test_same_batch_wherever_the_iterator_starts(builder, augment, views):
+    config = _config(augment=augment, views=views)
     straight = _train(builder, config)
     for start in (1, 4, 11):
         resumed = _train(builder, config, start_step=start, num_steps=12 - start)
@@ -103,9 +113,9 @@ def test_same_batch_wherever_the_iterator_starts(builder, augment):
             _assert_equal(batch, other)
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_slices_of_hosts_make_the_global_batch(builder, augment):
-    config = _config(augment=augment)
+@pytest.mark.parametrize(("augment", "views"), _AUGMENTATIONS)
+def test_slices_of_hosts_make_the_global_batch(builder, augment, views):
+    config = _config(augment=augment, views=views)
     whole = _train(builder, config)
     hosts = [
         _train(builder, config, process_index=i, process_count=4) for i in range(4)
@@ -160,6 +170,45 @@ def test_augmentation_drops_regions_and_words(
         longest = other["token_count"].max()
         time = other["tokens"].shape[1]
         assert time == next(n for n in (8, 12, 24) if n >= longest)
+
+
+def test_views_have_their_own_regions_and_words(builder):
+    """The first view is that of a training without views; regions are not moved."""
+    plain, whole, batches = (
+        _train(builder, _config(augment=augment, views=views), num_steps=40)
+        for augment, views in ((True, 1), (False, 1), (True, 3))
+    )
+    regions, words, kept = [], [], []
+    for batch, one, full in zip(batches, plain, whole, strict=True):
+        for name in ("regions", "region_count", "image_id"):
+            np.testing.assert_array_equal(batch[name], full[name])
+        assert batch["tokens"].shape[:2] == batch["token_count"].shape == (8, 3)
+        time = min(batch["tokens"].shape[2], one["tokens"].shape[1])
+        np.testing.assert_array_equal(
+            batch["tokens"][:, 0, :time], one["tokens"][:, :time]
+        )
+        longest = batch["token_count"].max()
+        expected = next(n for n in (8, 12, 24) if n >= longest)
+        assert batch["tokens"].shape[2] == expected
+        source, count = batch["view_regions"], batch["view_region_count"]
+        moved = np.take_along_axis(full["regions"], source[:, 0, :, None], axis=1)
+        exists = np.arange(6) < count[:, 0, None]
+        np.testing.assert_array_equal(
+            np.where(exists[..., None], moved, 0), one["regions"]
+        )
+        np.testing.assert_array_equal(count[:, 0], one["region_count"])
+        sets = np.zeros((8, 3, 6), bool)
+        np.put_along_axis(sets, source, np.arange(6) < count[..., None], axis=-1)
+        kept.append(sets)
+        regions.append((sets[:, 1:] != sets[:, :-1]).any(-1))
+        words.append((batch["tokens"][:, 1:] != batch["tokens"][:, :-1]).any(-1))
+    # Two views of 6 regions are equal with the probability (0.8 ** 2 + 0.2 ** 2) ** 6.
+    assert np.mean(regions) == pytest.approx(1 - 0.68**6, abs=0.05)
+    assert np.mean(words) > 0.8
+    kept = np.concatenate(kept).astype(float)
+    assert kept.mean() == pytest.approx(0.8, abs=0.02)
+    together = (kept[:, 0] * kept[:, 1]).mean()
+    assert together == pytest.approx(0.64, abs=0.04)  # they are independent
 
 
 def test_different_seeds_differ(builder):
@@ -497,15 +546,17 @@ def test_closing_does_not_wait_for_a_tuner(builder, monkeypatch):
     assert images.options().autotune.enabled is False
 
 
-def test_batches_without_content_are_planned_alike(builder):
-    config = _config(augment=True)
+@pytest.mark.parametrize("views", [1, 2])
+def test_batches_without_content_are_planned_alike(builder, views):
+    config = _config(augment=True, views=views)
     plan = _plan(builder, config)
     planned = input_pipeline.train_batches(
         builder, config, plan, start_step=0, num_steps=12, with_content=False
     )
     for batch, whole in zip(planned, _train(builder, config), strict=True):
         np.testing.assert_array_equal(batch.pop("image_index"), batch["image_id"])
-        assert batch.pop("region_source").dtype == np.int32
+        if views == 1:
+            assert batch.pop("region_source").dtype == np.int32
         del whole["regions"]
         _assert_equal(batch, whole)
 

@@ -48,7 +48,7 @@ class Program(NamedTuple):
     @property
     def tokens(self) -> int:
         """Tokens per caption; 0 without captions."""
-        return self.batch["tokens"].shape[1] if "tokens" in self.batch else 0
+        return self.batch["tokens"].shape[-1] if "tokens" in self.batch else 0
 
     @property
     def steps_of_sequences(self) -> int:

@@ -96,7 +96,9 @@ def resident_features(
     key = "regions" if "regions" in batch else "feature"
     # Features are stored in float16, as --mode=extract writes them.
     packing = Packing(key, batch[key].shape[1:], np.float16)
-    return Resident(packing, config.compile.images, devices, config.data.augment)
+    # Views choose their regions after the layers that see all of them.
+    with_source = config.data.augment and config.loss.views == 1
+    return Resident(packing, config.compile.images, devices, with_source)
 
 
 def check_fits(resident: Resident | None, topology: Topology) -> None:

@@ -19,7 +19,15 @@ def train_batch(config: ml_collections.ConfigDict, size: int, time: int) -> Shap
       size: pairs over all devices.
       time: tokens per caption.
     """
-    return _images(config, size, crops=1) | caption_batch(size, time)
+    batch, views = _images(config, size, crops=1), config.loss.views
+    if views == 1:
+        return batch | caption_batch(size, time)
+    return batch | {
+        "view_regions": _array(size, views, batch["regions"].shape[1]),
+        "view_region_count": _array(size, views),
+        "tokens": _array(size, views, time),
+        "token_count": _array(size, views),
+    }
 
 
 def image_batch(config: ml_collections.ConfigDict, size: int) -> Shapes:

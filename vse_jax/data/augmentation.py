@@ -1,7 +1,7 @@
 """Size augmentation (VSE-infinity): drops regions and words during training.
 
-Random choices are a function of (seed, pass, image), so they are the same on any number
-of hosts and after any restart.
+Random choices are a function of (seed, pass, image, view), so they are the same on any
+number of hosts and after any restart.
 """
 
 import numpy as np
@@ -20,6 +20,7 @@ def keep_regions(
     region_count: np.ndarray,
     regions: int,
     rate: float,
+    view: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Drops regions at random, but never all regions of an image.
 
@@ -30,12 +31,14 @@ def keep_regions(
       region_count: int `[batch]`, regions of each image, at least 1.
       regions: length of the padded axis.
       rate: probability that a region is dropped.
+      view: number of the view of the images, from 0; views have their own choices.
 
     Returns:
       source, int32 `[batch, regions]`, the old index of each region: first the kept
       ones, in order; and region_count, int32 `[batch]`, the number of kept regions.
     """
-    chance = random_uniform(seed, REGION_STREAM, pass_number, image, count=regions)
+    keys = (seed, REGION_STREAM, pass_number, image)
+    chance = random_uniform(*keys, count=(view + 1) * regions)[:, view * regions :]
     exists = np.arange(regions) < region_count[:, None]
     kept = exists & (chance >= rate)
     return _move_to_front(_at_least_one(kept, np.where(exists, chance, -1.0)))
@@ -49,6 +52,7 @@ def corrupt_words(
     token_count: np.ndarray,
     vocabulary: AnyVocabulary,
     rate: float,
+    view: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masks, replaces or drops some words, but never drops all tokens of a caption.
 
@@ -66,6 +70,7 @@ def corrupt_words(
       token_count: int `[batch]`, at least 1.
       vocabulary: vocabulary of the tokens, from which random words are drawn.
       rate: probability that a word is chosen.
+      view: number of the view of the captions, from 0; views have their own choices.
 
     Returns:
       tokens, int32 `[batch, time]`, padded with `<pad>`; and token_count, int32
@@ -74,7 +79,7 @@ def corrupt_words(
     time = tokens.shape[1]
     keys = (seed, WORD_STREAM, pass_number, image)
     word_number = np.cumsum(vocabulary.begins_word(tokens), axis=1) - 1
-    chance = random_uniform(*keys, 0, count=time)
+    chance = random_uniform(*keys, 2 * view, count=time)
     chance = np.take_along_axis(chance, word_number, axis=1)
     is_chosen = (chance < rate) & ~vocabulary.keeps(tokens)
     # Uniform in [0, 1) for the chosen words, -1 for the others.
@@ -85,7 +90,7 @@ def corrupt_words(
             vocabulary.pad,
             np.where(fate >= 0, np.maximum(fate, _REPLACED), fate),
         )
-    word = vocabulary.random_words(random_uniform(*keys, 1, count=time))
+    word = vocabulary.random_words(random_uniform(*keys, 2 * view + 1, count=time))
     changed = np.where((fate >= 0) & (fate < _MASKED), mask, tokens)
     changed = np.where((fate >= _MASKED) & (fate < _REPLACED), word, changed)
     exists = np.arange(time) < token_count[:, None]

@@ -13,6 +13,13 @@ and one of
     image         uint8 [batch, height, width, 3]; in evaluation with
                   config.data.crops=10, uint8 [batch, 10, height, width, 3]
     feature       float32 [batch, dim]
+
+With several views (config.loss.views), tokens of a training batch are int32 `[batch,
+views, time]` and token_count is int32 `[batch, views]`. All regions of an image are in
+the batch once, with
+
+    view_regions       int32 [batch, views, regions], indices of regions
+    view_region_count  int32 [batch, views], how many of these a view has
 """
 
 from collections.abc import Iterator, Sequence
@@ -77,7 +84,8 @@ def training_plan(
       builder: a prepared dataset.
       vocabulary: vocabulary that encodes the captions.
       config: uses `seed`, `batch_size` and, in `data`, `train_split`, `tokenizer`,
-        `token_lengths`, `image_size`, `augment`, `drop_regions` and `drop_words`.
+        `token_lengths`, `image_size`, `augment`, `drop_regions` and `drop_words`, and
+        `loss.views`.
       process_index: index of this host.
       process_count: number of hosts.
 
@@ -99,6 +107,7 @@ def training_plan(
         augment=config.data.augment,
         drop_regions=config.data.drop_regions,
         drop_words=config.data.drop_words,
+        views=config.loss.views,
         has_photos=has_photos(builder, config),
         own=own_rows("batch_size", config.batch_size, process_index, process_count),
     )

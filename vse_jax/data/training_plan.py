@@ -1,6 +1,8 @@
 """Plans the content of each training batch, except the image content."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,6 +29,8 @@ class TrainingPlan:
       augment: whether regions and words are dropped, or photos cropped at random.
       drop_regions: probability that a region is dropped.
       drop_words: probability that a token is masked, replaced or dropped.
+      views: augmented views of each image and caption; more than one needs `augment`
+        and regions.
       has_photos: whether the images are photos that are cropped.
       own: this host's rows of the global batch.
     """
@@ -39,6 +43,7 @@ class TrainingPlan:
     augment: bool
     drop_regions: float
     drop_words: float
+    views: int
     has_photos: bool
     own: slice
 
@@ -56,7 +61,8 @@ class TrainingPlan:
         tokens, count = self.captions.batch(caption)
         # The papers that train on photos do not change words.
         if self.augment and not self.has_photos:
-            tokens, count = augmentation.corrupt_words(
+            corrupt = functools.partial(
+                augmentation.corrupt_words,
                 self.seed,
                 rows.pass_number,
                 rows.image,
@@ -65,6 +71,7 @@ class TrainingPlan:
                 vocabulary=self.captions.vocabulary,
                 rate=self.drop_words,
             )
+            tokens, count = self._views(corrupt)
         tokens = pad_to_length(tokens, self.lengths, count.max())
         return {"tokens": tokens[self.own], "token_count": count[self.own]}
 
@@ -80,7 +87,7 @@ class TrainingPlan:
         found = {}
         for step in (start_step + steps).tolist():
             rows = self.sampler.rows(step)
-            found[self._text(rows)["tokens"].shape[1]] = None
+            found[self._text(rows)["tokens"].shape[-1]] = None
         longest = int(self.captions.token_count.max())
         largest = next(length for length in self.lengths if length >= longest)
         between = [n for n in self.lengths if min(found) <= n <= largest]
@@ -90,7 +97,8 @@ class TrainingPlan:
         counts = region_counts(self.index, rows.image)
         if not counts or not self.augment:
             return counts
-        source, count = augmentation.keep_regions(
+        keep = functools.partial(
+            augmentation.keep_regions,
             self.seed,
             rows.pass_number,
             rows.image,
@@ -98,7 +106,17 @@ class TrainingPlan:
             regions=int(self.index.region_count.max()),
             rate=self.drop_regions,
         )
+        source, count = self._views(keep)
+        if self.views > 1:
+            return counts | {"view_regions": source, "view_region_count": count}
         return {"region_count": count, "region_source": source}
+
+    def _views(self, augment: Callable) -> tuple[np.ndarray, ...]:
+        """Returns the arrays of the only view, or of all, `[batch, views, ...]`."""
+        if self.views == 1:
+            return augment()
+        views = [augment(view=view) for view in range(self.views)]
+        return tuple(np.stack(arrays, axis=1) for arrays in zip(*views, strict=True))
 
     def _crops(self, rows: Rows) -> Batch:
         if not self.has_photos or not self.augment:

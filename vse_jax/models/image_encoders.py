@@ -105,11 +105,17 @@ class RegionEncoder(nn.Module):
     def __call__(self, inputs: dict) -> jax.Array:
         """Embeds the regions of each image.
 
+        Several views of an image pool some of its regions each. The layers before the
+        pooling and their batch statistics see all its regions once, as in ESA.
+
         Args:
-          inputs: `regions [batch, regions, dim]` and `region_count [batch]` int32.
+          inputs: `regions [batch, regions, dim]` and `region_count [batch]` int32. With
+            several views, also `view_regions [batch, views, regions]` int32, indices of
+            regions, and `view_region_count [batch, views]` int32: a view has the first
+            so many of them.
 
         Returns:
-          `[batch, embed]` float32.
+          `[batch, embed]` float32, or `[batch, views, embed]`.
         """
         regions, region_count = inputs["regions"], inputs["region_count"]
         batch, count, dim = regions.shape
@@ -131,7 +137,15 @@ class RegionEncoder(nn.Module):
             )
             embedded += mlp(projected if self.residual else regions, exists)
         embedded = embedded.astype(jnp.float32).reshape(batch, count, -1)
-        return POOLINGS[self.pooling](self.dtype)(embedded, region_count)
+        pool = POOLINGS[self.pooling](self.dtype)
+        if "view_regions" not in inputs:
+            return pool(embedded, region_count)
+        source, view_count = inputs["view_regions"], inputs["view_region_count"]
+        index = source.reshape(batch, -1, 1)
+        of_views = jnp.take_along_axis(embedded, index, axis=1)
+        of_views = of_views.reshape(-1, count, self.embed_dim)
+        pooled = pool(of_views, view_count.reshape(-1))
+        return pooled.reshape(batch, -1, self.embed_dim)
 
 
 class GlobalEncoder(nn.Module):

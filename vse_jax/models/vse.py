@@ -76,15 +76,27 @@ class VSE(nn.Module):
         )
 
     def embed_images(self, batch: dict) -> jax.Array:
-        """Maps a batch with images, regions or features to `[batch, embed]` float32."""
+        """Maps a batch with images, regions or features to `[batch, embed]` float32.
+
+        With several views of the regions (see `image_encoders.RegionEncoder`), the
+        result is `[batch, views, embed]`.
+        """
         embedded = self.image(batch)
         if self.normalize_image:
             embedded = l2_normalize(embedded)
         return jnp.abs(embedded) if self.absolute else embedded
 
     def embed_captions(self, batch: dict) -> jax.Array:
-        """Maps a batch with tokens to `[batch, embed]` float32."""
-        embedded = l2_normalize(self.text(batch))
+        """Maps a batch with tokens to `[batch, embed]` float32.
+
+        Tokens `[batch, views, time]` are embedded to `[batch, views, embed]`.
+        """
+        views = batch["tokens"].shape[1:-1]
+        embedded = l2_normalize(
+            self.text(_with_row_per_view(batch) if views else batch)
+        )
+        if views:
+            embedded = embedded.reshape(-1, *views, self.embed_dim)
         return jnp.abs(embedded) if self.absolute else embedded
 
     def __call__(self, batch: dict) -> tuple[jax.Array, jax.Array]:
@@ -127,6 +139,18 @@ def create_model(
         train=train,
         gather_over_devices=gather_over_devices,
     )
+
+
+def _with_row_per_view(batch):
+    """Returns captions `[batch * views]` of captions `[batch, views]`."""
+    views = batch["tokens"].shape[1]
+    # Dropout takes these numbers, so they differ between the views.
+    view_id = batch["image_id"][:, None] * views + jnp.arange(views)
+    return {
+        "tokens": batch["tokens"].reshape(-1, batch["tokens"].shape[-1]),
+        "token_count": batch["token_count"].reshape(-1),
+        "image_id": view_id.reshape(-1),
+    }
 
 
 # Only the functions below contain paths of the model's variables.

@@ -84,6 +84,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         "checkpoint_every_steps",
         "evaluate_every_epochs",
         "evaluation.hubness_k",
+        "loss.views",
         "model.embed_dim",
         "model.word_dim",
     )
@@ -275,7 +276,39 @@ def _check_loss(config):
             f"config.loss.name is {loss.name!r}, which mines no negatives; set "
             "config.loss.warmup_mining to ''"
         )
+    if loss.views > 1:
+        _check_views(config)
     _check_warmup(config)
+
+
+def _check_views(config):
+    model, data = config.model, config.data
+    content = image_encoders.ENCODERS[model.image_encoder].content
+    reason = ""
+    if config.loss.name == "sigmoid":
+        reason = (
+            "config.loss.name is 'sigmoid', which compares each pair on its own and "
+            "not with the least similar view; set it to 'triplet' or 'infonce'"
+        )
+    elif content != "regions":
+        reason = (
+            f"config.model.image_encoder is {model.image_encoder!r}, and a view is a "
+            "choice of regions; set config.loss.views to 1"
+        )
+    elif model.backbone.name:
+        reason = (
+            f"config.model.backbone.name is {model.backbone.name!r}, and views are of "
+            "region features: extract features (--mode=extract), or set "
+            "config.loss.views to 1"
+        )
+    elif not data.augment or not (data.drop_regions or data.drop_words):
+        reason = (
+            "no regions or words are dropped, so that all views are equal; set "
+            "config.data.augment to True and config.data.drop_regions and "
+            "config.data.drop_words to 0.2"
+        )
+    if reason:
+        raise InputError(f"config.loss.views is {config.loss.views}, but {reason}")
 
 
 def _check_scaled_loss(config):

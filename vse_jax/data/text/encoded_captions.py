@@ -136,15 +136,15 @@ def pad_to_length(
     """Pads or trims tokens to the smallest length that holds `time` tokens.
 
     Args:
-      tokens: int32 `[batch, any]`.
+      tokens: int32 `[..., any]`.
       lengths: allowed lengths, ascending; the last one is at least `time`.
       time: number of tokens of the longest caption.
 
     Returns:
-      int32 `[batch, length]`.
+      int32 `[..., length]`.
     """
     length = next(length for length in lengths if length >= time)
-    padded = np.zeros((len(tokens), length), np.int32)  # `<pad>` is 0
-    width = min(length, tokens.shape[1])
-    padded[:, :width] = tokens[:, :width]
+    padded = np.zeros((*tokens.shape[:-1], length), np.int32)  # `<pad>` is 0
+    width = min(length, tokens.shape[-1])
+    padded[..., :width] = tokens[..., :width]
     return padded
