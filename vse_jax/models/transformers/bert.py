@@ -60,7 +60,9 @@ class Bert(nn.Module):
         words = nn.Embed(sizes.vocabulary_size, dim, embedding_init=_INIT, name="words")
         positions = self.param("positions", _INIT, (sizes.positions, dim))
         segment = self.param("segment", _INIT, (dim,))
-        embedded = words(tokens) + positions[: tokens.shape[1]] + segment
+        # The length may be symbolic, which a slice by indexing does not take.
+        positions = jax.lax.slice_in_dim(positions, 0, tokens.shape[1])
+        embedded = words(tokens) + positions + segment
         return layer_norm(sizes, self.dtype, "norm")(embedded)
 
     @staticmethod
