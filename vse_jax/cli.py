@@ -76,7 +76,10 @@ flags.DEFINE_string("host", "127.0.0.1", "Address on which --mode=serve listens.
 flags.DEFINE_integer("port", 8000, "Port; 0 for any.", lower_bound=0, upper_bound=65535)
 flags.DEFINE_string("import_file", "", "Checkpoint file to import: .pth or .pth.tar.")
 flags.DEFINE_string(
-    "vocabulary", "", "Vocabulary of the imported model: *_vocab.json or *_vocab.pkl."
+    "vocabulary",
+    "",
+    "Vocabulary of the imported model: *_vocab.json or *_vocab.pkl; with BERT, its "
+    "tokenizer: a folder, a package, tokenizer.json or vocab.txt.",
 )
 
 

@@ -184,8 +184,8 @@ def create_experiment(
     """Creates an experiment; prepares the dataset if necessary.
 
     Args:
-      config: see `configs/common.py`. Sizes of the text encoder that are 0 become those
-        of its weights.
+      config: see `configs/common.py`, with the sizes of pretrained weights, see
+        `resolve.resolved`.
       vocabulary: vocabulary of a checkpoint; None for that of the pretrained text
         encoder, or of the dataset.
       required_splits: splits that must exist, or else nothing is prepared.

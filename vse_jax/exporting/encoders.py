@@ -1,8 +1,8 @@
 """The encoders of a model, each as a function of arrays, ready to be exported.
 
 They are traced in their plain forms (`kernels.platforms.plain_forms`), in float32, with
-symbolic dimensions: a batch of any size, captions of up to `pooling.LONGEST` tokens and
-up to as many regions.
+symbolic dimensions: a batch of any size, captions of up to `pooling.LONGEST` tokens, or
+as many as a transformer has positions, and up to `pooling.LONGEST` regions.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from vse_jax import run_config
 from vse_jax.checkpoint import Restored
+from vse_jax.data.text import vocabularies
 from vse_jax.errors import InputError
 from vse_jax.extraction.extractor import make_extract_step
 from vse_jax.extraction.pca import PCA
@@ -72,11 +73,11 @@ def encoders(restored: Restored, backbone: dict) -> list[Encoder]:
     """
     config = run_config.from_json(restored.run["config"])
     config.dtype = "float32"
-    words = restored.run["vocabulary"]["words"]
-    model = create_model(config, len(words), train=False)
+    vocabulary = vocabularies.of_run(restored.run)
+    model = create_model(config, len(vocabulary), train=False)
     result = [
         _image_encoder(restored, config, model),
-        _text_encoder(model, restored.variables),
+        _text_encoder(model, restored.variables, config.model.text_tower.positions),
     ]
     if backbone and photo_size(restored.run["extraction"]):
         result.append(_backbone(restored, backbone))
@@ -101,15 +102,15 @@ def _image_inputs(restored, config):
     if ENCODERS[config.model.image_encoder].content == "feature":
         (batch,) = _free_dimensions()
         return {"feature": jax.ShapeDtypeStruct((batch, dim), jnp.float32)}
-    batch, regions = _free_dimensions("regions")
+    batch, regions = _free_dimensions(regions=LONGEST)
     return {
         "regions": jax.ShapeDtypeStruct((batch, regions, dim), jnp.float32),
         "region_count": jax.ShapeDtypeStruct((batch,), jnp.int32),
     }
 
 
-def _text_encoder(model: VSE, variables):
-    batch, time = _free_dimensions("time")
+def _text_encoder(model: VSE, variables, positions):
+    batch, time = _free_dimensions(time=min(positions or LONGEST, LONGEST))
 
     def embed_captions(tokens, token_count):
         captions = {"tokens": tokens, "token_count": token_count}
@@ -148,9 +149,9 @@ def _photos(size):
     return jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
 
 
-def _free_dimensions(*lengths: str):
-    """Returns symbolic dimensions: of the batch, and of each of the `lengths`."""
+def _free_dimensions(**lengths: int):
+    """Returns symbolic dimensions: of the batch, and of each length with its limit."""
     return jax.export.symbolic_shape(
         ", ".join(["batch", *lengths]),
-        constraints=[f"{length} <= {LONGEST}" for length in lengths],
+        constraints=[f"{name} <= {longest}" for name, longest in lengths.items()],
     )

@@ -12,6 +12,7 @@ from vse_jax import parallel, run_config, saved_model
 from vse_jax.checkpoint import Restored
 from vse_jax.data.batch_options import token_lengths
 from vse_jax.data.photo_crops import geometry_of
+from vse_jax.data.text import vocabularies
 from vse_jax.errors import InputError, one_line, reporting_writes, unreadable
 from vse_jax.exporting import folder, model_card
 from vse_jax.exporting.encoders import PLATFORMS, Encoder, encoders
@@ -88,7 +89,8 @@ def summarize(
       config: its configuration.
       exported: the encoders.
     """
-    model = config.model
+    model, vocabulary = config.model, vocabularies.of_run(restored.run)
+    names = {None: None} | dict(enumerate(vocabulary.words))
     return {
         "architecture": {
             "image_encoder": model.image_encoder,
@@ -103,8 +105,8 @@ def summarize(
             "photo": _photo(restored.run),
             "caption": {
                 "tokenizer": restored.run["tokenizer"],
-                "first_and_last": ["<start>", "<end>"],
-                "unknown": "<unk>",
+                "first_and_last": [names[vocabulary.start], names[vocabulary.end]],
+                "unknown": names[vocabulary.unknown],
                 "longest": token_lengths(config)[-1],
             },
         },

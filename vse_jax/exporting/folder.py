@@ -24,11 +24,13 @@ from vse_jax.extraction.backbone_file import BACKBONE_FILE, to_safetensors
 FORMAT, FORMAT_VERSION = "vse_jax", 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-VOCABULARY_FILE = "vocabulary.json"
+VOCABULARY_FILE = "vocabulary.json"  # of words
+TOKENIZER_FILE = "tokenizer.json"  # of a pretrained text encoder, instead
 CARD_FILE = "README.md"
 # What the program itself puts into the folder; anything else belongs to the user.
 _PROGRAM_SUFFIXES = (".onnx", ".stablehlo")
-_ALWAYS = (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE, CARD_FILE)
+_ALWAYS = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
+_SOMETIMES = (BACKBONE_FILE, VOCABULARY_FILE, TOKENIZER_FILE)
 _EVALUATIONS = "eval"  # folder that --mode=eval adds
 _ARRAYS = ("variables", "pca")  # each has a digest
 _AGAIN = "copy the folder again, or export again"
@@ -68,7 +70,7 @@ def _is_own(name):
 
 
 def _is_optional(name):
-    return name == BACKBONE_FILE or name.endswith(_PROGRAM_SUFFIXES)
+    return name in _SOMETIMES or name.endswith(_PROGRAM_SUFFIXES)
 
 
 def write_folder(
@@ -123,7 +125,10 @@ def _contents(restored, backbone, summary, card, programs):
     if backbone:
         yield BACKBONE_FILE, to_safetensors(backbone)
     yield from programs
-    yield VOCABULARY_FILE, _to_json(vocabulary, indent=0)
+    if "tokenizer" in vocabulary:
+        yield TOKENIZER_FILE, _to_json(vocabulary["tokenizer"], indent=None)
+    else:
+        yield VOCABULARY_FILE, _to_json(vocabulary, indent=0)
     yield CARD_FILE, card.encode()
     config = {"format": FORMAT, "format_version": FORMAT_VERSION, **summary}
     config |= {"step": restored.step, "metrics": restored.metrics, "run": run}
@@ -162,6 +167,8 @@ def read_run(path: str) -> dict:
 
 
 def _with_vocabulary(run, folder):
+    if (folder / TOKENIZER_FILE).exists():
+        return {**run, "vocabulary": {"tokenizer": _read_json(folder / TOKENIZER_FILE)}}
     return {**run, "vocabulary": _read_json(folder / VOCABULARY_FILE)}
 
 

@@ -62,7 +62,7 @@ def write(
         _data(run),
         _training(config),
         _usage(summary),
-        _onnx_usage(summary, run["vocabulary"]["words"]),
+        _onnx_usage(summary, run["vocabulary"]),
         _stablehlo_usage(),
         _license(),
         _citation(config),
@@ -200,21 +200,18 @@ def _usage(summary):
     )
 
 
-def _onnx_usage(summary, words):
-    caption = " ".join(words[4:7])
+def _onnx_usage(summary, vocabulary):
+    if "tokenizer" in vocabulary:
+        imports, captions, advice = _tokenizer_usage()
+    else:
+        imports, captions, advice = _words_usage(vocabulary["words"])
     image_code = _image_code(summary)
     pil = "from PIL import Image, ImageOps\n" if "ImageOps" in image_code else ""
     code = f"""\
-import json
-
-import numpy as np
-import onnxruntime
-{pil}
-words = json.load(open("vocabulary.json"))["words"]
-number = {{word: i for i, word in enumerate(words)}}
+{imports}{pil}
+{captions}
 text_encoder = onnxruntime.InferenceSession("text_encoder.onnx")
-caption = "<start> {caption} <end>".split()
-tokens = np.array([[number.get(w, number["<unk>"]) for w in caption]], np.int32)
+tokens = np.array([caption], np.int32)
 token_count = np.array([len(caption)], np.int32)
 (embedding,) = text_encoder.run(None, {{"tokens": tokens, "token_count": token_count}})
 
@@ -224,11 +221,31 @@ print({_score(summary["similarity"])})"""
     return (
         _paragraphs(
             "## Use with onnxruntime",
-            "The batch may have any size. Captions are lower-case words of the "
-            "tokenizer that `config.json` names, padded with 0 to one length.",
+            f"The batch may have any size. {advice}, padded with 0 to one length.",
         )
         + f"\n\n```python\n{code}\n```"
     )
+
+
+def _words_usage(words):
+    """Returns imports, code that makes a `caption` of tokens, and a sentence on it."""
+    captions = f"""\
+words = json.load(open("vocabulary.json"))["words"]
+number = {{word: i for i, word in enumerate(words)}}
+caption = "<start> {" ".join(words[4:7])} <end>".split()
+caption = [number.get(word, number["<unk>"]) for word in caption]"""
+    imports = "import json\n\nimport numpy as np\nimport onnxruntime\n"
+    advice = "Captions are lower-case words of the tokenizer that `config.json` names"
+    return imports, captions, advice
+
+
+def _tokenizer_usage():
+    """Returns the same as `_words_usage` for pieces of words."""
+    captions = """\
+tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")
+caption = tokenizer.encode("a dog on a beach").ids"""
+    imports = "import numpy as np\nimport onnxruntime\nimport tokenizers\n"
+    return imports, captions, "Captions are the tokens of `tokenizer.json`"
 
 
 def _image_code(summary):

@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from vse_jax.checkpoint import Checkpoints
-from vse_jax.data.text.vocabulary import Vocabulary
+from vse_jax.data.text.vocabularies import AnyVocabulary
 from vse_jax.errors import InputError, reporting_writes
 from vse_jax.models.vse import create_model
 from vse_jax.run_config import IMPORTED_FROM, describe
@@ -33,7 +33,8 @@ def import_checkpoint(
         the file.
       workdir: folder to create.
       checkpoint: path of the checkpoint file.
-      vocabulary: path of the vocabulary file, which numbers the words.
+      vocabulary: path of the vocabulary file, which numbers the words; or, with BERT,
+        tokenizer: folder, package, `tokenizer.json` or `vocab.txt`.
 
     Raises:
       InputError: if a file cannot be read or contains code, if the model is not
@@ -41,7 +42,7 @@ def import_checkpoint(
         vocabulary is not that of the model, or if the workdir already has a run.
     """
     loaded = torch_checkpoint.read(checkpoint)
-    config = configure(config, loaded, checkpoint)
+    config = configure(config, loaded, checkpoint, vocabulary)
     words = text_branch.read_vocabulary(loaded, vocabulary, checkpoint)
     variables = convert(config, words, loaded, checkpoint)
     state = TrainState(
@@ -67,22 +68,33 @@ def import_checkpoint(
 
 
 def configure(
-    config: ml_collections.ConfigDict, loaded: TorchCheckpoint, path: str
+    config: ml_collections.ConfigDict,
+    loaded: TorchCheckpoint,
+    path: str,
+    vocabulary: str = "",
 ) -> ml_collections.ConfigDict:
     """Returns a copy of `config` with the model, loss and sizes of the checkpoint.
+
+    Args:
+      config: the configuration.
+      loaded: the checkpoint.
+      path: path of the checkpoint, for messages.
+      vocabulary: see `import_checkpoint`.
 
     Raises:
       InputError: if no model here supports the parameters and options of the
         checkpoint.
     """
     image = image_branch.options(loaded, path)
-    text = text_branch.options(loaded, path)
+    text = text_branch.options(loaded, path, vocabulary)
     config = config.copy_and_resolve_references()
     if loaded.backbone:
         image_branch.configure_photos(config, loaded, path)
     of_both = {
         "model.absolute": bool(loaded.options.get("use_abs", False)),
         "model.pooling": "gpo",
+        "model.text_pooling": "",
+        "model.text_weights": "",
     }
     loss = _loss_options(image["model.image_encoder"], loaded.options)
     config.update_from_flattened_dict(image | text | of_both | loss)
@@ -91,7 +103,7 @@ def configure(
 
 def convert(
     config: ml_collections.ConfigDict,
-    words: Vocabulary,
+    words: AnyVocabulary,
     loaded: TorchCheckpoint,
     path: str,
 ) -> dict:
@@ -101,7 +113,8 @@ def convert(
       InputError: if a parameter is missing or mis-shaped.
     """
     variables = image_branch.variables(loaded, config, path)
-    for collection, tree in text_branch.variables(loaded, words).items():
+    text = text_branch.variables(loaded, config, words, path)
+    for collection, tree in text.items():
         variables.setdefault(collection, {}).update(tree)
     _check_shapes(variables, _expected(config, words), path)
     return variables

@@ -25,6 +25,8 @@ _GRUS = {
 _LAYERS = {
     "fc.weight": ("params", "projection", "kernel"),
     "fc.bias": ("params", "projection", "bias"),
+    "linear.weight": ("params", "projection", "kernel"),  # of BERT
+    "linear.bias": ("params", "projection", "bias"),
     "mlp.layers.0.weight": ("params", "mlp", "hidden", "kernel"),
     "mlp.layers.0.bias": ("params", "mlp", "hidden_bias"),
     "mlp.layers.1.weight": ("params", "mlp", "out", "kernel"),

@@ -6,11 +6,13 @@ this is here: options of the configuration, vocabulary and conversion of paramet
 
 from typing import Any
 
+import ml_collections
 import numpy as np
 
-from vse_jax.data.text.vocabulary import Vocabulary
+from vse_jax.data.text.vocabularies import AnyVocabulary
 from vse_jax.errors import InputError
-from vse_jax.torch_import import parameter_names, vocabulary_file
+from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.torch_import import bert_branch, parameter_names, vocabulary_file
 from vse_jax.torch_import.torch_checkpoint import TorchCheckpoint, refuse_unknown
 
 _PREFIX = "txt"
@@ -18,19 +20,26 @@ _WORDS = "txt.embed.weight"
 _NEEDED = (_WORDS, "txt.rnn.weight_ih_l0")
 
 
-def options(loaded: TorchCheckpoint, path: str) -> dict[str, Any]:
+def options(loaded: TorchCheckpoint, path: str, vocabulary: str = "") -> dict[str, Any]:
     """Returns the options of the text encoder, by dotted names of the configuration.
+
+    Args:
+      loaded: the checkpoint.
+      path: path of the checkpoint, for messages.
+      vocabulary: path of the vocabulary file, or of BERT's tokenizer.
 
     Raises:
       InputError: if no text encoder here has these parameters or options.
     """
-    arrays = loaded.branch(_PREFIX)
-    refuse_unknown(arrays, _NEEDED, path)
     if loaded.options.get("no_txtnorm"):
         raise InputError(
             f"{path}: its caption embeddings are not normalized (no_txtnorm), which no "
             "text encoder here supports; evaluate it with its original code"
         )
+    if bert_branch.is_in(loaded):
+        return bert_branch.options(loaded, vocabulary, path)
+    arrays = loaded.branch(_PREFIX)
+    refuse_unknown(arrays, _NEEDED, path)
     both_directions = parameter_names.has_both_directions(arrays)
     return {
         # Only VSE++'s text encoder runs in one direction.
@@ -41,17 +50,21 @@ def options(loaded: TorchCheckpoint, path: str) -> dict[str, Any]:
     }
 
 
-def read_vocabulary(loaded: TorchCheckpoint, vocabulary: str, path: str) -> Vocabulary:
-    """Reads the file that numbers the words of a model.
+def read_vocabulary(
+    loaded: TorchCheckpoint, vocabulary: str, path: str
+) -> AnyVocabulary:
+    """Reads the file that numbers the words of a model, or BERT's tokenizer.
 
     Args:
       loaded: the checkpoint.
-      vocabulary: path of the vocabulary file.
+      vocabulary: path of the vocabulary file; with BERT, see `tokenizer_files.read`.
       path: path of the checkpoint, for messages.
 
     Raises:
       InputError: if the file cannot be read, or if it is of another model.
     """
+    if bert_branch.is_in(loaded):
+        return bert_branch.read_tokenizer(loaded, vocabulary)
     words, word_count = vocabulary_file.read(vocabulary)
     embeddings = len(loaded.arrays[_WORDS])
     if embeddings != word_count:
@@ -62,8 +75,25 @@ def read_vocabulary(loaded: TorchCheckpoint, vocabulary: str, path: str) -> Voca
     return words
 
 
-def variables(loaded: TorchCheckpoint, words: Vocabulary) -> dict:
-    """Returns the variables of the text encoder: nested dicts below `params`."""
+def variables(
+    loaded: TorchCheckpoint,
+    config: ml_collections.ConfigDict,
+    words: AnyVocabulary,
+    path: str,
+) -> dict:
+    """Returns the variables of the text encoder: nested dicts below `params`.
+
+    Args:
+      loaded: the checkpoint.
+      config: configuration with what `options` returns.
+      words: what `read_vocabulary` returns.
+      path: path of the checkpoint, for messages.
+
+    Raises:
+      InputError: if a parameter of BERT is missing, unexpected or mis-shaped.
+    """
+    if bert_branch.is_in(loaded):
+        return bert_branch.variables(loaded, Sizes(**config.model.text_tower), path)
     arrays = loaded.branch(_PREFIX)
     embedding = arrays[_WORDS]
     # Only our vocabulary has `<mask>`, for augmentation; captions do not contain it.

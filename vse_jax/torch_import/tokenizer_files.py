@@ -28,10 +28,9 @@ def read(weights: str) -> Subwords:
     Raises:
       InputError: if there is neither of these files, or if one is damaged.
     """
-    if weights.endswith((_TOKENIZER, _WORD_PIECES)):
-        path = epath.Path(weights).expanduser()
-        return _read_file(path)
-    folder = pretrained_folder.find(weights)
+    if is_file(weights):
+        return _read_file(epath.Path(weights).expanduser())
+    folder = find_folder(weights)
     for name in (_TOKENIZER, _WORD_PIECES):
         if (folder / name).exists():
             return _read_file(folder / name)
@@ -39,6 +38,21 @@ def read(weights: str) -> Subwords:
         f"{folder}: has no tokenizer ({_TOKENIZER} or {_WORD_PIECES}); download the "
         "whole folder of the model"
     )
+
+
+def is_file(path: str) -> bool:
+    """Returns whether a path is that of a file with a tokenizer, by its name."""
+    return path.endswith((_TOKENIZER, _WORD_PIECES))
+
+
+def find_folder(weights: str) -> epath.Path:
+    """Returns the folder with a tokenizer; it may lack weights and `config.json`.
+
+    Raises:
+      InputError: if there is no such folder or package.
+    """
+    path = epath.Path(weights).expanduser()
+    return path if path.is_dir() else pretrained_folder.find(weights)
 
 
 def _read_file(path: epath.Path) -> Subwords:

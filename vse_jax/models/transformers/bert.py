@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from vse_jax.models.kernels.equal_layers import apply_equal_layers
 from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.attention import SelfAttention
+from vse_jax.models.transformers.blocks import layer_norm
 from vse_jax.models.transformers.sizes import Sizes
 
 _INIT = nn.initializers.normal(0.02)
@@ -60,8 +61,10 @@ class Bert(nn.Module):
         words = nn.Embed(sizes.vocabulary_size, dim, embedding_init=_INIT, name="words")
         positions = self.param("positions", _INIT, (sizes.positions, dim))
         segment = self.param("segment", _INIT, (dim,))
-        embedded = words(tokens) + positions[: tokens.shape[1]] + segment
-        return layer_norm(sizes, self.dtype, "norm")(embedded)
+        # The length may be symbolic, which a slice by indexing does not take.
+        positions = jax.lax.slice_in_dim(positions, 0, tokens.shape[1])
+        embedded = words(tokens) + positions + segment
+        return layer_norm(sizes.epsilon, self.dtype, "norm")(embedded)
 
     @staticmethod
     def summary(states: jax.Array, token_count: jax.Array) -> jax.Array:
@@ -85,7 +88,7 @@ class Layer(nn.Module):
     def __call__(self, states: jax.Array, exists: jax.Array) -> jax.Array:
         """Maps `[batch, time, dim]` to the same; `exists` is bool `[batch, time]`."""
         sizes = self.sizes
-        norm = functools.partial(layer_norm, sizes, self.dtype)
+        norm = functools.partial(layer_norm, sizes.epsilon, self.dtype)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
         attention = SelfAttention(sizes.heads, self.dtype, name="attention")
         states = norm("attention_norm")(
@@ -94,11 +97,3 @@ class Layer(nn.Module):
         hidden = dense(sizes.mlp_dim, name="hidden")(states)
         hidden = ACTIVATIONS[sizes.activation](hidden)
         return norm("norm")(states + dense(sizes.dim, name="out")(hidden))
-
-
-def layer_norm(sizes: Sizes, dtype: jnp.dtype, name: str):
-    """Returns layer normalization in float32, whose result has the dtype."""
-    norm = nn.LayerNorm(
-        sizes.epsilon, dtype=jnp.float32, use_fast_variance=False, name=name
-    )
-    return lambda x: norm(x).astype(dtype)

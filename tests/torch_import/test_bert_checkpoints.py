@@ -1,0 +1,173 @@
+"""Checkpoints of vse_infty with BERT, and VSE-infinity's golden text encoder."""
+
+import argparse
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from tests import parity, pretrained_files
+from vse_jax import evaluate
+from vse_jax.checkpoint import Checkpoints
+from vse_jax.data.text import vocabularies
+from vse_jax.errors import InputError
+from vse_jax.models.vse import create_model
+from vse_jax.run_config import from_json
+from vse_jax.torch_import import checkpoint_file
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """The text encoder's golden data, and an image encoder with its dimensions."""
+    text = parity.load("vse_infty_bert_eval")
+    images = parity.load("vse_infty_bigru_eval")
+    dim = len(text["param/txt.linear.bias"])
+    assert len(images["param/img.fc.weight"]) == dim
+    return text, images
+
+
+@pytest.fixture
+def checkpoint(golden, tmp_path):
+    """A file as vse_infty saves it, with both encoders."""
+    text, images = golden
+    branches = [
+        {
+            f"module.{name.removeprefix(prefix)}": torch.from_numpy(array)
+            for name, array in arrays.items()
+            if name.startswith(prefix)
+        }
+        for arrays, prefix in ((images, "param/img."), (text, "param/txt."))
+    ]
+    branches[1]["module.bert.embeddings.position_ids"] = torch.arange(40)[None]
+    options = argparse.Namespace(precomp_enc_type="basic", max_violation=True)
+    content = {"model": branches, "opt": options, "Eiters": 9, "epoch": 1}
+    torch.save(content, tmp_path / "model_best.pth")
+    return tmp_path / "model_best.pth"
+
+
+@pytest.fixture
+def tokenizer(golden, tmp_path):
+    """A folder with a tokenizer of as many tokens as the golden model has."""
+    text, _ = golden
+    rows, dim = text["param/txt.bert.embeddings.word_embeddings.weight"].shape
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    pieces = [*pretrained_files.word_pieces()]
+    pieces += [f"piece{i}" for i in range(rows - len(pieces))]
+    (folder / "vocab.txt").write_text("\n".join(pieces))
+    config = {
+        "num_attention_heads": int(text["cfg/num_attention_heads"]),
+        "layer_norm_eps": float(text["cfg/layer_norm_eps"]),
+        "hidden_size": dim,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def imported(config, checkpoint, tokenizer, workdir):
+    checkpoint_file.import_checkpoint(
+        config, str(workdir), str(checkpoint), str(tokenizer)
+    )
+    checkpoints = Checkpoints(workdir, read_only=True)
+    return checkpoints.restore(checkpoints.steps())
+
+
+@pytest.mark.parametrize("name", ["", "vocab.txt"])
+def test_parity_of_imported_captions(
+    golden, checkpoint, tokenizer, config, tmp_path, name
+):
+    config.model.text_weights = "of another configuration"
+    path = tokenizer / name if name else tokenizer
+    restored = imported(config, checkpoint, path, tmp_path / "run")
+    config = from_json(restored.run["config"])
+    assert config.model.text_encoder == "bert"
+    assert config.model.text_weights == ""
+    assert config.model.image_encoder == "region_parallel"
+    tokens = vocabularies.of_run(restored.run)
+    assert tokens.words[: len(pretrained_files.word_pieces())] == (
+        pretrained_files.word_pieces()
+    )
+    model = create_model(config, len(tokens), train=False)
+    text, images = golden
+    batch = parity.batch(images) | {
+        "tokens": text["in/captions"].astype(np.int32),
+        "token_count": text["in/caption_lengths"],
+    }
+    embedded = [
+        jax.jit(model.apply, static_argnames="method")(
+            restored.variables, batch, method=method
+        )
+        for method in ("embed_images", "embed_captions")
+    ]
+    np.testing.assert_allclose(embedded[0], images["out/image_emb"], atol=1e-5)
+    np.testing.assert_allclose(embedded[1], text["out/caption_emb"], atol=1e-5)
+
+
+def test_imported_model_is_evaluated(checkpoint, tokenizer, config, tmp_path):
+    dim = parity.load("vse_infty_bigru_eval")["param/img.fc.weight"].shape[1]
+    root = tmp_path / "data"
+    root.mkdir()
+    for split in ("train", "dev"):
+        regions = np.random.default_rng(0).normal(size=(4, 3, dim))
+        np.save(root / f"{split}_ims.npy", regions.astype(np.float32))
+        captions = [f"a small red circle {'above' * (i % 3)}" for i in range(20)]
+        (root / f"{split}_caps.txt").write_text("\n".join(captions))
+    config.data.root, config.data.data_dir = str(root), str(tmp_path / "prepared")
+    imported(config, checkpoint, tokenizer, tmp_path / "run")
+    metrics = evaluate.evaluate(str(tmp_path / "run"), "dev")
+    assert metrics["i2t_r10"] >= 0
+
+
+def refusal(config, checkpoint, tokenizer, tmp_path):
+    with pytest.raises(InputError) as info:
+        imported(config, checkpoint, tokenizer, tmp_path / "run")
+    message = str(info.value)
+    assert "\n" not in message
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
+    return message
+
+
+def test_heads_must_be_known(checkpoint, tokenizer, config, tmp_path):
+    (tokenizer / "config.json").unlink()
+    message = refusal(config, checkpoint, tokenizer, tmp_path)
+    assert "48 dimensions" in message
+    assert "config.json" in message
+
+
+def test_tokenizer_of_another_model(checkpoint, tokenizer, config, tmp_path):
+    pieces = [*pretrained_files.word_pieces(), *(f"p{i}" for i in range(500))]
+    (tokenizer / "vocab.txt").write_text("\n".join(pieces))
+    message = refusal(config, checkpoint, tokenizer, tmp_path)
+    assert f"{len(pieces)} tokens" in message
+    assert "120" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda text: text.pop("module.linear.weight"), "missing .*txt.linear.weight"),
+        (
+            lambda text: text.pop("module.bert.encoder.layer.1.output.dense.bias"),
+            "missing: encoder.layer.1.output.dense.bias",
+        ),
+        (
+            lambda text: text.update({"module.bert.extra": torch.zeros(2)}),
+            "unexpected: extra",
+        ),
+        (
+            lambda text: text.update({"module.rnn.weight_ih_l0": torch.zeros(2)}),
+            "not those of the model.*unexpected: .*gru",
+        ),
+    ],
+)
+def test_wrong_parameters_are_named(
+    checkpoint, tokenizer, config, tmp_path, change, expected
+):
+    content = torch.load(checkpoint, weights_only=False)
+    change(content["model"][1])
+    torch.save(content, checkpoint)
+    message = refusal(config, checkpoint, tokenizer, tmp_path)
+    assert re.search(expected, message), message
