@@ -187,13 +187,16 @@ def test_runs_that_are_no_seeds_are_refused(other, expected):
     check_same_but_seed({"a": description(seed=0), "b": description(seed=1)})
 
 
-def test_folds_and_corrected_metrics_have_means_too():
+def test_folds_suites_and_corrected_metrics_have_means_too():
     def report(value):
+        names = "map_at_r", "rprecision", "r1", "queries"
+        of_suite = {f"{d}_{n}": value for d in ("i2t", "t2i") for n in names}
         metrics = {f"{d}_{n}": value for d in ("i2t", "t2i") for n in METRICS}
         metrics["rsum"] = 6 * value
         groups = ("metrics", "fold_metrics", "hubness_metrics", "hubness_fold_metrics")
         of_split = {"split": "testall", "images": 5000, "captions": 25_000, "folds": 5}
-        return of_split | dict.fromkeys(groups, metrics) | {"step": 3, "config": {}}
+        others = {"eccv_metrics": of_suite, "step": 3, "config": {}}
+        return of_split | dict.fromkeys(groups, metrics) | others
 
     summary = seeds.summarize(
         [Seed(0, "a"), Seed(1, "b")], [report(50.0), report(56.0)]
@@ -202,6 +205,11 @@ def test_folds_and_corrected_metrics_have_means_too():
     assert text.count("rSum            318.0 ± 25.5") == 4
     assert "\nmean of 5 folds\n" in text
     assert "\ncorrected for hubness, mean of 5 folds\n" in text
+    of_suite = text.split("\nECCV Caption, means\n")[1]
+    assert of_suite.count("   53.0    53.0   53.0       53") == 2
+    assert summary["standard_deviation"]["eccv_metrics"]["i2t_r1"] == pytest.approx(
+        3 * 2**0.5
+    )
     assert max(map(len, text.splitlines())) < 110
 
 

@@ -18,6 +18,7 @@ from vse_jax.data import input_pipeline
 from vse_jax.errors import InputError, reporting_writes
 from vse_jax.evaluate import OpenRun, open_run
 from vse_jax.evaluation import report
+from vse_jax.evaluation.suites import TITLES, format_metrics_of
 from vse_jax.run_report.statistics import mean_and_deviation
 from vse_jax.seed_workdirs import Seed, beside, of_workdir
 from vse_jax.stages import plan_stages
@@ -30,6 +31,7 @@ _TITLES = {
     "fold_metrics": "mean of {folds} folds",
     "hubness_metrics": "corrected for hubness",
     "hubness_fold_metrics": "corrected for hubness, mean of {folds} folds",
+    **{f"{name}_metrics": f"{title}, means" for name, title in TITLES.items()},
 }
 
 
@@ -229,7 +231,10 @@ def format_summary(summary: dict) -> str:
     for group, mean in summary["mean"].items():
         if heading := _TITLES[group].format(folds=summary.get("folds")):
             parts.append(heading)
-        parts.append(_table(mean, summary["standard_deviation"][group]))
+        if (suite := group.removesuffix("_metrics")) in TITLES:
+            parts.append(format_metrics_of(suite, mean))
+        else:
+            parts.append(_table(mean, summary["standard_deviation"][group]))
     return "\n".join(parts)
 
 

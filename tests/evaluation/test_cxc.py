@@ -6,6 +6,7 @@ import scipy.stats
 
 from tests.evaluation.coco_stand_in import PER_IMAGE, CocoStandIn
 from tests.evaluation.test_retrieval import SCORES
+from vse_jax.errors import InputError
 from vse_jax.evaluation import coco_test, correlation, cxc
 from vse_jax.evaluation.embedder import Embeddings
 
@@ -145,6 +146,11 @@ def test_captions_alone_have_the_metrics_of_all(stand_in, suite):
     assert alone == {name: metrics[name] for name in alone}
 
 
+def test_other_numbers_of_captions_are_refused(stand_in):
+    with pytest.raises(InputError, match=r"are 154 embeddings .* expected 155"):
+        cxc.text_text(np.ones((154, 4)), str(stand_in.folder))
+
+
 def test_perfect_embeddings_find_the_captions_of_an_image(stand_in):
     directions = np.random.default_rng(0).normal(size=(IMAGES, 8))
     captions = np.repeat(unit(directions), PER_IMAGE, axis=0)
@@ -154,7 +160,7 @@ def test_perfect_embeddings_find_the_captions_of_an_image(stand_in):
 def test_table_has_what_was_measured(stand_in, suite):
     embeddings = stand_in.embeddings()
     metrics = suite.measure(embeddings, "cosine")
-    lines = suite.table(metrics).splitlines()
+    lines = cxc.format_metrics(metrics).splitlines()
     assert [line[:15].strip() for line in lines] == [
         *("", "image to text", "text to image", "text to text", "image to image"),
         *("", "STS", "SIS", "SITS"),

@@ -45,7 +45,7 @@ def test_metrics_are_those_of_lists(stand_in):
         found = [metrics[f"{task}_{name}"] for name in names]
         assert found == pytest.approx(expected)
         assert metrics[f"{task}_queries"] == len(stand_in.right_answers[task])
-    lines = suite.table(metrics).splitlines()
+    lines = eccv.format_metrics(metrics).splitlines()
     shown = [float(number) for number in lines[1][15:].split()]
     expected = [metrics[f"i2t_{name}"] for name in (*names, "queries")]
     assert shown == pytest.approx(expected, abs=0.05)

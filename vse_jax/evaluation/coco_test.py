@@ -14,6 +14,7 @@ import json
 import logging
 import pathlib
 import re
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -120,7 +121,7 @@ def read() -> CocoTest:
         image_ids = [image_of[number][0] for number in caption_id.tolist()]
     except OSError as error:
         raise unreadable(path, error) from None
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
     rows = {number: row for row, number in enumerate(dict.fromkeys(image_ids))}
     image = np.array([rows[number] for number in image_ids], np.int64)

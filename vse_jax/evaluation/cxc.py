@@ -22,10 +22,12 @@ They are images here: 2,500 pairs have the deviation of the published results, a
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 
+from vse_jax.errors import InputError
 from vse_jax.evaluation import coco_test, cxc_judgements
 from vse_jax.evaluation.coco_test import CocoTest
 from vse_jax.evaluation.correlation import sampled_spearman
@@ -60,9 +62,15 @@ def text_text(captions: np.ndarray, folder: str) -> dict[str, float]:
       Spearman's correlation times 100.
 
     Raises:
-      InputError: if `eccv-caption` is not installed or the file is invalid.
+      InputError: if `eccv-caption` is not installed, the file is invalid, or the number
+        of captions is wrong.
     """
     coco = coco_test.read()
+    if captions.shape[-2] != len(coco.image):
+        raise InputError(
+            f"there are {captions.shape[-2]:,} embeddings of captions; expected "
+            f"{len(coco.image):,}, those of COCO's testall_caps.txt in its order"
+        )
     sts = cxc_judgements.read(folder, "sts_test.csv", coco)
     return _text_text(captions, sts, coco)
 
@@ -115,12 +123,8 @@ class CrisscrossedCaptions:
             **_image_image(embeddings.images, self.sis),
         }
 
-    def table(self, metrics: dict[str, float]) -> str:
-        """Returns the metrics as a table."""
-        return format_metrics(metrics)
 
-
-def format_metrics(metrics: dict[str, float]) -> str:
+def format_metrics(metrics: Mapping[str, float]) -> str:
     """Returns a table of the tasks that were evaluated.
 
     Args:
@@ -130,7 +134,7 @@ def format_metrics(metrics: dict[str, float]) -> str:
     for task, name in _TASKS.items():
         if f"{task}_r1" in metrics:
             recalls = "".join(f"{metrics[f'{task}_r{k}']:7.1f}" for k in (1, 5, 10))
-            lines.append(f"{name:15}{recalls}{metrics[f'{task}_queries']:9,}")
+            lines.append(f"{name:15}{recalls}{metrics[f'{task}_queries']:9,.0f}")
     lines.append(f"{'':15}{'Spearman':>14}{'+-':>7}")
     for task in ("sts", "sis", "sits"):
         if task in metrics:

@@ -14,6 +14,7 @@ As in the package `eccv-caption`, they count in R but are never found.
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -97,16 +98,21 @@ class EccvCaption:
             **_metrics("t2i", of_captions, self.images_of_caption.count),
         }
 
-    def table(self, metrics: dict[str, float]) -> str:
-        """Returns the metrics as a table."""
-        lines = [f"{'':15}{'mAP@R':>7}{'R-Prec':>8}{'R@1':>7}{'queries':>9}"]
-        for task, name in _TASKS.items():
-            values = [metrics[f"{task}_{m}"] for m in ("map_at_r", "rprecision", "r1")]
-            lines.append(
-                f"{name:15}{values[0]:7.1f}{values[1]:8.1f}{values[2]:7.1f}"
-                f"{metrics[f'{task}_queries']:9,}"
-            )
-        return "\n".join(lines)
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Returns a table of the metrics.
+
+    Args:
+      metrics: see `EccvCaption.measure`.
+    """
+    lines = [f"{'':15}{'mAP@R':>7}{'R-Prec':>8}{'R@1':>7}{'queries':>9}"]
+    for task, name in _TASKS.items():
+        values = [metrics[f"{task}_{m}"] for m in ("map_at_r", "rprecision", "r1")]
+        lines.append(
+            f"{name:15}{values[0]:7.1f}{values[1]:8.1f}{values[2]:7.1f}"
+            f"{metrics[f'{task}_queries']:9,.0f}"
+        )
+    return "\n".join(lines)
 
 
 def _read(name, queries, candidates):

@@ -1,6 +1,7 @@
 """Reports an evaluation: a table on the terminal, a JSON file and a picture."""
 
 import json
+import shlex
 import sys
 
 import ml_collections
@@ -9,7 +10,7 @@ from etils import epath
 from vse_jax import files, parallel
 from vse_jax.evaluation import pictures
 from vse_jax.evaluation.evaluator import Corrected, Evaluation
-from vse_jax.evaluation.suites import TITLES, Result
+from vse_jax.evaluation.suites import TITLES, Result, format_metrics_of
 from vse_jax.experiment import Experiment
 
 
@@ -63,6 +64,25 @@ def content_of_run(
     """Returns the content of `eval/<split>.json`."""
     of_run = {"step": step, "config": json.loads(config.to_json())}
     return content(evaluation, config.data.folds) | of_run
+
+
+def print_commands(workdir: str, caption: str) -> None:
+    """Prints the commands that show the curves of a training and search with its model.
+
+    Args:
+      workdir: folder of the run.
+      caption: an example of a query.
+    """
+    program = "python", "main.py"
+    for name, command in (
+        ("TensorBoard", ["tensorboard", "--logdir", workdir]),
+        (
+            "search",
+            [*program, "--mode=search", f"--workdir={workdir}", f"--query={caption}"],
+        ),
+        ("page", [*program, "--mode=serve", f"--workdir={workdir}"]),
+    ):
+        print(f"{name + ':':12} {shlex.join(command)}", flush=True)
 
 
 def path_of(workdir: str, name: str) -> epath.Path:
@@ -141,7 +161,7 @@ def format_corrected(
 
 def format_suite(result: Result) -> str:
     """Returns the table of a suite, with a title."""
-    return f"\n{TITLES[result.name]}\n{result.table}"
+    return f"\n{TITLES[result.name]}\n{format_metrics_of(*result)}"
 
 
 def format_report(evaluation: Evaluation, model: str, folds: int = 0) -> str:

@@ -19,18 +19,14 @@ class Result(NamedTuple):
     Attributes:
       name: name of the suite, a key of `TITLES`.
       metrics: by name, see the suite.
-      table: the metrics as text.
     """
 
     name: str
     metrics: Mapping[str, float]
-    table: str
 
 
 class _Tasks(Protocol):
     def measure(self, embeddings: Embeddings, similarity: str) -> dict[str, float]: ...
-
-    def table(self, metrics: dict[str, float]) -> str: ...
 
 
 class Suite(NamedTuple):
@@ -54,7 +50,17 @@ class Suite(NamedTuple):
           similarity: one of `similarity.SIMILARITIES`.
         """
         metrics = self.tasks.measure(self.rows.of(embeddings), similarity)
-        return Result(self.name, metrics, self.tasks.table(metrics))
+        return Result(self.name, metrics)
+
+
+def format_metrics_of(name: str, metrics: Mapping[str, float]) -> str:
+    """Returns the metrics of a suite as a table.
+
+    Args:
+      name: a key of `TITLES`.
+      metrics: by name, see the suite.
+    """
+    return {"cxc": cxc, "eccv": eccv}[name].format_metrics(metrics)
 
 
 def open_suite(experiment: Experiment, split: str) -> Suite | None:
