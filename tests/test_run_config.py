@@ -18,7 +18,7 @@ def test_defaults_are_valid(config):
         ("data.tokenizer", "spacy", "'nltk', 'nltk_sentences'"),
         ("data.vocabulary", "mine", "'dataset', 'checkpoint'"),
         ("model.image_encoder", "resnet", "'region_residual'"),
-        ("model.text_encoder", "bert", "'bigru_gpo'"),
+        ("model.text_encoder", "lstm", "'bigru_gpo'"),
         ("loss.name", "clip", "'infonce', 'sigmoid'"),
         ("loss.scale", -1.0, "at least 0"),
         ("loss.triplet_weight", float("inf"), "at least 0"),

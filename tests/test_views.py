@@ -10,11 +10,14 @@ import pytest
 
 from tests import parity, programs
 from tests.test_train_step import BATCH, VOCABULARY, adamw, make_batch, step_on
-from vse_jax import parallel
+from vse_jax import parallel, run_config
+from vse_jax.exporting import export, model_card
+from vse_jax.exporting.encoders import encoders
 from vse_jax.global_batch import global_costs, total_loss
 from vse_jax.loss_scalars import Scalars
 from vse_jax.losses import least_similar
 from vse_jax.models.pooling import POOLINGS
+from vse_jax.models.transformers.sizes import Sizes
 from vse_jax.models.vse import VSE
 from vse_jax.torch_import import parameter_names
 from vse_jax.train_step import create_train_state
@@ -175,11 +178,12 @@ def test_views_are_embedded_as_images_and_captions_of_their_own(pooling):
     batch = make_views()
     model = VSE(
         "region_residual",
-        "gru" if pooling == "max" else "bigru_gpo",
+        {"max": "gru", "mean": "bert"}.get(pooling, "bigru_gpo"),
         VOCABULARY,
         word_dim=3,
         embed_dim=8,
         pooling=pooling,
+        text_tower=Sizes(1, 8, 2, 12, 16, VOCABULARY, "gelu", 1e-12),
     )
     variables = jax.jit(model.init)(jax.random.key(0), batch)
     embed = jax.jit(model.apply)
@@ -226,19 +230,27 @@ def place(tmp_path_factory):
     return programs.playground(tmp_path_factory.getbasetemp())
 
 
-def test_run_is_resumed_bit_for_bit_with_its_features_on_the_devices(place):
-    """They are streamed in the run that is not interrupted."""
-    options = (
-        "--config.loss.views=2",
-        "--config.loss.name=infonce",
-        "--config.loss.triplet_weight=3",
-        "--config.epochs=1",
-        "--config.data.token_lengths=(6,10)",
-    )
-    workdirs = [place.workdir(name) for name in ("views", "views_in_parts")]
-    finished = place.run(f"--workdir={workdirs[0]}", *options)
+OPTIONS = (
+    "--config.loss.views=2",
+    "--config.loss.name=infonce",
+    "--config.loss.triplet_weight=3",
+    "--config.epochs=1",
+    "--config.data.token_lengths=(6,10)",
+)
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """The workdir of a run whose features are streamed."""
+    workdir = place.workdir("views")
+    finished = place.run(f"--workdir={workdir}", *OPTIONS)
     assert finished.returncode == 0, finished.stderr
-    options = (f"--workdir={workdirs[1]}", *options)
+    return workdir
+
+
+def test_run_is_resumed_bit_for_bit_with_its_features_on_the_devices(place, trained):
+    workdir = place.workdir("views_in_parts")
+    options = (f"--workdir={workdir}", *OPTIONS)
     resident = "--config.data.device_resident=True"
     stopped = programs.stop_after(
         place.start(*options, resident), "step 7/", signal.SIGTERM
@@ -246,9 +258,21 @@ def test_run_is_resumed_bit_for_bit_with_its_features_on_the_devices(place):
     assert stopped.returncode == 143, stopped.stderr
     finished = place.run(*options, resident)
     assert finished.returncode == 0, finished.stderr
-    programs.assert_same_run(*workdirs[::-1], programs.STEPS_PER_EPOCH)
-    losses = programs.curves(workdirs[0])["loss"]
+    programs.assert_same_run(workdir, trained, programs.STEPS_PER_EPOCH)
+    losses = programs.curves(trained)["loss"]
     assert losses[programs.STEPS_PER_EPOCH] < losses[1]
+
+
+def test_model_card_names_the_views_and_their_paper(trained):
+    restored = programs.restored(trained, programs.STEPS_PER_EPOCH)
+    config = run_config.from_json(restored.run["config"])
+    config.optimizer.average_decay = 0.99
+    summary = export.summarize(restored, config, encoders(restored, {}))
+    card = model_card.write(restored.run, config, summary, [])
+    assert "| `loss.views` | 2 |" in card
+    assert "| `optimizer.average_decay` | 0.99 |" in card
+    assert "model.dropout" not in card
+    assert "External Space Attention" in " ".join(card.split())
 
 
 # ESA's training step, written anew for PyTorch in float64. Its masks are arguments, and

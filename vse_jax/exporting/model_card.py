@@ -161,15 +161,20 @@ def _data(run):
     return "\n\n".join(parts)
 
 
-def _options_of_loss(loss):
+def _options(config):
+    """Returns the options to show; those of a part only if it is used."""
+    loss = config.loss
     mining = ("loss.mining", "loss.margin") if mines_negatives(loss) else ()
     scale = ("loss.scale", "loss.learn_scale") if loss.name != "triplet" else ()
-    return ("loss.name", *mining, *scale)
+    views = ("loss.views",) if loss.views > 1 else ()
+    dropout = ("model.dropout",) if config.model.dropout else ()
+    average = ("optimizer.average_decay",) if config.optimizer.average_decay else ()
+    return ("loss.name", *mining, *scale, *views, *_OPTIONS, *dropout, *average)
 
 
 def _training(config):
     lines = ["| option | value |", "| --- | --- |"]
-    for option in (*_options_of_loss(config.loss), *_OPTIONS):
+    for option in _options(config):
         value = config
         for name in option.split("."):
             value = value[name]
@@ -324,7 +329,8 @@ def _license():
 def _citation(config):
     loss = config.loss
     mining = [loss.mining] if mines_negatives(loss) else []
-    keys = [loss.name, *mining, config.model.pooling, loss.similarity, "vse"]
+    views = ["esa"] if loss.views > 1 else []
+    keys = [loss.name, *mining, *views, config.model.pooling, loss.similarity, "vse"]
     found = [_CITATIONS[key] for key in dict.fromkeys(keys) if key in _CITATIONS]
     items = [textwrap.fill(f"- {text}", 88, subsequent_indent="  ") for text in found]
     return "\n\n".join(["## Citation", "\n".join(items)])
