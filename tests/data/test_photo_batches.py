@@ -117,7 +117,8 @@ def test_evaluation(builder, config, crops, resize, shorter):
     image_id = np.concatenate([batch["image_id"] for batch in batches])
     assert image_id.tolist() == [*range(DEV), -1]
     function = photo_crops.center_crops if crops == 1 else photo_crops.ten_crops
-    expected = function(tf.constant([photo(i) for i in range(DEV)]), shorter, 24)
+    geometry = photo_crops.Geometry(24, shorter)
+    expected = function(tf.constant([photo(i) for i in range(DEV)]), geometry)
     images = np.concatenate([batch["image"] for batch in batches])
     np.testing.assert_array_equal(images[:DEV], expected)
     assert train(builder, config, num_steps=1)[0]["image"].shape == (4, 24, 24, 3)
