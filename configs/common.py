@@ -11,6 +11,9 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     """Returns the default options; experiments or users set `data.root`."""
     config = ml_collections.ConfigDict()
+    # Run, export or imported model that a new run begins with: its parameters, its
+    # vocabulary and `model` are used; "" for none.
+    config.start_from = ""
     config.seed = 0  # seed of parameters, image order, captions and augmentation
     # dtype of the encoders' arithmetic, float32 or bfloat16. "" is that of the run in
     # the workdir; for a new run, it is bfloat16 on TPUs and float32 elsewhere.

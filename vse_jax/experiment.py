@@ -204,7 +204,8 @@ def create_experiment(
     is_of_captions = isinstance(vocabulary, Vocabulary) and has_split(
         builder, config.data.train_split
     )
-    if config.data.vocabulary == "dataset" and is_of_captions:
+    is_new = config.data.vocabulary == "dataset" and not config.start_from
+    if is_new and is_of_captions:
         check_vocabulary(vocabulary, _of_dataset(config, builder))
     return Experiment(config, builder, vocabulary)
 

@@ -27,6 +27,7 @@ _PATH_OPTIONS = (  # options of paths that may be gs://
     "extract.numpy_layout",
     "model.backbone.weights",
     "model.text_weights",
+    "start_from",
 )
 
 

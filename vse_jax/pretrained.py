@@ -2,6 +2,7 @@
 
 import ml_collections
 
+from vse_jax import starting_point
 from vse_jax.models.image_encoders import takes_pooled
 from vse_jax.models.vse import with_backbone, with_text_tower
 from vse_jax.torch_import import backbone_variables, text_weights
@@ -21,6 +22,8 @@ def load_pretrained(config: ml_collections.ConfigDict, state: TrainState) -> Tra
       InputError: if weights cannot be read or are of another architecture.
     """
     model = config.model
+    if config.start_from:
+        state = state.replace(**starting_point.load(config, state.variables))
     if model.text_weights:
         tower = text_weights.load(config)
         state = state.replace(params=with_text_tower(state.params, tower))

@@ -12,8 +12,8 @@ import jax
 import ml_collections
 from etils import epath
 
-from vse_jax import parallel, run_config, saved_model, train
-from vse_jax.checkpoint import Checkpoints, read_description
+from vse_jax import parallel, run_config, saved_model, starting_point, train
+from vse_jax.checkpoint import Checkpoints, find_description
 from vse_jax.data import input_pipeline
 from vse_jax.errors import InputError, reporting_writes
 from vse_jax.evaluate import OpenRun, open_run
@@ -64,7 +64,9 @@ def train_and_evaluate(
     configs = [_with_seed(config, seed.number) for seed in seeds]
     # The last workdir should not be refused after days of training.
     for seed, own in zip(seeds, configs, strict=True):
-        run_config.check_same_run(_saved(seed.workdir), own, seed.workdir)
+        if saved := find_description(seed.workdir):
+            complete, _ = starting_point.completed(own, saved)
+            run_config.check_same_run(saved, complete, seed.workdir)
     reports = []
     for place, (seed, own) in enumerate(zip(seeds, configs, strict=True), 1):
         which = f"seed {seed.number} ({place} of {len(seeds)})"
@@ -122,13 +124,6 @@ def _release_memory() -> None:
     """Releases the arrays and programs of a training that has ended."""
     gc.collect()  # cycles of references hold arrays on the devices
     jax.clear_caches()
-
-
-def _saved(workdir):
-    try:
-        return read_description(workdir, "latest")
-    except InputError:
-        return None
 
 
 def _check_seeds(seeds: Sequence[Seed], checkpoint: str) -> None:

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview, periodic_actions
 
-from vse_jax import parallel
+from vse_jax import parallel, starting_point
 from vse_jax.checkpoint import Checkpoints, find_description
 from vse_jax.data import input_pipeline
 from vse_jax.data.text import vocabularies
@@ -31,8 +31,6 @@ from vse_jax.stages import Stage, check_groups, plan_stages, stage_of
 from vse_jax.step_log import StepLog
 from vse_jax.summaries import create_writer
 from vse_jax.termination import Termination, exit_code, signal_name
-from vse_jax.torch_import import text_weights
-from vse_jax.torch_import.resolve import resolved
 from vse_jax.train_step import TrainState, init_variables
 from vse_jax.training_data import create_training_data
 from vse_jax.training_programs import TrainingPrograms
@@ -64,9 +62,7 @@ def train_and_evaluate(
     goodput = Goodput(
         seconds_compiling=parallel.seconds_compiling, seconds_before=seconds_before
     )
-    config = config.copy_and_resolve_references()
-    vocabulary = text_weights.take_from_run(config, find_description(workdir))
-    config = resolved(config)
+    config, vocabulary = starting_point.completed(config, find_description(workdir))
     parallel.check_batches(config)
     data = config.data
     experiment = create_experiment(

@@ -117,7 +117,8 @@ def test_evaluation(builder, config, crops, resize, shorter):
     image_id = np.concatenate([batch["image_id"] for batch in batches])
     assert image_id.tolist() == [*range(DEV), -1]
     function = photo_crops.center_crops if crops == 1 else photo_crops.ten_crops
-    expected = function(tf.constant([photo(i) for i in range(DEV)]), shorter, 24)
+    geometry = photo_crops.Geometry(24, shorter)
+    expected = function(tf.constant([photo(i) for i in range(DEV)]), geometry)
     images = np.concatenate([batch["image"] for batch in batches])
     np.testing.assert_array_equal(images[:DEV], expected)
     assert train(builder, config, num_steps=1)[0]["image"].shape == (4, 24, 24, 3)
@@ -180,7 +181,8 @@ def test_undecodable_photo_is_reported_in_one_line(make_builder, config, monkeyp
     examples = make_builder.examples(9)
     for example in examples:
         del example["regions"]
-        example["image"] = io.BytesIO(photo(1)[:500])
+        # A PNG: of a JPEG, libjpeg would print the damage itself.
+        example["image"] = io.BytesIO(photo(4)[:500])
     image = tfds.features.Image(shape=(None, None, 3))
     builder = make_builder({"image": image}, train=examples)
     with pytest.raises(InputError, match="'train' cannot be read") as error:

@@ -217,7 +217,8 @@ def check_same_run(
     if IMPORTED_FROM in saved:
         raise InputError(
             f"{workdir} has a model imported from {saved[IMPORTED_FROM]}, which can "
-            "only be evaluated; choose another --workdir to train"
+            f"only be evaluated; to train, add --config.start_from={workdir} and "
+            "choose another --workdir"
         )
     # The best checkpoint is chosen by scores that depend on these options.
     free = set(FREE_OPTIONS) - {"data.crops", "data.validation_split"}

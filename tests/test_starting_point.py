@@ -1,0 +1,115 @@
+"""Trainings that begin with the model of another run."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from tests import saved_runs
+from vse_jax import starting_point, train
+from vse_jax.checkpoint import Checkpoints
+from vse_jax.errors import InputError
+from vse_jax.run_config import IMPORTED_FROM
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def small(data_dir):
+    config = saved_runs.of_scenes(data_dir)
+    config.model.text_encoder = "gru"
+    config.data.image_size = 32
+    return config
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A run with words that occur rarely, and its configuration."""
+    folder = tmp_path_factory.mktemp("other")
+    config = small(folder / "data")
+    saved_runs.save(folder / "run", config)
+    return folder / "run", config
+
+
+def new(other, **options):
+    """The configuration of a new run, which describes another model."""
+    config = small(other[1].data.data_dir)
+    config.start_from = str(other[0])
+    config.model.update(embed_dim=24, text_encoder="bigru_gpo")
+    config.data.update(image_size=0, minimum_word_count=3)
+    config.optimizer.learning_rate = 1e-9
+    config.epochs = 1
+    config.update(options)
+    return config
+
+
+def restored(workdir):
+    checkpoints = Checkpoints(str(workdir), read_only=True)
+    return checkpoints.restore(checkpoints.steps())
+
+
+def test_new_run_has_the_model_and_the_words_of_the_other(other, tmp_path):
+    """The rate is so small that its training leaves the parameters as they are."""
+    config = new(other)
+    assert train.train_and_evaluate(config, str(tmp_path / "run"))
+    before, after = restored(other[0]), restored(tmp_path / "run")
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6),
+        before.variables["params"],
+        after.variables["params"],
+    )
+    assert after.run["vocabulary"] == before.run["vocabulary"]
+    assert after.run["config"]["model"] == before.run["config"]["model"]
+    assert after.run["preprocessing"] == before.run["preprocessing"]
+    assert config.model.embed_dim == 24  # it is unchanged
+
+
+def test_started_run_needs_the_other_no_more(other, tmp_path):
+    shutil.copytree(other[0], tmp_path / "other")
+    config = new((tmp_path / "other", other[1]), checkpoint_every_steps=1)
+    workdir = str(tmp_path / "run")
+    assert train.train_and_evaluate(config, workdir)
+    steps = restored(workdir).step
+    shutil.rmtree(tmp_path / "other")
+    config.epochs = 2
+    assert train.train_and_evaluate(config, workdir)
+    assert restored(workdir).step == 2 * steps
+
+
+def test_scale_of_a_loss_is_learnt_anew(other):
+    config = new(other)
+    config, _ = starting_point.completed(config, None)
+    params = restored(other[0]).variables["params"]
+    variables = {
+        "params": {**params, "loss": {"log_scale": np.float32(3)}},
+        "batch_stats": restored(other[0]).variables["batch_stats"],
+    }
+    loaded = starting_point.load(config, variables)
+    assert loaded["params"]["loss"] == {"log_scale": np.float32(3)}
+    assert loaded["params"]["text"] is not params["text"]
+
+
+def test_other_parameters_are_refused(other):
+    config, _ = starting_point.completed(new(other), None)
+    variables = restored(other[0]).variables
+    del variables["params"]["text"]["words"]
+    with pytest.raises(InputError, match=r"unexpected: params\.text\.words\.emb"):
+        starting_point.load(config, variables)
+
+
+def test_missing_run_is_refused(other, tmp_path):
+    config = new((tmp_path / "none", other[1]))
+    with pytest.raises(InputError, match="none has no checkpoint"):
+        train.train_and_evaluate(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_imported_model_says_how_to_train_it(other, tmp_path):
+    shutil.copytree(other[0], tmp_path / "imported")
+    for path in (tmp_path / "imported" / "checkpoints").glob("*/run/metadata"):
+        run = json.loads(path.read_text()) | {IMPORTED_FROM: "model_best.pth"}
+        path.write_text(json.dumps(run))
+    workdir = str(tmp_path / "imported")
+    with pytest.raises(InputError, match=f"add --config.start_from={workdir}"):
+        train.train_and_evaluate(other[1], workdir)
