@@ -11,9 +11,6 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     """Returns the default options; experiments or users set `data.root`."""
     config = ml_collections.ConfigDict()
-    # Run, export or imported model that a new run begins with: its parameters, its
-    # vocabulary and `model` are used; "" for none.
-    config.start_from = ""
     config.seed = 0  # seed of parameters, image order, captions and augmentation
     # dtype of the encoders' arithmetic, float32 or bfloat16. "" is that of the run in
     # the workdir; for a new run, it is bfloat16 on TPUs and float32 elsewhere.
@@ -28,6 +25,10 @@ def get_config() -> ml_collections.ConfigDict:
         "pmap"  # or shard_map: runs steps on all devices, with equal results
     )
     config.platform = ""  # required device: cpu, gpu or tpu; "" uses the best one
+
+    # Run, export or imported model that a new run begins with: its parameters, its
+    # vocabulary and its `model` are used; "" for none.
+    config.start_from = ""
 
     config.batch_size = 128  # training pairs per step, over all devices and hosts
     # Parts of a batch that are embedded one after the other, which saves memory; or 1.
@@ -105,7 +106,7 @@ def get_config() -> ml_collections.ConfigDict:
     tower.gated = False  # True: SwiGLU
     tower.mean = ()  # of RGB, for pixels from 0 to 1
     tower.deviation = ()  # of RGB, for pixels from 0 to 1
-    model.text_encoder = "bigru_gpo"  # or gru; or bert, a transformer
+    model.text_encoder = "bigru_gpo"  # or gru; bert, clip_text and siglip_text
     # Pretrained weights of a transformer with its tokenizer: a folder in Hugging Face's
     # layout, a file of weights in it, or a package that ships one. "" for random
     # weights, whose tokens are the words of the training captions.
@@ -121,6 +122,7 @@ def get_config() -> ml_collections.ConfigDict:
     tower.vocabulary_size = 0  # different tokens
     tower.activation = ""  # a name in `vse_jax.models.transformers.activations`
     tower.epsilon = 0.0  # of layer normalization
+    tower.padding = 0  # token behind captions; siglip_text reads it
     # Pooling of regions and words: gpo, esa, mean, max, or cls: the class token, of
     # clip_vision and dinov2.
     model.pooling = "gpo"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import saved_runs
-from vse_jax import starting_point, train
+from vse_jax import train
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.errors import InputError
 from vse_jax.run_config import IMPORTED_FROM
@@ -77,25 +77,11 @@ def test_started_run_needs_the_other_no_more(other, tmp_path):
     assert restored(workdir).step == 2 * steps
 
 
-def test_scale_of_a_loss_is_learnt_anew(other):
+def test_pretrained_weights_beside_it_are_refused(other, tmp_path):
     config = new(other)
-    config, _ = starting_point.completed(config, None)
-    params = restored(other[0]).variables["params"]
-    variables = {
-        "params": {**params, "loss": {"log_scale": np.float32(3)}},
-        "batch_stats": restored(other[0]).variables["batch_stats"],
-    }
-    loaded = starting_point.load(config, variables)
-    assert loaded["params"]["loss"] == {"log_scale": np.float32(3)}
-    assert loaded["params"]["text"] is not params["text"]
-
-
-def test_other_parameters_are_refused(other):
-    config, _ = starting_point.completed(new(other), None)
-    variables = restored(other[0]).variables
-    del variables["params"]["text"]["words"]
-    with pytest.raises(InputError, match=r"unexpected: params\.text\.words\.emb"):
-        starting_point.load(config, variables)
+    config.model.text_weights = "bert"
+    with pytest.raises(InputError, match="has all parameters; set only one"):
+        train.train_and_evaluate(config, str(tmp_path / "run"))
 
 
 def test_missing_run_is_refused(other, tmp_path):
@@ -111,5 +97,5 @@ def test_imported_model_says_how_to_train_it(other, tmp_path):
         run = json.loads(path.read_text()) | {IMPORTED_FROM: "model_best.pth"}
         path.write_text(json.dumps(run))
     workdir = str(tmp_path / "imported")
-    with pytest.raises(InputError, match=f"add --config.start_from={workdir}"):
+    with pytest.raises(InputError, match=f"set config.start_from={workdir}"):
         train.train_and_evaluate(other[1], workdir)

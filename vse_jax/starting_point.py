@@ -1,86 +1,91 @@
-"""What a training begins with: its own run, another run, or pretrained weights.
+"""What a training starts from: pretrained weights, or the model of another run.
 
 `config.start_from` names a run, an export or an imported model. A new run begins with
 its parameters, its vocabulary and its architecture. From then on the new run remembers
 all of this, and the other one is needed no more.
 """
 
-import ml_collections
-from flax import traverse_util
+import logging
+from typing import Any
 
-from vse_jax import files, run_config, saved_model
+import ml_collections
+
+from vse_jax import run_config, saved_model
+from vse_jax.checkpoint import find_description
 from vse_jax.data.text import vocabularies
 from vse_jax.data.text.vocabularies import AnyVocabulary
-from vse_jax.models.vse import of_encoders
-from vse_jax.torch_import import parameters, text_weights
+from vse_jax.errors import InputError
+from vse_jax.torch_import import text_weights
 from vse_jax.torch_import.resolve import resolved
 
-# Options that decide what an input means to the parameters. Other options of
-# `config.model` only matter in training.
-_DATA_OPTIONS = ("image_size", "resize", "fit", "interpolation", "tokenizer")
-_OF_TRAINING = ("dropout",)
-_WEIGHTS = {"text_weights": "", "backbone.weights": ""}
+logger = logging.getLogger(__name__)
+
+# Options that describe how photos and captions become inputs.
+_OF_INPUTS = (
+    "image_size",
+    "resize",
+    "fit",
+    "interpolation",
+    "tokenizer",
+    "token_lengths",
+)
+# Options of a model that only its training has.
+_OF_TRAINING = {"model.dropout", "model.backbone.batch_norm"}
+_WEIGHTS = ("model.backbone.weights", "model.text_weights")
 
 
-def completed(
-    config: ml_collections.ConfigDict, saved: dict | None
+def complete(
+    config: ml_collections.ConfigDict, workdir: str
 ) -> tuple[ml_collections.ConfigDict, AnyVocabulary | None]:
-    """Completes the configuration of a training by what it begins with.
+    """Completes a configuration by what its training starts from.
 
     Args:
       config: see `configs/common.py`.
-      saved: description of the run in the workdir; None if there is none.
+      workdir: folder of the run. A run in it remembers what it began with.
 
     Returns:
-      A copy of `config` with the architecture of the run that it starts from, and with
-      the sizes of pretrained weights; and the vocabulary, or None for a new one.
+      A copy with all sizes of pretrained weights, or with the model of the run
+      `config.start_from`, whose options of the model and of its inputs replace those of
+      `config`. And the vocabulary; None for that of the dataset or of the weights.
 
     Raises:
-      InputError: if there is nothing to start from, or if weights are of another model.
+      InputError: if there are no such weights or run, or if both are set.
     """
     config = config.copy_and_resolve_references()
-    if config.start_from:
-        config.start_from = files.absolute(config.start_from)
-        run = saved or saved_model.read_description(config.start_from, "best")
-        _take_architecture(config, run_config.from_json(run["config"]))
-        return resolved(config), vocabularies.of_run(run)
-    vocabulary = text_weights.take_from_run(config, saved)
-    return resolved(config), vocabulary
+    run = find_description(workdir)
+    if not config.start_from:
+        vocabulary = text_weights.take_from_run(config, run)
+        return resolved(config), vocabulary
+    source = run or saved_model.read_description(config.start_from, "best")
+    _take_model(config, source)
+    return resolved(config), vocabularies.of_run(source)
 
 
-def _take_architecture(config, other):
-    own = {name: config.model[name] for name in _OF_TRAINING}
-    batch_norm = config.model.backbone.batch_norm
-    config.model.update(other.model)
-    config.model.update_from_flattened_dict(_WEIGHTS | own)
-    config.model.backbone.batch_norm = batch_norm
-    for name in _DATA_OPTIONS:
-        config.data[name] = other.data[name]
+def _take_model(config: ml_collections.ConfigDict, run: dict[str, Any]) -> None:
+    """Takes the model of a run, and how it takes inputs."""
+    for option in _WEIGHTS:
+        if value := run_config.value_of(config, option):
+            raise InputError(
+                f"config.{option} is {value!r}, but config.start_from is "
+                f"{config.start_from!r}, which has all parameters; set only one"
+            )
+    saved = run_config.from_json(run["config"])
+    names = [f"data.{name}" for name in _OF_INPUTS]
+    names += [f"model.{name}" for name in run_config.flatten(config.model)]
+    for name in names:
+        if name in _OF_TRAINING or name in _WEIGHTS:
+            continue
+        value, of_run = (run_config.value_of(c, name) for c in (config, saved))
+        if value != of_run:
+            source = config.start_from
+            logger.info(
+                "config.%s is %r, as in %s, not %r", name, of_run, source, value
+            )
+            _set(config, name, of_run)
 
 
-def load(config: ml_collections.ConfigDict, variables: dict) -> dict:
-    """Returns the variables of the model that `config.start_from` names.
-
-    Args:
-      config: configuration that `completed` returned.
-      variables: of the new model; those of its loss are kept.
-
-    Raises:
-      InputError: if the model cannot be read, or if its parameters are others.
-    """
-    path = config.start_from
-    found = saved_model.restore(path, "best").variables
-    found = {
-        "params": variables["params"] | of_encoders(found["params"]),
-        "batch_stats": found.get("batch_stats", {}),
-    }
-    parameters.refuse(
-        f"{path}: its parameters are not those of the model that the options describe",
-        parameters.differences(_shapes(found), _shapes(variables)),
-    )
-    return found
-
-
-def _shapes(tree):
-    flat = traverse_util.flatten_dict(tree, sep=".")
-    return {name: leaf.shape for name, leaf in flat.items()}
+def _set(config, name, value):
+    *groups, option = name.split(".")
+    for group in groups:
+        config = config[group]
+    config[option] = value

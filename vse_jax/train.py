@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import shlex
 
 import jax
 import ml_collections
@@ -10,14 +11,14 @@ import numpy as np
 from clu import parameter_overview, periodic_actions
 
 from vse_jax import parallel, starting_point
-from vse_jax.checkpoint import Checkpoints, find_description
+from vse_jax.checkpoint import Checkpoints
 from vse_jax.data import input_pipeline
 from vse_jax.data.text import vocabularies
 from vse_jax.errors import StoppedError, TrainingError, reporting_writes
 from vse_jax.evaluate import default_split
 from vse_jax.evaluation import pictures
 from vse_jax.evaluation.evaluator import Evaluator, check_folds
-from vse_jax.evaluation.report import print_commands, report
+from vse_jax.evaluation.report import report
 from vse_jax.evaluation.suites import open_suite
 from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
 from vse_jax.feed import Feed
@@ -62,7 +63,7 @@ def train_and_evaluate(
     goodput = Goodput(
         seconds_compiling=parallel.seconds_compiling, seconds_before=seconds_before
     )
-    config, vocabulary = starting_point.completed(config, find_description(workdir))
+    config, vocabulary = starting_point.complete(config, workdir)
     parallel.check_batches(config)
     data = config.data
     experiment = create_experiment(
@@ -169,7 +170,8 @@ class Training:
 
     def _check_groups(self) -> None:
         if any(stage.groups for stage in self._stages):
-            weights = self._config.model.backbone.weights
+            config = self._config
+            weights = config.start_from or config.model.backbone.weights
             check_groups(
                 self._stages, self._param_shapes, has_backbone_weights=bool(weights)
             )
@@ -378,5 +380,15 @@ class Training:
         if parallel.is_primary_host():
             report_if_images(self._experiment, evaluation, self._workdir, restored)
             print(f"checkpoint:  {self._checkpoints.path(restored.step)}")
-            print_commands(self._workdir, evaluation.index.captions[0])
+            command = shlex.join(["tensorboard", "--logdir", self._workdir])
+            print(f"TensorBoard: {command}")
+            self._print_how_to_search(evaluation.index.captions[0])
         return reported
+
+    def _print_how_to_search(self, caption: str) -> None:
+        for name, mode, query in (
+            ("search", "--mode=search", [f"--query={caption}"]),
+            ("page", "--mode=serve", []),
+        ):
+            command = ["python", "main.py", mode, f"--workdir={self._workdir}", *query]
+            print(f"{name + ':':12} {shlex.join(command)}", flush=True)

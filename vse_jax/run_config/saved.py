@@ -216,9 +216,8 @@ def check_same_run(
         return
     if IMPORTED_FROM in saved:
         raise InputError(
-            f"{workdir} has a model imported from {saved[IMPORTED_FROM]}, which can "
-            f"only be evaluated; to train, add --config.start_from={workdir} and "
-            "choose another --workdir"
+            f"{workdir} has a model imported from {saved[IMPORTED_FROM]}; to train "
+            f"from it, choose another --workdir and set config.start_from={workdir}"
         )
     # The best checkpoint is chosen by scores that depend on these options.
     free = set(FREE_OPTIONS) - {"data.crops", "data.validation_split"}
