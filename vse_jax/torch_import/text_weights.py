@@ -28,6 +28,7 @@ _FILES = {
     "siglip_text": clip_files.SIGLIP,
 }
 _MAY_BE_ZERO = {"vocabulary_size", "padding"}
+_TYPES = {"activation": str, "epsilon": float}  # of sizes; int of the others
 # Tables of tokens may be padded, so that their rows are a multiple of this.
 _MOST_UNUSED_ROWS = 127
 
@@ -47,7 +48,7 @@ def resolve(config: ml_collections.ConfigDict) -> None:
     model, options = config.model, config.model.text_tower
     if model.text_encoder not in TOWERS:
         return
-    missing = [name for name, value in options.items() if not value]
+    missing = [name for name in Sizes._fields if not options[name]]
     if missing and model.text_weights:
         found = _sizes_of_weights(model.text_encoder, model.text_weights)
         options.update({name: found[name] for name in missing})
@@ -72,14 +73,21 @@ def _sizes_of_weights(encoder: str, weights: str) -> dict[str, Any]:
         )
     try:
         found = files.sizes(config)
-        padding = tokenizer_files.padding(weights)
-        return found if padding is None else found | {"padding": padding}
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except KeyError as error:
         raise InputError(
             f"{path}: has no {error.args[0]}; download the model again"
         ) from None
+    for name, value in found.items():
+        kind = _TYPES.get(name, int)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InputError(
+                f"{path}: its {name} is {value!r}; expected {kind.__name__}; download "
+                "the model again"
+            )
+    padding = tokenizer_files.padding(weights)
+    return found if padding is None else found | {"padding": padding}
 
 
 def _check_sizes(options: Mapping[str, Any], where: str) -> None:

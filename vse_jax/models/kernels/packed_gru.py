@@ -24,6 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vse_jax.models.kernels.first_rows import on_first_rows
 from vse_jax.models.kernels.scanned_gru import GRUWeights
 
 # Inside the recurrence, a product's rows are rounded up to a multiple of `ROW_BLOCK`;
@@ -237,7 +238,7 @@ def _row_product(a, kernel, rows, dtype):
         return _product(a, kernel, dtype)
 
     block = len(a) if min(kernel.shape) < SMALLEST_HIDDEN else ROW_BLOCK
-    return _on_first_rows(product, (a,), rows, block, padded_size=len(a))
+    return on_first_rows(product, (a,), rows, block, padded_size=len(a))
 
 
 def _packed_product(packed, kernel, packing, dtype, hidden, room=0):
@@ -248,7 +249,7 @@ def _packed_product(packed, kernel, packing, dtype, hidden, room=0):
 
     size = len(packed) + room
     block = _packed_block(packed, hidden)
-    return _on_first_rows(product, (packed,), packing.total, block, padded_size=size)
+    return on_first_rows(product, (packed,), packing.total, block, padded_size=size)
 
 
 def _packed_inner(a, b, packing, dtype, hidden):
@@ -258,29 +259,9 @@ def _packed_inner(a, b, packing, dtype, hidden):
         return _product(a.T, b, dtype)
 
     block = _packed_block(a, hidden)
-    return _on_first_rows(product, (a, b), packing.total, block)
+    return on_first_rows(product, (a, b), packing.total, block)
 
 
 def _packed_block(packed, hidden):
     size = len(packed)
     return size if hidden < SMALLEST_HIDDEN else -(-size // PACKED_PARTS)
-
-
-def _on_first_rows(function, arrays, rows, block, padded_size=None):
-    """Calls `function` with the first `rows` of `arrays`, rounded up to `block` rows.
-
-    The result is padded with zeros to `padded_size` rows, if that is given.
-    """
-    size = len(arrays[0])
-
-    def branch(count, *arrays):
-        result = function(*(array[:count] for array in arrays))
-        if padded_size is None:
-            return result
-        return jnp.pad(result, ((0, padded_size - len(result)), (0, 0)))
-
-    if block == size:
-        return branch(size, *arrays)
-    counts = [min(count, size) for count in range(0, size + block, block)]
-    branches = [functools.partial(branch, count) for count in counts]
-    return jax.lax.switch((rows + block - 1) // block, branches, *arrays)

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vse_jax.models.kernels.packed_bert import SMALLEST_DIM, packed_layers
 from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.attention import SelfAttention
 from vse_jax.models.transformers.blocks import layer_norm
@@ -43,7 +44,12 @@ class Bert(nn.Module):
         exists = jnp.arange(tokens.shape[1]) < token_count[:, None]
         create = functools.partial(Layer, self.sizes, self.dtype)
         names = [f"layer_{i}" for i in range(self.sizes.layers)]
-        return apply_layers(self, create, names, states, exists)
+        packed = None
+        if self.sizes.dim >= SMALLEST_DIM:
+            packed = functools.partial(
+                packed_layers, self.sizes, self.dtype, token_count=token_count
+            )
+        return apply_layers(self, create, names, states, exists, on_cpu=packed)
 
     def _embed(self, tokens):
         sizes = self.sizes

@@ -1,0 +1,162 @@
+"""One whole training step with MiniLM against the same model in PyTorch.
+
+    pip install torch transformers
+    python -m benchmarks.minilm_step [--tiny]
+
+RVSE++'s image encoder on Flickr8k's size (128 images of 16 regions of 256 dimensions,
+embeddings of 512) and a BERT of MiniLM's size (6 layers of 384 dimensions), a linear
+layer and GPO. The PyTorch side has `transformers.BertModel`. All parameters are
+trained, on both sides without dropout. Captions are as long as Flickr8k's, of about 14
+word pieces. PyTorch pads a batch to its longest caption, as VSE-infinity does, and JAX
+to the next of `config.data.token_lengths`.
+
+Each side is a process of its own. They take turns. A table of seconds is printed, and
+how many times faster the median step of JAX is, in seconds and in processor time.
+"""
+
+import argparse
+import os
+
+import numpy as np
+
+from benchmarks import sides, timing
+from benchmarks.rvse_sizes import Sizes
+
+SIDES = ("JAX", "PyTorch")
+BERT = {"layers": 6, "dim": 384, "heads": 12, "mlp_dim": 1536, "positions": 512}
+TINY_BERT = {"layers": 2, "dim": 16, "heads": 2, "mlp_dim": 24, "positions": 64}
+OF_WORDS = {"activation": "gelu", "epsilon": 1e-12}
+MODEL = Sizes(region_dim=256, embed_dim=512, vocabulary_size=30_522)
+TINY_MODEL = Sizes(region_dim=16, embed_dim=8, vocabulary_size=50)
+REGIONS = 16
+# A gamma distribution with the mean and the deviation of Flickr8k's word pieces.
+LENGTHS_SHAPE, LENGTHS_SCALE = 11.0, 1.3
+REPEATS = 9
+
+
+def random_batch(sizes: Sizes, batch_size: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    lengths = generator.gamma(LENGTHS_SHAPE, LENGTHS_SCALE, batch_size).round()
+    token_count = np.clip(lengths, 5, 64).astype(np.int32)
+    shape = (batch_size, token_count.max())
+    tokens = generator.integers(4, sizes.vocabulary_size, shape, np.int32)
+    tokens[np.arange(shape[1]) >= token_count[:, None]] = 0
+    regions = generator.normal(size=(batch_size, REGIONS, sizes.region_dim))
+    return {
+        "tokens": tokens,
+        "token_count": token_count,
+        "image_id": np.arange(batch_size, dtype=np.int32),
+        "regions": regions.astype(np.float16),
+        "region_count": np.full(batch_size, REGIONS, np.int32),
+    }
+
+
+def jax_step(sizes: Sizes, bert: dict, batch: dict[str, np.ndarray]):
+    import jax
+    import optax
+
+    from configs import f8k_rvse
+    from vse_jax import parallel
+    from vse_jax.data.text.encoded_captions import pad_to_length
+    from vse_jax.models.vse import create_model
+    from vse_jax.optimizer import create_optimizer
+    from vse_jax.train_step import create_train_state, make_train_step
+
+    jax.config.update("jax_default_matmul_precision", "float32")  # as PyTorch's
+    config = f8k_rvse.get_config()
+    config.model.embed_dim, config.model.text_encoder = sizes.embed_dim, "bert"
+    config.model.text_tower.update(bert | OF_WORDS)
+    longest = batch["tokens"].shape[1]
+    tokens = pad_to_length(batch["tokens"], config.data.token_lengths, longest)
+    batch = batch | {"tokens": tokens}
+    model = create_model(
+        config, sizes.vocabulary_size, train=True, gather_over_devices=parallel.gather
+    )
+    schedule = optax.constant_schedule(config.optimizer.learning_rate)
+    optimizer = create_optimizer(config.optimizer, schedule)
+    state = parallel.replicate(create_train_state(model, optimizer, batch, seed=0))
+    step = parallel.map_over_devices(
+        make_train_step(model, optimizer, schedule, config.loss, config.loss.mining),
+        (parallel.REPLICATED, parallel.SPLIT),
+        parallel.REPLICATED,
+        donate_argnums=0,
+    )
+
+    def run():
+        nonlocal state
+        state, metrics = step(state, parallel.shard(batch))
+        return state, metrics
+
+    return run
+
+
+def pytorch_step(sizes: Sizes, bert: dict, batch: dict[str, np.ndarray]):
+    import torch
+    import transformers
+
+    from benchmarks import pytorch_rvse
+
+    torch.set_num_threads(os.cpu_count())
+    torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
+    config = transformers.BertConfig(
+        vocab_size=sizes.vocabulary_size,
+        num_hidden_layers=bert["layers"],
+        hidden_size=bert["dim"],
+        num_attention_heads=bert["heads"],
+        intermediate_size=bert["mlp_dim"],
+        max_position_embeddings=bert["positions"],
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+    class TextEncoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bert = transformers.BertModel(config, add_pooling_layer=False)
+            self.linear = torch.nn.Linear(bert["dim"], sizes.embed_dim)
+            self.gpool = pytorch_rvse.GeneralizedPooling(sizes)
+
+        def forward(self, tokens, counts):
+            states = self.bert(tokens, (tokens != 0).float())[0]
+            pooled = self.gpool(self.linear(states), counts)
+            return pytorch_rvse.l2_normalize(pooled)
+
+    model = pytorch_rvse.RVSE(sizes)
+    model.txt = TextEncoder()
+    step = pytorch_rvse.make_train_step(sizes, model=model)
+    return lambda: step(batch)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny", action="store_true", help="small sizes, two repeats")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    tiny = arguments.tiny
+    if arguments.side:
+        sizes, bert = (TINY_MODEL, TINY_BERT) if tiny else (MODEL, BERT)
+        batch = random_batch(sizes, 8 if tiny else 128)
+        make = {"JAX": jax_step, "PyTorch": pytorch_step}[arguments.side]
+        sides.serve(make(sizes, bert, batch), warmup=2)
+        return
+    own, repeats = (["--tiny"], 2) if tiny else ([], REPEATS)
+    times = sides.in_turns("benchmarks.minilm_step", own, SIDES, repeats)
+    timing.print_table(
+        [
+            {
+                "step": name,
+                "median s": timed.median,
+                "fastest s": timed.minimum,
+                "slowest s": timed.maximum,
+                "processor s": timed.processor,
+                "times PyTorch": times["PyTorch"].median / timed.median,
+                "processor times": times["PyTorch"].processor / timed.processor,
+            }
+            for name, timed in times.items()
+        ]
+    )
+    print(f"\n{os.cpu_count()} cores")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Folders in Hugging Face's layout: weights, tokenizers, and what is refused."""
+
+import importlib.metadata
+import json
+import types
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from tests import malicious, pretrained_files
+from vse_jax.errors import InputError
+from vse_jax.torch_import import (
+    pretrained_folder,
+    resolve,
+    text_weights,
+    tokenizer_files,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return pretrained_files.write_bert(tmp_path / "bert")
+
+
+@pytest.fixture
+def expected(folder):
+    return safetensors.numpy.load_file(folder / "model.safetensors")
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def of_bert(config, folder):
+    """Resolves the configuration of a run with these weights."""
+    config.model.text_encoder, config.model.text_weights = "bert", str(folder)
+    return resolve.resolved(config)
+
+
+def message_of(function, *arguments):
+    with pytest.raises(InputError) as info:
+        function(*arguments)
+    assert "\n" not in str(info.value)
+    return str(info.value)
+
+
+def test_folder_and_file_are_the_same_model(folder, expected):
+    for weights in (folder, folder / "model.safetensors"):
+        found = pretrained_folder.read(str(weights))
+        assert found.folder == folder
+        assert found.config["num_hidden_layers"] == 2
+        assert_same(found.arrays, expected)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_file_of_pytorch(folder, expected, wrapped):
+    (folder / "model.safetensors").unlink()
+    state = {name: torch.from_numpy(array) for name, array in expected.items()}
+    content = {"state_dict": state} if wrapped else state
+    torch.save(content, folder / "pytorch_model.bin")
+    assert_same(pretrained_folder.read(str(folder)).arrays, expected)
+
+
+def test_weights_in_shards(folder, expected):
+    (folder / "model.safetensors").unlink()
+    names = sorted(expected)
+    shards = {"a.safetensors": names[:7], "b.safetensors": names[7:]}
+    for file, some in shards.items():
+        arrays = {name: expected[name] for name in some}
+        safetensors.numpy.save_file(arrays, folder / file)
+    table = {name: file for file, some in shards.items() for name in some}
+    index = {"metadata": {}, "weight_map": table}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert_same(pretrained_folder.read(str(folder)).arrays, expected)
+
+
+def test_package(folder, expected, monkeypatch):
+    paths = [path.relative_to(folder.parent) for path in folder.iterdir()]
+    files = [importlib.metadata.PackagePath(path) for path in paths]
+    package = types.SimpleNamespace(
+        files=files, locate_file=lambda path: folder.parent / path
+    )
+    for file in files:
+        file.dist = package
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: package)
+    found = pretrained_folder.read("tiny-bert")
+    assert found.folder == folder
+    assert_same(found.arrays, expected)
+
+
+def test_missing_folder():
+    message = message_of(pretrained_folder.read, "no/such/folder")
+    assert message.startswith("no/such/folder: no such folder")
+    assert "pip install no-such" in message_of(pretrained_folder.read, "no-such")
+
+
+def test_missing_config(folder):
+    (folder / "config.json").unlink()
+    message = message_of(pretrained_folder.read, str(folder))
+    assert message.startswith(f"{folder}: has no config.json")
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", ""])
+def test_damaged_config(folder, content):
+    (folder / "config.json").write_text(content)
+    message = message_of(pretrained_folder.read, str(folder))
+    assert message == f"{folder}/config.json: not a JSON object; download it again"
+
+
+def test_missing_weights(folder):
+    (folder / "model.safetensors").unlink()
+    message = message_of(pretrained_folder.read, str(folder))
+    assert message.startswith(f"{folder}: has no model.safetensors")
+
+
+def test_code_in_weights_is_not_run(folder, tmp_path):
+    (folder / "model.safetensors").unlink()
+    marker = tmp_path / "marker"
+    torch.save(malicious.Malicious(marker), folder / "pytorch_model.bin")
+    message_of(pretrained_folder.read, str(folder))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt"])
+def test_missing_tokenizer(folder, config, name):
+    (folder / "vocab.txt").unlink()
+    message = message_of(tokenizer_files.read, str(folder))
+    assert message.startswith(f"{folder}: has no tokenizer")
+    assert name in message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a\nb\n", "lacks [UNK], [CLS], [SEP]"),
+        (b"[UNK]\n[CLS]\n[SEP]\na\na\n", "repeats a word piece"),
+        (b"[UNK]\n\xff\xfe\n", "not a text in UTF-8"),
+    ],
+)
+def test_invalid_word_pieces(folder, content, expected):
+    (folder / "vocab.txt").write_bytes(content)
+    message = message_of(tokenizer_files.read, str(folder))
+    assert message.startswith(f"{folder}/vocab.txt: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("options", "pieces", "lowered"),
+    [
+        ({}, ["a"], True),
+        ({}, ["a", "A"], False),
+        ({"do_lower_case": False}, ["a"], False),
+        ({"do_lower_case": True}, ["a", "A"], True),
+    ],
+)
+def test_case_of_word_pieces(folder, options, pieces, lowered):
+    (folder / "tokenizer_config.json").write_text(json.dumps(options))
+    lines = [*pretrained_files.SPECIAL, *pieces]
+    (folder / "vocab.txt").write_text("\r\n".join(lines) + "\r\n")
+    tokens = tokenizer_files.read(str(folder))
+    number = tokens.encode("A")[1]
+    assert number == (lines.index("a") if lowered else _or_unknown(lines, "A"))
+
+
+def _or_unknown(lines, piece):
+    return lines.index(piece) if piece in lines else lines.index("[UNK]")
+
+
+def test_tokenizer_of_another_model(folder, config):
+    pieces = pretrained_files.word_pieces()
+    resolved = of_bert(config, folder)
+    for content in ("\n".join(pieces[:-3]), "\n".join([*pieces, "more"])):
+        (folder / "vocab.txt").write_text(content)
+        count = len(content.split())
+        fits = count < len(pieces)  # rows may be unused
+        if fits:
+            assert len(text_weights.read_tokenizer(resolved)) == count
+        else:
+            message = message_of(text_weights.read_tokenizer, resolved)
+            assert message.startswith(f"{folder}: its tokenizer has {count} tokens")
+            assert str(len(pieces)) in message
+
+
+def test_weights_of_another_kind_of_model(folder, config):
+    options = pretrained_files.OPTIONS | {"model_type": "roberta", "vocab_size": 34}
+    (folder / "config.json").write_text(json.dumps(options))
+    message = message_of(of_bert, config, folder)
+    assert message.startswith(f"{folder}/config.json: its model_type is 'roberta'")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"hidden_size": None}, "hidden_size"),
+        ({"hidden_act": "swish2"}, "activation is 'swish2'"),
+        ({"num_attention_heads": 5}, "multiple of config.model.text_tower.heads"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ({"hidden_size": "wide"}, "its dim is 'wide'; expected int"),
+        ({"num_hidden_layers": -1}, "layers is -1"),
+    ],
+)
+def test_invalid_options_of_the_weights(folder, config, change, expected):
+    options = pretrained_files.OPTIONS | {"vocab_size": 34} | change
+    options = {name: value for name, value in options.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(options))
+    assert expected in message_of(of_bert, config, folder)
+
+
+def test_random_weights_need_all_sizes(config):
+    config.model.text_encoder = "bert"
+    message = message_of(resolve.resolved, config)
+    assert "config.model.text_tower.layers is 0" in message
+    sizes = {"layers": 1, "dim": 4, "heads": 2, "mlp_dim": 4, "positions": 8}
+    config.model.text_tower.update(sizes | {"activation": "gelu", "epsilon": 1e-6})
+    assert resolve.resolved(config).model.text_tower.layers == 1
+
+
+def load(config, folder):
+    return text_weights.load(of_bert(config, folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda a: a.pop("encoder.layer.1.output.dense.bias"), "missing: encoder."),
+        (lambda a: a.update(extra=np.zeros(2)), "unexpected: extra"),
+        (
+            lambda a: a.update({"embeddings.LayerNorm.bias": np.zeros(3)}),
+            "mis-shaped: embeddings.LayerNorm.bias (3,) instead of (12,)",
+        ),
+        (
+            lambda a: a.update(
+                {"encoder.layer.0.intermediate.dense.weight": np.zeros((12, 20))}
+            ),
+            "dense.weight (12, 20) instead of (20, 12)",
+        ),
+    ],
+)
+def test_wrong_parameters_are_listed(folder, config, expected, change):
+    arrays = pretrained_files.bert_arrays(
+        pretrained_files.OPTIONS | {"vocab_size": len(pretrained_files.word_pieces())}
+    )
+    change(arrays)
+    safetensors.numpy.save_file(arrays, folder / "model.safetensors")
+    message = message_of(load, config, folder)
+    assert message.startswith(f"{folder}: not the weights of the bert")
+    assert expected in message
+
+
+def test_names_of_larger_and_older_models(folder, config, expected):
+    plain = load(config, folder)
+    renamed = {
+        "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma"): array
+        for name, array in expected.items()
+    }
+    heads = {"cls.predictions.bias": np.zeros(5), "classifier.weight": np.zeros(2)}
+    safetensors.numpy.save_file(renamed | heads, folder / "model.safetensors")
+    again = load(config, folder)
+    np.testing.assert_array_equal(again["norm"]["scale"], plain["norm"]["scale"])
+    np.testing.assert_array_equal(
+        again["layer_1"]["out"]["kernel"],
+        expected["encoder.layer.1.output.dense.weight"].T,
+    )
