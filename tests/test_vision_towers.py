@@ -244,7 +244,7 @@ def test_training_freezes_and_fine_tunes(trained, models):
 
 
 def test_a_trained_model_searches_and_exports(trained, root, tmp_path):
-    assert evaluate.evaluate(str(trained), "test").metrics["rsum"] > 0
+    assert evaluate.evaluate(str(trained), "test")["rsum"] > 0
     found = run(
         trained,
         "--mode=search",
