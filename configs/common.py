@@ -102,7 +102,7 @@ def get_config() -> ml_collections.ConfigDict:
     tower.gated = False  # True: SwiGLU
     tower.mean = ()  # of RGB, for pixels from 0 to 1
     tower.deviation = ()  # of RGB, for pixels from 0 to 1
-    model.text_encoder = "bigru_gpo"  # or gru; or bert, a transformer
+    model.text_encoder = "bigru_gpo"  # or gru; bert, clip_text and siglip_text
     # Pretrained weights of a transformer with its tokenizer: a folder in Hugging Face's
     # layout, a file of weights in it, or a package that ships one. "" for random
     # weights, whose tokens are the words of the training captions.
@@ -118,6 +118,7 @@ def get_config() -> ml_collections.ConfigDict:
     tower.vocabulary_size = 0  # different tokens
     tower.activation = ""  # a name in `vse_jax.models.transformers.activations`
     tower.epsilon = 0.0  # of layer normalization
+    tower.padding = 0  # token behind captions; siglip_text reads it
     # Pooling of regions and words: gpo, esa, mean, max, or cls: the class token, of
     # clip_vision and dinov2.
     model.pooling = "gpo"

@@ -66,7 +66,8 @@ def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
         activation="hidden_act",
         epsilon="layer_norm_eps",
     )
-    return {option: config[name] for option, name in names._asdict().items()}
+    found = {option: config[name] for option, name in names._asdict().items() if name}
+    return found | {"padding": 0}
 
 
 def paths(sizes: Sizes) -> dict[str, tuple[str, ...]]:

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from flax import traverse_util
 
 from vse_jax.data.text import vocabularies
 from vse_jax.data.text.subwords import Subwords
@@ -16,12 +15,19 @@ from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.sizes import Sizes
 from vse_jax.torch_import import (
     bert_files,
-    parameters,
+    clip_files,
     pretrained_folder,
     tokenizer_files,
+    towers,
 )
 
-_FILES = {"bert": bert_files}  # what is particular to the files of a tower
+# What is particular to the files of a tower.
+_FILES = {
+    "bert": bert_files,
+    "clip_text": clip_files.CLIP,
+    "siglip_text": clip_files.SIGLIP,
+}
+_MAY_BE_ZERO = {"vocabulary_size", "padding"}
 # Tables of tokens may be padded, so that their rows are a multiple of this.
 _MOST_UNUSED_ROWS = 127
 
@@ -45,7 +51,7 @@ def resolve(config: ml_collections.ConfigDict) -> None:
     if missing and model.text_weights:
         found = _sizes_of_weights(model.text_encoder, model.text_weights)
         options.update({name: found[name] for name in missing})
-    elif set(missing) - {"vocabulary_size"}:
+    elif set(missing) - _MAY_BE_ZERO:
         raise InputError(
             f"config.model.text_weights is empty, so the sizes of the transformer must "
             f"be given: config.model.text_tower.{missing[0]} is "
@@ -65,7 +71,9 @@ def _sizes_of_weights(encoder: str, weights: str) -> dict[str, Any]:
             f"{' or '.join(files.MODEL_TYPES)}; choose other weights"
         )
     try:
-        return files.sizes(config)
+        found = files.sizes(config)
+        padding = tokenizer_files.padding(weights)
+        return found if padding is None else found | {"padding": padding}
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except KeyError as error:
@@ -84,7 +92,7 @@ def _check_sizes(options: Mapping[str, Any], where: str) -> None:
         elif name == "epsilon":
             is_right, expected = 0 < value < 1, "a number between 0 and 1"
         else:
-            at_least = 0 if name == "vocabulary_size" else 1
+            at_least = 0 if name in _MAY_BE_ZERO else 1
             is_right, expected = value >= at_least, "a number of at least 1"
         if not is_right:
             raise InputError(f"{where}{name} is {value!r}, expected {expected}")
@@ -176,29 +184,10 @@ def convert(
       name: name of the file, for messages.
     """
     files = _FILES[encoder]
-    found = files.usual_arrays(arrays)
-    paths, expected = files.paths(sizes), _shapes(encoder, sizes)
-    problems = parameters.differences(
-        {key: array.shape for key, array in found.items()},
-        {key: _in_their_order(path, expected[path]) for key, path in paths.items()},
-    )
-    parameters.refuse(
-        f"{name}: not the weights of the {encoder} that its sizes describe", problems
-    )
-    flat = {}
-    for key, path in paths.items():
-        array = found[key].T if path[-1] == "kernel" else found[key]
-        flat[path] = np.asarray(array, np.float32)
-    return traverse_util.unflatten_dict(flat)
-
-
-def _shapes(encoder, sizes):
-    tower = TOWERS[encoder](sizes)
     one = jax.ShapeDtypeStruct((1, 1), np.int32), jax.ShapeDtypeStruct((1,), np.int32)
-    params = jax.eval_shape(tower.init, jax.random.key(0), *one)["params"]
-    flat = traverse_util.flatten_dict(params)
-    return {path: leaf.shape for path, leaf in flat.items()}
-
-
-def _in_their_order(path, shape):
-    return shape[::-1] if path[-1] == "kernel" else shape
+    return towers.convert(
+        files.usual_arrays(arrays),
+        {path: key for key, path in files.paths(sizes).items()},
+        towers.shapes_of(TOWERS[encoder](sizes), *one),
+        f"{name}: not the weights of the {encoder} that its sizes describe",
+    )

@@ -6,7 +6,7 @@ from etils import epath
 
 from vse_jax.data.text.subwords import Subwords
 from vse_jax.errors import InputError, unreadable
-from vse_jax.torch_import import pretrained_folder
+from vse_jax.torch_import import clip_tokenizer, pretrained_folder
 
 _TOKENIZER, _WORD_PIECES = "tokenizer.json", "vocab.txt"
 _OPTIONS = "tokenizer_config.json"
@@ -23,7 +23,7 @@ def read(weights: str) -> Subwords:
 
     Returns:
       The tokenizer of `tokenizer.json`; without this file, BERT's tokenizer with the
-      word pieces of `vocab.txt`.
+      word pieces of `vocab.txt`, or CLIP's with `vocab.json` and `merges.txt`.
 
     Raises:
       InputError: if there is neither of these files, or if one is damaged.
@@ -34,9 +34,12 @@ def read(weights: str) -> Subwords:
     for name in (_TOKENIZER, _WORD_PIECES):
         if (folder / name).exists():
             return _read_file(folder / name)
+    if (folder / clip_tokenizer.MERGES).exists():
+        return Subwords(clip_tokenizer.read(folder), str(folder))
     raise InputError(
-        f"{folder}: has no tokenizer ({_TOKENIZER} or {_WORD_PIECES}); download the "
-        "whole folder of the model"
+        f"{folder}: has no tokenizer ({_TOKENIZER}, {_WORD_PIECES}, or "
+        f"{clip_tokenizer.VOCABULARY} and {clip_tokenizer.MERGES}); download the whole "
+        "folder of the model"
     )
 
 
@@ -53,6 +56,22 @@ def find_folder(weights: str) -> epath.Path:
     """
     path = epath.Path(weights).expanduser()
     return path if path.is_dir() else pretrained_folder.find(weights)
+
+
+def padding(weights: str) -> int | None:
+    """Returns the token behind captions that a folder names; None if there is none.
+
+    Args:
+      weights: see `read`.
+    """
+    folder = pretrained_folder.find(weights)
+    if not all((folder / name).exists() for name in (_OPTIONS, _TOKENIZER)):
+        return None
+    token = pretrained_folder.read_json(folder / _OPTIONS).get("pad_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    content = pretrained_folder.read_json(folder / _TOKENIZER)
+    added = {one["content"]: one["id"] for one in content.get("added_tokens") or ()}
+    return added.get(token)
 
 
 def _read_file(path: epath.Path) -> Subwords:

@@ -27,6 +27,11 @@ _CLIP = {
     "head/mlp/hidden": "head.mlp.fc1",
     "head/mlp/out": "head.mlp.fc2",
 }
+# Their text towers, where these differ.
+_TEXT = _CLIP | {
+    "words": "embeddings.token_embedding",
+    "norm": "final_layer_norm",
+}
 _DINOV2 = {
     "patches": "embeddings.patch_embeddings.projection",
     "class_token": "embeddings.cls_token",
@@ -46,6 +51,13 @@ _DINOV2 = {
     "mlp/out": "mlp.fc2",
 }
 _GATED = {"mlp/hidden": "mlp.weights_in", "mlp/out": "mlp.weights_out"}
+_TEXT_PARTS = (
+    ("norm_1",),
+    ("norm_2",),
+    *(("attention", name) for name in ("query", "key", "value", "out")),
+    ("mlp", "hidden"),
+    ("mlp", "out"),
+)
 # PyTorch keeps the three projections of an attention in one array.
 _IN_PROJECTION = {"query": 0, "key": 1, "value": 2}
 
@@ -60,6 +72,27 @@ def vision_names(family: str, *, gated: bool = False) -> dict[str, str]:
     if family != "dinov2":
         return _CLIP
     return _DINOV2 | _GATED if gated else _DINOV2
+
+
+def text_names(layers: int) -> dict[str, Path]:
+    """Returns our paths of the parameters of CLIP's and SigLIP's text towers.
+
+    Args:
+      layers: number of blocks.
+
+    Returns:
+      Paths by Hugging Face's names.
+    """
+    paths = [("words", "embedding"), ("positions",), *_with_leaves(("norm",), "scale")]
+    for i in range(layers):
+        for part in _TEXT_PARTS:
+            leaf = "scale" if part[0].startswith("norm") else "kernel"
+            paths += _with_leaves((f"block_{i}", *part), leaf)
+    return {their_name(path, _TEXT): path for path in paths}
+
+
+def _with_leaves(scope, leaf):
+    return [(*scope, leaf), (*scope, "bias")]
 
 
 def their_name(path: Path, table: dict[str, str]) -> str:

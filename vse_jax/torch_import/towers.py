@@ -7,7 +7,9 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from vse_jax.torch_import import parameters, tower_names
+from vse_jax.torch_import import parameters
+
+Path = tuple[str, ...]
 
 _THREE = re.compile(r"(.*\.in_proj_(?:weight|bias))")
 # Arrays with leading axes of length 1, and how many of them.
@@ -20,19 +22,17 @@ _UNIT_AXES = {
 
 
 def convert(
-    arrays: Mapping[str, np.ndarray],
-    shapes: dict,
-    table: dict[str, str],
-    unused: str,
+    found: Mapping[str, np.ndarray],
+    names: Mapping[Path, str],
+    shapes: Mapping[Path, tuple[int, ...]],
     reason: str,
 ) -> dict:
     """Converts a tower's parameters.
 
     Args:
-      arrays: parameters by Hugging Face's names.
-      shapes: `params` of the tower, as shapes or arrays.
-      table: see `tower_names.their_name`.
-      unused: pattern of the names of parameters that the tower does not need.
+      found: the parameters of the tower, by Hugging Face's names.
+      names: Hugging Face's names by the paths of our parameters.
+      shapes: shapes by the same paths.
       reason: start of an error's message: the file, and what it is not.
 
     Returns:
@@ -41,23 +41,14 @@ def convert(
     Raises:
       InputError: if a parameter is missing, unexpected or mis-shaped; lists them.
     """
-    found = {
-        name: array
-        for name, array in _prepared(arrays).items()
-        if not re.fullmatch(unused, name)
-    }
-    flat = traverse_util.flatten_dict(shapes)
-    names = {path: tower_names.their_name(path, table) for path in flat}
     expected = {
-        names[path]: parameters.in_their_order(leaf.shape)
+        name: parameters.in_their_order(shapes[path])
         if path[-1] == "kernel"
-        else tuple(leaf.shape)
-        for path, leaf in flat.items()
+        else tuple(shapes[path])
+        for path, name in names.items()
     }
-    differences = parameters.differences(
-        {name: np.shape(array) for name, array in found.items()}, expected
-    )
-    parameters.refuse(reason, differences)
+    shapes_found = {name: np.shape(array) for name, array in found.items()}
+    parameters.refuse(reason, parameters.differences(shapes_found, expected))
     return traverse_util.unflatten_dict(
         {path: _converted(path, found[name]) for path, name in names.items()}
     )
@@ -68,7 +59,7 @@ def _converted(path, array):
     return np.ascontiguousarray(array, np.float32)
 
 
-def _prepared(arrays):
+def prepared(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Splits arrays that we keep in parts, and drops axes of length 1."""
     prepared = {}
     for name, array in arrays.items():
@@ -87,6 +78,8 @@ def _without_axes(array, count):
     return array
 
 
-def shapes_of(module, *args) -> dict:
-    """Returns the shapes of a module's parameters for inputs of some shapes."""
-    return jax.eval_shape(module.init, jax.random.key(0), *args)["params"]
+def shapes_of(module, *args) -> dict[Path, tuple[int, ...]]:
+    """Returns the shapes of a module's parameters by path, for inputs `args`."""
+    params = jax.eval_shape(module.init, jax.random.key(0), *args)["params"]
+    flat = traverse_util.flatten_dict(params)
+    return {path: leaf.shape for path, leaf in flat.items()}

@@ -1,5 +1,6 @@
 """Reads CLIP's, SigLIP's and DINOv2's vision transformers from Hugging Face's files."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -170,11 +171,14 @@ def convert(
     module = backbones.create_backbone(name, sizes, pooled=pooled)
     side = max(sizes.image_size, sizes.patch)
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
-    params = towers.convert(
-        arrays,
-        towers.shapes_of(module, image),
-        tower_names.vision_names(name, gated=sizes.gated),
-        _UNUSED if pooled else rf"{_UNUSED}|head\..*",
-        f"{path}: not the weights of {name} with the sizes of its config.json",
-    )
-    return {"params": params}
+    shapes = towers.shapes_of(module, image)
+    table = tower_names.vision_names(name, gated=sizes.gated)
+    names = {ours: tower_names.their_name(ours, table) for ours in shapes}
+    unused = _UNUSED if pooled else rf"{_UNUSED}|head\..*"
+    found = {
+        key: array
+        for key, array in towers.prepared(arrays).items()
+        if not re.fullmatch(unused, key)
+    }
+    reason = f"{path}: not the weights of {name} with the sizes of its config.json"
+    return {"params": towers.convert(found, names, shapes, reason)}

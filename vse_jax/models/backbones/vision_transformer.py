@@ -12,6 +12,7 @@ class token only; here it applies to the patches too, as their values have outli
 without it.
 """
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 from vse_jax.models.backbones import layers
 from vse_jax.models.transformers.attention import SelfAttention
 from vse_jax.models.transformers.blocks import MLP, PreNormBlock, layer_norm
+from vse_jax.models.transformers.layer_stack import apply_layers
 from vse_jax.models.transformers.positions import resized_positions
 
 
@@ -107,17 +109,18 @@ class VisionTransformer(nn.Module):
         items = self._embed(image)
         if family.pre_norm:
             items = self._norm("pre_norm", items)
-        for i in range(sizes.layers):
-            items = PreNormBlock(
-                sizes.heads,
-                sizes.mlp_dim,
-                sizes.activation,
-                sizes.epsilon,
-                sizes.gated,
-                family.layer_scale,
-                self.dtype,
-                name=f"block_{i}",
-            )(items)
+        create = functools.partial(
+            PreNormBlock,
+            sizes.heads,
+            sizes.mlp_dim,
+            sizes.activation,
+            sizes.epsilon,
+            sizes.gated,
+            family.layer_scale,
+            self.dtype,
+        )
+        names = [f"block_{i}" for i in range(sizes.layers)]
+        items = apply_layers(self, create, names, items)
         if not self.pooled:
             first = family.class_token + sizes.registers
             return self._norm("norm", items[:, first:])

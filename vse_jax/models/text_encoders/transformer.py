@@ -9,8 +9,9 @@ from vse_jax.models.dropout import Dropout
 from vse_jax.models.pooling import CLS, POOLINGS
 from vse_jax.models.transformers.bert import Bert
 from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.text import ClipText, SiglipText
 
-TOWERS = {"bert": Bert}
+TOWERS = {"bert": Bert, "clip_text": ClipText, "siglip_text": SiglipText}
 
 
 class TransformerEncoder(nn.Module):

@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vse_jax.models.kernels.equal_layers import apply_equal_layers
 from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.attention import SelfAttention
 from vse_jax.models.transformers.blocks import layer_norm
+from vse_jax.models.transformers.layer_stack import apply_layers
 from vse_jax.models.transformers.sizes import Sizes
 
 _INIT = nn.initializers.normal(0.02)
@@ -43,17 +43,7 @@ class Bert(nn.Module):
         exists = jnp.arange(tokens.shape[1]) < token_count[:, None]
         create = functools.partial(Layer, self.sizes, self.dtype)
         names = [f"layer_{i}" for i in range(self.sizes.layers)]
-        if self.is_initializing():
-            for name in names:
-                states = create(name=name)(states, exists)
-            return states
-        layer = create(parent=None)
-
-        def apply(variables, states):
-            return layer.apply({"params": variables}, states, exists), {}
-
-        params = self.variables["params"]
-        return apply_equal_layers(apply, [params[name] for name in names], states)[0]
+        return apply_layers(self, create, names, states, exists)
 
     def _embed(self, tokens):
         sizes = self.sizes

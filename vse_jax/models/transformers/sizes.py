@@ -15,6 +15,7 @@ class Sizes(NamedTuple):
       vocabulary_size: rows of the table of tokens.
       activation: of the hidden layer, one of `activations.ACTIVATIONS`.
       epsilon: added to the variance by layer normalization.
+      padding: token that fills the space behind a caption; read by SigLIP only.
     """
 
     layers: int
@@ -25,3 +26,4 @@ class Sizes(NamedTuple):
     vocabulary_size: int
     activation: str
     epsilon: float
+    padding: int = 0

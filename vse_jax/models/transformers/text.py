@@ -1,0 +1,110 @@
+"""The text towers of CLIP and SigLIP, see `backbones.vision_transformer`.
+
+CLIP lets a token attend to those before it, and the state of the last token summarizes
+the caption. SigLIP pads each caption to one length and lets all tokens attend to all,
+also to the padding. The state at the last position, which is usually padding,
+summarizes the caption.
+"""
+
+import functools
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vse_jax.models.transformers.blocks import PreNormBlock, layer_norm
+from vse_jax.models.transformers.layer_stack import apply_layers
+from vse_jax.models.transformers.sizes import Sizes
+
+_INIT = nn.initializers.normal(0.02)
+
+
+class TextTower(nn.Module):
+    """Maps tokens to states; the base of both towers.
+
+    Attributes:
+      sizes: sizes of the tower.
+      dtype: of the arithmetic; softmaxes and statistics are in float32.
+    """
+
+    causal: ClassVar[bool]
+
+    sizes: Sizes
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, token_count: jax.Array) -> jax.Array:
+        """Maps int32 `[batch, time]` and `[batch]` to `[batch, time, dim]` in `dtype`.
+
+        `time` is at most `sizes.positions`. States from `token_count` on belong to no
+        token. SigLIP's states have `sizes.positions` in place of `time`.
+        """
+        sizes = self.sizes
+        tokens = self.prepared(tokens, token_count)
+        time = tokens.shape[1]
+        words = nn.Embed(
+            sizes.vocabulary_size, sizes.dim, embedding_init=_INIT, name="words"
+        )
+        positions = self.param("positions", _INIT, (sizes.positions, sizes.dim))
+        states = (words(tokens) + positions[:time]).astype(self.dtype)
+        mask = None
+        if self.causal:
+            place = jnp.arange(time)
+            mask = (place[:, None] >= place)[None, None]
+        create = functools.partial(
+            PreNormBlock,
+            sizes.heads,
+            sizes.mlp_dim,
+            sizes.activation,
+            sizes.epsilon,
+            gated=False,
+            layer_scale=False,
+            dtype=self.dtype,
+        )
+        names = [f"block_{i}" for i in range(sizes.layers)]
+        states = apply_layers(self, create, names, states, mask)
+        return layer_norm(sizes.epsilon, self.dtype, "norm")(states)
+
+    def prepared(self, tokens: jax.Array, token_count: jax.Array) -> jax.Array:
+        """Returns the tokens that the tower reads, int32 `[batch, time]`."""
+        raise NotImplementedError
+
+
+class ClipText(TextTower):
+    """CLIP's text tower."""
+
+    causal = True
+
+    def prepared(self, tokens, token_count):  # noqa: D102
+        del token_count  # no token attends to the padding behind it
+        return tokens
+
+    @staticmethod
+    def summary(states: jax.Array, token_count: jax.Array) -> jax.Array:
+        """Returns the state of the last token, `[batch, dim]`.
+
+        This is the token of the caption's end. Files of CLIP that name another end
+        (`eos_token_id` 2) take the token with the largest number, which is the same.
+        """
+        is_last = jnp.arange(states.shape[1]) == token_count[:, None] - 1
+        return jnp.where(is_last[..., None], states, 0).sum(1)
+
+
+class SiglipText(TextTower):
+    """SigLIP's text tower."""
+
+    causal = False
+
+    def prepared(self, tokens, token_count):  # noqa: D102
+        place = jnp.arange(self.sizes.positions)
+        # An index beyond the batch's length is behind every caption.
+        tokens = jnp.take(tokens, jnp.minimum(place, tokens.shape[1] - 1), axis=1)
+        exists = place < token_count[:, None]
+        return jnp.where(exists, tokens, self.sizes.padding)
+
+    @staticmethod
+    def summary(states: jax.Array, token_count: jax.Array) -> jax.Array:
+        """Returns the state at the last position, `[batch, dim]`."""
+        del token_count
+        return states[:, -1]

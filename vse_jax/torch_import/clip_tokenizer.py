@@ -1,0 +1,104 @@
+"""CLIP's tokenizer from `vocab.json` and `merges.txt`, without a `tokenizer.json`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from vse_jax.errors import InputError, unreadable
+from vse_jax.torch_import import pretrained_folder
+
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
+START, END = "<|startoftext|>", "<|endoftext|>"
+# Contractions, words, single digits, and runs of other characters.
+_PIECES = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]"
+    r"|[^\s\p{L}\p{N}]+"
+)
+_COMMENT = "#version"
+
+
+def read(folder: epath.Path) -> dict[str, Any]:
+    """Returns the content of the `tokenizer.json` that the two files stand for.
+
+    Raises:
+      InputError: if a file is missing, damaged or not CLIP's.
+    """
+    numbers = pretrained_folder.read_json(folder / VOCABULARY)
+    missing = [token for token in (START, END) if token not in numbers]
+    if missing:
+        raise InputError(
+            f"{folder / VOCABULARY}: lacks {' and '.join(missing)}; expected the "
+            "tokens of CLIP, or a tokenizer.json for any other tokenizer"
+        )
+    path = folder / MERGES
+    try:
+        lines = path.read_bytes().decode().split("\n")
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text in UTF-8; download it again") from None
+    merges = [line for line in lines if line.strip() and line[:8] != _COMMENT]
+    return content(numbers, merges)
+
+
+def content(numbers: Mapping[str, int], merges: list[str]) -> dict[str, Any]:
+    """Returns CLIP's `tokenizer.json`.
+
+    Args:
+      numbers: numbers of the tokens; a token that ends a word ends with `</w>`.
+      merges: pairs of tokens that are merged, each with a space between them; the first
+        is merged first.
+    """
+    added = [
+        {
+            "id": numbers[token],
+            "content": token,
+            "special": True,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+        }
+        for token in (START, END)
+    ]
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    normalizers = [
+        {"type": "NFC"},
+        {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+        {"type": "Lowercase"},
+    ]
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": _PIECES},
+        "behavior": "Removed",
+        "invert": True,
+    }
+    return {
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": {
+            "type": "RobertaProcessing",
+            "sep": [END, numbers[END]],
+            "cls": [START, numbers[START]],
+            "trim_offsets": False,
+            "add_prefix_space": False,
+        },
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "unk_token": END,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "</w>",
+            "fuse_unk": False,
+            "vocab": dict(numbers),
+            "merges": list(merges),
+        },
+    }
