@@ -26,6 +26,10 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.platform = ""  # required device: cpu, gpu or tpu; "" uses the best one
 
+    # Workdir of a run or of an import, whose model and parameters the training starts
+    # from; "" for none. Options of `model` are then those of that run.
+    config.start_from = ""
+
     config.batch_size = 128  # training pairs per step, over all devices and hosts
     # Parts of a batch that are embedded one after the other, which saves memory; or 1.
     # The gradient is that of the whole batch. Batch normalization takes the statistics

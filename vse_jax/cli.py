@@ -74,7 +74,11 @@ flags.DEFINE_integer("top", 10, "Number of results per query.", lower_bound=1)
 flags.DEFINE_float("threshold", None, "Least similarity of a result.")
 flags.DEFINE_string("host", "127.0.0.1", "Address on which --mode=serve listens.")
 flags.DEFINE_integer("port", 8000, "Port; 0 for any.", lower_bound=0, upper_bound=65535)
-flags.DEFINE_string("import_file", "", "Checkpoint file to import: .pth or .pth.tar.")
+flags.DEFINE_string(
+    "import_file",
+    "",
+    "What to import: a checkpoint, .pth or .pth.tar, or a folder of CLIP or SigLIP.",
+)
 flags.DEFINE_string(
     "vocabulary",
     "",

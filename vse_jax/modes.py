@@ -8,6 +8,7 @@ import contextlib
 import operator
 
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
 from configs import common
@@ -27,6 +28,7 @@ _PATH_OPTIONS = (  # options of paths that may be gs://
     "extract.numpy_layout",
     "model.backbone.weights",
     "model.text_weights",
+    "start_from",
 )
 
 
@@ -255,19 +257,23 @@ def _extract(config, workdir):
 
 
 def _import(config, workdir):
-    for flag in ("import_file", "vocabulary"):
+    source = FLAGS.import_file
+    path = epath.Path(source).expanduser()
+    is_folder = bool(source) and (not path.suffix or path.is_dir())
+    for flag in () if is_folder else ("import_file", "vocabulary"):
         if not FLAGS[flag].present:
             raise InputError(
                 f"--{flag} is missing; --mode=import needs --import_file and "
-                "--vocabulary"
+                "--vocabulary, or a folder of CLIP or SigLIP as --import_file"
             )
     config = config or FLAGS.config or common.get_config()
     with _hosts(config, workdir):
-        from vse_jax.torch_import import checkpoint_file
+        from vse_jax.torch_import import checkpoint_file, whole_model
 
-        checkpoint_file.import_checkpoint(
-            config, workdir, FLAGS.import_file, FLAGS.vocabulary
-        )
+        if is_folder:
+            whole_model.import_model(config, workdir, source)
+        else:
+            checkpoint_file.import_checkpoint(config, workdir, source, FLAGS.vocabulary)
     return 0
 
 

@@ -1,15 +1,17 @@
 """Puts pretrained weights into the state of a new training."""
 
 import ml_collections
+from flax import traverse_util
 
+from vse_jax import saved_model
 from vse_jax.models.image_encoders import takes_pooled
 from vse_jax.models.vse import with_backbone, with_text_tower
-from vse_jax.torch_import import backbone_variables, text_weights
+from vse_jax.torch_import import backbone_variables, parameters, text_weights
 from vse_jax.train_step import TrainState
 
 
 def load_pretrained(config: ml_collections.ConfigDict, state: TrainState) -> TrainState:
-    """Returns the state with the pretrained weights that a configuration names.
+    """Returns the state with the weights that a configuration starts from.
 
     An average over the steps starts from them too.
 
@@ -28,6 +30,35 @@ def load_pretrained(config: ml_collections.ConfigDict, state: TrainState) -> Tra
         pooled = takes_pooled(model.image_encoder, model.pooling)
         backbone = backbone_variables.load(model.backbone, pooled=pooled)
         state = state.replace(**with_backbone(state.variables, backbone))
+    if config.start_from:
+        state = _from_run(config, state)
     if state.average is None:
         return state
     return state.replace(average=state.variables)
+
+
+def _from_run(config, state):
+    """Returns the state with the parameters of the run `config.start_from`.
+
+    The learnt scalars of the loss are those of the run if it has any.
+    """
+    variables = saved_model.restore(config.start_from).variables
+    params = dict(variables["params"])
+    scalars = params.pop("loss", {})
+    own = dict(state.params)
+    own_scalars = own.pop("loss", {})
+    found = {"params": params, "batch_stats": variables.get("batch_stats", {})}
+    expected = {"params": own, "batch_stats": state.batch_stats}
+    parameters.refuse(
+        f"{config.start_from}: its parameters are not those of this model",
+        parameters.differences(_shapes(found), _shapes(expected)),
+    )
+    if own_scalars:
+        known = {name: scalars.get(name, own_scalars[name]) for name in own_scalars}
+        params["loss"] = known
+    return state.replace(params=params, batch_stats=found["batch_stats"])
+
+
+def _shapes(variables):
+    flat = traverse_util.flatten_dict(variables, sep=".")
+    return {name: leaf.shape for name, leaf in flat.items()}

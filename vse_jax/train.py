@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview, periodic_actions
 
-from vse_jax import parallel
-from vse_jax.checkpoint import Checkpoints, find_description
+from vse_jax import parallel, starting_point
+from vse_jax.checkpoint import Checkpoints
 from vse_jax.data import input_pipeline
 from vse_jax.data.text import vocabularies
 from vse_jax.errors import StoppedError, TrainingError, reporting_writes
@@ -31,8 +31,6 @@ from vse_jax.stages import Stage, check_groups, plan_stages, stage_of
 from vse_jax.step_log import StepLog
 from vse_jax.summaries import create_writer
 from vse_jax.termination import Termination, exit_code, signal_name
-from vse_jax.torch_import import text_weights
-from vse_jax.torch_import.resolve import resolved
 from vse_jax.train_step import TrainState, init_variables
 from vse_jax.training_data import create_training_data
 from vse_jax.training_programs import TrainingPrograms
@@ -64,9 +62,7 @@ def train_and_evaluate(
     goodput = Goodput(
         seconds_compiling=parallel.seconds_compiling, seconds_before=seconds_before
     )
-    config = config.copy_and_resolve_references()
-    vocabulary = text_weights.take_from_run(config, find_description(workdir))
-    config = resolved(config)
+    config, vocabulary = starting_point.complete(config, workdir)
     parallel.check_batches(config)
     data = config.data
     experiment = create_experiment(
@@ -173,7 +169,8 @@ class Training:
 
     def _check_groups(self) -> None:
         if any(stage.groups for stage in self._stages):
-            weights = self._config.model.backbone.weights
+            config = self._config
+            weights = config.start_from or config.model.backbone.weights
             check_groups(
                 self._stages, self._param_shapes, has_backbone_weights=bool(weights)
             )

@@ -277,7 +277,7 @@ def test_program_imports_and_evaluates(tmp_path_factory):
     again = programs.refusal(playground.run("--mode=import", workdir, *files))
     assert "already has a run" in again
     trained = programs.refusal(playground.run(workdir))
-    assert "which can only be evaluated" in trained
+    assert "to train from it, choose another --workdir" in trained
 
 
 @pytest.mark.parametrize("flag", ["import_file", "vocabulary"])

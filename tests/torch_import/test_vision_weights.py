@@ -85,19 +85,12 @@ def test_a_whole_model_has_the_same_tower(kind, folder, tmp_path):
 
 def assert_same(actual, expected):
     flat, other = (
-        {str(path): leaf for path, leaf in leaves(tree)} for tree in (actual, expected)
+        {str(path): leaf for path, leaf in hugging_face.leaves(tree)}
+        for tree in (actual, expected)
     )
     assert flat.keys() == other.keys()
     for path, leaf in flat.items():
         np.testing.assert_array_equal(leaf, other[path])
-
-
-def leaves(tree, path=()):
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, (*path, name))
-        else:
-            yield (*path, name), value
 
 
 def test_other_models_are_refused(tmp_path):
@@ -185,7 +178,9 @@ def test_pytorch_files_and_float16(kind, folder, tmp_path):
     for weights in (str(tmp_path), str(path)):
         loaded = vision_weights.load("clip_vision", weights, sizes, pooled=True)
         for (name, leaf), (_, other) in zip(
-            sorted(leaves(loaded)), sorted(leaves(expected)), strict=True
+            sorted(hugging_face.leaves(loaded)),
+            sorted(hugging_face.leaves(expected)),
+            strict=True,
         ):
             np.testing.assert_allclose(leaf, other, atol=2e-3, err_msg=str(name))
             assert leaf.dtype == np.float32

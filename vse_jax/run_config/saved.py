@@ -216,8 +216,8 @@ def check_same_run(
         return
     if IMPORTED_FROM in saved:
         raise InputError(
-            f"{workdir} has a model imported from {saved[IMPORTED_FROM]}, which can "
-            "only be evaluated; choose another --workdir to train"
+            f"{workdir} has a model imported from {saved[IMPORTED_FROM]}; to train "
+            f"from it, choose another --workdir and set config.start_from={workdir}"
         )
     # The best checkpoint is chosen by scores that depend on these options.
     free = set(FREE_OPTIONS) - {"data.crops", "data.validation_split"}

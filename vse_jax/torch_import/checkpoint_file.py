@@ -6,19 +6,16 @@ It converts vsepp's `.pth.tar` or a `.pth` of vse_infty or RVSE++ to a workdir f
 
 from typing import Any
 
-import jax
 import ml_collections
-import numpy as np
-from flax import traverse_util
 
-from vse_jax.checkpoint import Checkpoints
 from vse_jax.data.text.vocabularies import AnyVocabulary
-from vse_jax.errors import InputError, reporting_writes
-from vse_jax.models.vse import create_model
-from vse_jax.run_config import IMPORTED_FROM, describe
-from vse_jax.torch_import import image_branch, parameters, text_branch, torch_checkpoint
+from vse_jax.torch_import import (
+    image_branch,
+    imported_run,
+    text_branch,
+    torch_checkpoint,
+)
 from vse_jax.torch_import.torch_checkpoint import TorchCheckpoint
-from vse_jax.train_step import TrainState
 
 _MARGIN, _EPSILON = 0.2, 0.01  # defaults, if the options in the file lack them
 
@@ -45,26 +42,14 @@ def import_checkpoint(
     config = configure(config, loaded, checkpoint, vocabulary)
     words = text_branch.read_vocabulary(loaded, vocabulary, checkpoint)
     variables = convert(config, words, loaded, checkpoint)
-    state = TrainState(
-        step=np.int32(loaded.step),
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state={},
+    imported_run.save(
+        config,
+        words,
+        variables,
+        step=loaded.step,
+        source=checkpoint,
+        workdir=workdir,
     )
-    checkpoints = Checkpoints(workdir)
-    try:
-        if checkpoints.steps():
-            raise InputError(
-                f"{workdir} already has a run; choose another --workdir, or delete "
-                "this one"
-            )
-        run = describe(config, words) | {IMPORTED_FROM: checkpoint}
-        with reporting_writes(workdir):
-            checkpoints.save(state, run)
-            checkpoints.wait()
-        print(f"checkpoint: {checkpoints.path(loaded.step)}")
-    finally:
-        checkpoints.close()
 
 
 def configure(
@@ -116,7 +101,7 @@ def convert(
     text = text_branch.variables(loaded, config, words, path)
     for collection, tree in text.items():
         variables.setdefault(collection, {}).update(tree)
-    _check_shapes(variables, _expected(config, words), path)
+    imported_run.check_shapes(config, len(words), variables, path)
     return variables
 
 
@@ -138,41 +123,3 @@ def _mining(encoder, options):
     if encoder == "region_residual":
         return "selective"
     return "hardest" if options.get("max_violation", True) else "all"
-
-
-def _expected(config, words):
-    """Returns the shapes of the variables of the model that `config` describes."""
-    captions = {
-        "tokens": np.zeros((1, 2), np.int32),
-        "token_count": np.ones(1, np.int32),
-    }
-    model = create_model(config, len(words), train=False)
-    batch = _example_images(config) | captions
-    return jax.eval_shape(model.init, jax.random.key(0), batch)
-
-
-def _example_images(config):
-    dim, size = config.data.region_dim, config.data.image_size
-    if config.model.backbone.name:
-        return {"image": np.zeros((1, size, size, 3), np.uint8)}
-    if config.model.image_encoder == "global":
-        return {"feature": np.zeros((1, dim), np.float32)}
-    return {
-        "regions": np.zeros((1, 2, dim), np.float32),
-        "region_count": np.ones(1, np.int32),
-    }
-
-
-def _check_shapes(variables, expected, path):
-    found, expected = (
-        {name: leaf.shape for name, leaf in _flatten(tree).items()}
-        for tree in (variables, expected)
-    )
-    parameters.refuse(
-        f"{path}: its parameters are not those of the model that its options describe",
-        parameters.differences(found, expected),
-    )
-
-
-def _flatten(tree):
-    return traverse_util.flatten_dict(tree, sep=".")

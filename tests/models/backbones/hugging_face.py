@@ -79,3 +79,12 @@ def run(kind: str, model, image: np.ndarray, sizes: VisionSizes, *, pooled: bool
         return model.post_layernorm(items)[:, 1:]
     first = 0 if kind == "siglip" else 1 + sizes.registers
     return items[:, first:]
+
+
+def leaves(tree: dict, path: tuple[str, ...] = ()):
+    """Yields the paths and the arrays of nested dicts."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, name))
+        else:
+            yield (*path, name), value

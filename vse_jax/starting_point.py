@@ -1,0 +1,84 @@
+"""What a training starts from: pretrained weights, or the model of another run."""
+
+from typing import Any
+
+import ml_collections
+
+from configs import common
+from vse_jax import run_config, saved_model
+from vse_jax.checkpoint import find_description
+from vse_jax.data.text import vocabularies
+from vse_jax.data.text.vocabularies import AnyVocabulary
+from vse_jax.errors import InputError
+from vse_jax.torch_import import text_weights
+from vse_jax.torch_import.resolve import resolved
+
+# Options that describe how photos and captions become inputs.
+_OF_INPUTS = (
+    "image_size",
+    "resize",
+    "fit",
+    "interpolation",
+    "tokenizer",
+    "token_lengths",
+)
+# Options of a model that only its training has.
+_OF_TRAINING = {"model.dropout", "model.backbone.batch_norm"}
+_WEIGHTS = ("model.backbone.weights", "model.text_weights")
+
+
+def complete(
+    config: ml_collections.ConfigDict, workdir: str
+) -> tuple[ml_collections.ConfigDict, AnyVocabulary | None]:
+    """Completes a configuration by what its training starts from.
+
+    Args:
+      config: see `configs/common.py`.
+      workdir: folder of the run. A run in it remembers what it began with.
+
+    Returns:
+      A copy with all sizes of pretrained weights, or with the model of the run
+      `config.start_from`. And the vocabulary; None for that of the dataset or of the
+      weights.
+
+    Raises:
+      InputError: if there are no such weights or run, or if an option contradicts them.
+    """
+    config = config.copy_and_resolve_references()
+    run = find_description(workdir)
+    if not config.start_from:
+        vocabulary = text_weights.take_from_run(config, run)
+        return resolved(config), vocabulary
+    source = run or saved_model.read_description(config.start_from, "best")
+    _take_model(config, source)
+    return resolved(config), vocabularies.of_run(source)
+
+
+def _take_model(config: ml_collections.ConfigDict, run: dict[str, Any]) -> None:
+    """Takes the model of a run, and how it takes inputs."""
+    for option in _WEIGHTS:
+        if value := run_config.value_of(config, option):
+            raise InputError(
+                f"config.{option} is {value!r}, but config.start_from is "
+                f"{config.start_from!r}, which has all parameters; set only one"
+            )
+    saved, defaults = run_config.from_json(run["config"]), common.get_config()
+    names = [f"data.{name}" for name in _OF_INPUTS]
+    names += [f"model.{name}" for name in run_config.flatten(config.model)]
+    for name in names:
+        if name in _OF_TRAINING or name in _WEIGHTS:
+            continue
+        value, of_run = (run_config.value_of(c, name) for c in (config, saved))
+        if value not in (run_config.value_of(defaults, name), of_run):
+            raise InputError(
+                f"config.{name} is {value!r}, but it is {of_run!r} in "
+                f"{config.start_from}, which the training starts from; leave it out"
+            )
+        _set(config, name, of_run)
+
+
+def _set(config, name, value):
+    *groups, option = name.split(".")
+    for group in groups:
+        config = config[group]
+    config[option] = value

@@ -1,0 +1,235 @@
+"""Import of a whole CLIP or SigLIP in Hugging Face's layout: `--mode=import`.
+
+The workdir has the model as it is, so that `--mode=eval` gives its zero-shot recalls. A
+training may start from it, see `config.start_from`.
+
+A photo is embedded by CLIP's visual projection, which becomes the projection of the
+image encoder `global`; its bias is zero. SigLIP's pooled feature is its embedding, so
+the projection is the identity. A caption is embedded by the text tower's projection.
+"""
+
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from vse_jax.data.text.subwords import Subwords
+from vse_jax.errors import InputError
+from vse_jax.models.backbones import sizes_of
+from vse_jax.models.pooling import CLS
+from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.torch_import import (
+    clip_files,
+    imported_run,
+    parameters,
+    pretrained_folder,
+    text_weights,
+    vision_weights,
+)
+from vse_jax.torch_import.pretrained_folder import Pretrained
+from vse_jax.torch_import.resolve import resolved
+
+
+class Kind(NamedTuple):
+    """What a whole model consists of.
+
+    Attributes:
+      backbone: name of the image tower.
+      text_encoder: name of the text tower.
+      loss: name of the loss of its pretraining.
+      text_projection: name of the layer that embeds a caption.
+      scalars: our names of the loss's learnt scalars, and those of the file.
+    """
+
+    backbone: str
+    text_encoder: str
+    loss: str
+    text_projection: str
+    scalars: dict[str, str]
+
+
+# By the `model_type` in `config.json`.
+KINDS = {
+    "clip": Kind(
+        "clip_vision",
+        "clip_text",
+        "infonce",
+        "text_projection",
+        {"log_scale": "logit_scale"},
+    ),
+    "siglip": Kind(
+        "siglip_vision",
+        "siglip_text",
+        "sigmoid",
+        "text_model.head",
+        {"log_scale": "logit_scale", "bias": "logit_bias"},
+    ),
+}
+_VISUAL_PROJECTION = "visual_projection.weight"
+_LEGACY_END = 2  # `eos_token_id` in the first files of CLIP
+
+
+def import_model(config: ml_collections.ConfigDict, workdir: str, folder: str) -> None:
+    """Converts a folder with a whole model to a workdir.
+
+    Args:
+      config: configuration with `data` and other groups; `model` and `loss` come from
+        the folder.
+      workdir: folder to create.
+      folder: see `pretrained_folder.read`.
+
+    Raises:
+      InputError: if the folder has no such model or no tokenizer, if a parameter is
+        missing, unexpected or mis-shaped, or if the workdir already has a run.
+    """
+    found = pretrained_folder.read_config(folder)
+    kind = KINDS.get(found.get("model_type"))
+    if kind is None:
+        raise InputError(
+            f"{folder}: its model_type is {found.get('model_type')!r}, expected "
+            f"{' or '.join(map(repr, KINDS))}: a whole model with both towers"
+        )
+    config = configure(config, kind, folder)
+    tokens = text_weights.read_tokenizer(config)
+    _check_end(tokens, found, kind, folder)
+    variables = convert(config, kind, pretrained_folder.read(folder), folder)
+    # The workdir needs the folder no more.
+    config.model.backbone.weights = config.model.text_weights = ""
+    imported_run.check_shapes(config, len(tokens), _without_scalars(variables), folder)
+    imported_run.save(config, tokens, variables, step=0, source=folder, workdir=workdir)
+
+
+def configure(
+    config: ml_collections.ConfigDict, kind: Kind, folder: str
+) -> ml_collections.ConfigDict:
+    """Returns a copy of `config` with the model, loss and sizes of the folder.
+
+    Raises:
+      InputError: if the model is not supported.
+    """
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(
+        {
+            "data.vocabulary": "checkpoint",
+            "model.image_encoder": "global",
+            "model.backbone.name": kind.backbone,
+            "model.backbone.weights": folder,
+            "model.text_encoder": kind.text_encoder,
+            "model.text_weights": folder,
+            "model.text_pooling": CLS,
+            "model.normalize_image": True,
+            "model.absolute": False,
+            "loss.name": kind.loss,
+            "loss.similarity": "cosine",
+            "loss.scale": 0.0,
+            "loss.triplet_weight": 0.0,
+            "loss.learn_scale": True,
+            "loss.warmup_mining": "",
+            "loss.warmup_epochs": 0,
+            "optimizer.groups": (),
+            "fine_tuning": (),
+        }
+    )
+    if config.data.builder == "region_features":
+        config.data.builder = "karpathy_images"
+        config.data.validation_split = "val"
+    config = resolved(config)
+    # A caption is truncated where the tower's positions end, and not before.
+    lengths, positions = config.data.token_lengths, config.model.text_tower.positions
+    shorter = tuple(length for length in lengths if length < positions)
+    config.data.token_lengths = (*shorter, positions)
+    return config
+
+
+def _check_end(tokens: Subwords, found: dict, kind: Kind, folder: str) -> None:
+    """Checks that captions end with the token at which CLIP summarizes them."""
+    if kind.text_encoder != "clip_text":
+        return
+    options = clip_files.CLIP.options(found)
+    end = options["eos_token_id"]
+    if end == _LEGACY_END:  # the token with the largest number
+        end = len(tokens) - 1
+    if tokens.end != end:
+        raise InputError(
+            f"{folder}: its tokenizer ends captions with token {tokens.end}, but "
+            f"config.json says {end}; use the tokenizer that came with the weights"
+        )
+
+
+def convert(
+    config: ml_collections.ConfigDict, kind: Kind, found: Pretrained, folder: str
+) -> dict[str, Any]:
+    """Returns the variables of the model, and sets `model.embed_dim`.
+
+    Args:
+      config: see `configure`; changed in place.
+      kind: of the model.
+      found: the model.
+      folder: its folder, for messages.
+
+    Raises:
+      InputError: if a parameter is missing, unexpected or mis-shaped.
+    """
+    model, arrays = config.model, found.arrays
+    sizes, text_sizes = sizes_of(model.backbone), Sizes(**model.text_tower)
+    image = vision_weights.convert(kind.backbone, arrays, sizes, folder, pooled=True)
+    text = text_weights.convert(kind.text_encoder, text_sizes, arrays, folder)
+    _check_joint(kind, arrays, sizes.dim, text_sizes.dim, folder)
+    projection = _projection(arrays, kind.text_projection)
+    model.embed_dim = projection["kernel"].shape[1]
+    visual = np.eye(sizes.dim, dtype=np.float32)
+    if _VISUAL_PROJECTION in arrays:
+        visual = np.asarray(arrays[_VISUAL_PROJECTION], np.float32).T
+    scalars = {
+        name: np.float32(arrays[theirs].reshape(()))
+        for name, theirs in kind.scalars.items()
+    }
+    return {
+        "params": {
+            "image": {
+                "backbone": image["params"],
+                "encoder": {"projection": _with_bias(visual)},
+            },
+            "text": {"transformer": text, "projection": projection},
+            "loss": scalars,
+        }
+    }
+
+
+def _check_joint(kind, arrays, dim, text_dim, folder):
+    """Checks the parameters that belong to no tower."""
+    name = f"{kind.text_projection}.weight"
+    shape = arrays[name].shape if name in arrays else ()
+    embed = shape[0] if len(shape) == 2 else dim
+    expected = {name: (embed, text_dim)}
+    if kind.backbone == "clip_vision":
+        expected[_VISUAL_PROJECTION] = (embed, dim)
+    else:
+        expected = {name: (dim, text_dim), f"{kind.text_projection}.bias": (dim,)}
+    expected |= dict.fromkeys(kind.scalars.values(), ())
+    shapes = {key: arrays[key].shape for key in expected if key in arrays}
+    for theirs in kind.scalars.values():  # arrays of no axis, or of one
+        if shapes.get(theirs) == (1,):
+            shapes[theirs] = ()
+    parameters.refuse(
+        f"{folder}: not a whole model", parameters.differences(shapes, expected)
+    )
+
+
+def _projection(arrays, name):
+    """Returns the parameters of a dense layer; its bias is zero if it has none."""
+    kernel = np.asarray(arrays[f"{name}.weight"], np.float32).T
+    bias = arrays.get(f"{name}.bias")
+    return _with_bias(kernel, None if bias is None else np.asarray(bias, np.float32))
+
+
+def _with_bias(kernel, bias=None):
+    if bias is None:
+        bias = np.zeros(kernel.shape[1], np.float32)
+    return {"kernel": np.ascontiguousarray(kernel), "bias": bias}
+
+
+def _without_scalars(variables):
+    """Returns the variables of the model without those of its loss."""
+    params = {k: v for k, v in variables["params"].items() if k != "loss"}
+    return {"params": params}
