@@ -24,6 +24,18 @@ needs_libtpu = pytest.mark.skipif(
 SMALL = {
     "quickstart": {},
     "coco_rvse": {"compile.regions": 8, "model.embed_dim": 128},
+    "coco_siglip_head": {
+        "data.image_size": 64,
+        "model.backbone.tower.activation": "gelu_pytorch_tanh",
+        "model.backbone.tower.dim": 128,
+        "model.backbone.tower.epsilon": 1e-6,
+        "model.backbone.tower.heads": 2,
+        "model.backbone.tower.image_size": 64,
+        "model.backbone.tower.layers": 2,
+        "model.backbone.tower.mlp_dim": 256,
+        "model.backbone.tower.patch": 16,
+        "model.embed_dim": 128,
+    },
     "coco_vsepp": {
         "data.image_size": 64,
         "fine_tuning": "()",

@@ -16,6 +16,23 @@ _PIECES = (
     r"|[^\s\p{L}\p{N}]+"
 )
 _COMMENT = "#version"
+_BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
+_NORMALIZERS = [
+    {"type": "NFC"},
+    {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+    {"type": "Lowercase"},
+]
+_SPLIT = {
+    "type": "Split",
+    "pattern": {"Regex": _PIECES},
+    "behavior": "Removed",
+    "invert": True,
+}
 
 
 def read(folder: epath.Path) -> dict[str, Any]:
@@ -62,28 +79,11 @@ def content(numbers: Mapping[str, int], merges: list[str]) -> dict[str, Any]:
         }
         for token in (START, END)
     ]
-    byte_level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
-    normalizers = [
-        {"type": "NFC"},
-        {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
-        {"type": "Lowercase"},
-    ]
-    split = {
-        "type": "Split",
-        "pattern": {"Regex": _PIECES},
-        "behavior": "Removed",
-        "invert": True,
-    }
     return {
         "version": "1.0",
         "added_tokens": added,
-        "normalizer": {"type": "Sequence", "normalizers": normalizers},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "normalizer": {"type": "Sequence", "normalizers": _NORMALIZERS},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [_SPLIT, _BYTE_LEVEL]},
         "post_processor": {
             "type": "RobertaProcessing",
             "sep": [END, numbers[END]],
@@ -91,7 +91,7 @@ def content(numbers: Mapping[str, int], merges: list[str]) -> dict[str, Any]:
             "trim_offsets": False,
             "add_prefix_space": False,
         },
-        "decoder": byte_level,
+        "decoder": _BYTE_LEVEL,
         "model": {
             "type": "BPE",
             "unk_token": END,

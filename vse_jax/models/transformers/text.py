@@ -47,7 +47,9 @@ class TextTower(nn.Module):
             sizes.vocabulary_size, sizes.dim, embedding_init=_INIT, name="words"
         )
         positions = self.param("positions", _INIT, (sizes.positions, sizes.dim))
-        states = (words(tokens) + positions[:time]).astype(self.dtype)
+        # `time` is symbolic in an export.
+        positions = jax.lax.slice_in_dim(positions, 0, time)
+        states = (words(tokens) + positions).astype(self.dtype)
         mask = None
         if self.causal:
             place = jnp.arange(time)
@@ -97,10 +99,11 @@ class SiglipText(TextTower):
     causal = False
 
     def prepared(self, tokens, token_count):  # noqa: D102
-        place = jnp.arange(self.sizes.positions)
-        # An index beyond the batch's length is behind every caption.
-        tokens = jnp.take(tokens, jnp.minimum(place, tokens.shape[1] - 1), axis=1)
-        exists = place < token_count[:, None]
+        positions = self.sizes.positions
+        behind = jnp.zeros((tokens.shape[0], positions), tokens.dtype)
+        tokens = jnp.concatenate([tokens, behind], axis=1)
+        tokens = jax.lax.slice_in_dim(tokens, 0, positions, axis=1)
+        exists = jnp.arange(positions) < token_count[:, None]
         return jnp.where(exists, tokens, self.sizes.padding)
 
     @staticmethod
