@@ -196,11 +196,7 @@ def refusal(function, *args):
     return message
 
 
-def test_options_that_contradict_the_start_are_refused(imported, root, tmp_path):
-    config = started(imported, root, tmp_path)
-    config.model.embed_dim = 7
-    message = refusal(complete, config, str(tmp_path / "run"))
-    assert message.startswith("config.model.embed_dim is 7, but it is ")
+def test_weights_beside_the_start_are_refused(imported, root, tmp_path):
     config = started(imported, root, tmp_path)
     config.model.text_weights = "x"
     assert "set only one" in refusal(complete, config, str(tmp_path / "run"))
