@@ -80,7 +80,9 @@ def test_model_uses_it_for_large_states_on_cpus_alone(monkeypatch):
     monkeypatch.setattr("vse_jax.models.transformers.bert.SMALLEST_DIM", 8)
     monkeypatch.setattr(
         "vse_jax.models.transformers.bert.packed_layers",
-        lambda *args: used.append(args) or packed_bert.packed_layers(*args),
+        lambda *args, **options: (
+            used.append(args) or packed_bert.packed_layers(*args, **options)
+        ),
     )
     packed = jax.jit(lambda *a: Bert(SIZES).apply(*a))(variables, tokens, count)
     assert used
