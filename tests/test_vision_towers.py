@@ -297,6 +297,18 @@ def test_invalid_options(changes, expected, models, root, tmp_path):
     assert expected in refusal(config)
 
 
+def test_images_of_the_pretraining_may_leave_pixels_over(root, tmp_path):
+    """Such as SigLIP's 384 pixels, with patches of 14."""
+    model = hugging_face.create("siglip", image_size=35)
+    folder = hugging_face.save(model, tmp_path / "model")
+    config = resolved(configured("siglip", folder, root, tmp_path))
+    assert config.data.image_size == 35
+    vse_jax.run_config.check_options(config)
+    config.data.image_size = 36
+    with pytest.raises(InputError, match="a multiple of 8"):
+        vse_jax.run_config.check_options(config)
+
+
 def test_siglip_has_no_class_token(models, root, tmp_path):
     config = configured("siglip", models["siglip"][1], root, tmp_path)
     config.model.update(pooling="cls", text_encoder="gru")
