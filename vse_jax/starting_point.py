@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from vse_jax import run_config, saved_model
+from vse_jax import files, run_config, saved_model
 from vse_jax.checkpoint import find_description
 from vse_jax.data.text import vocabularies
 from vse_jax.data.text.vocabularies import AnyVocabulary
@@ -56,6 +56,7 @@ def complete(
     if not config.start_from:
         vocabulary = text_weights.take_from_run(config, run)
         return resolved(config), vocabulary
+    config.start_from = files.absolute(config.start_from)
     source = run or saved_model.read_description(config.start_from, "best")
     _take_model(config, source)
     return resolved(config), vocabularies.of_run(source)
