@@ -1,6 +1,7 @@
 """A model with a tiny BERT: exported, searched and reported."""
 
 import re
+import types
 
 import numpy as np
 import onnxruntime
@@ -10,6 +11,8 @@ import vse_jax
 from configs import common
 from tests import pretrained_files, saved_runs
 from vse_jax import evaluate
+from vse_jax.data.batch_options import token_lengths
+from vse_jax.data.text.encoded_captions import encode_captions
 from vse_jax.exporting import export
 from vse_jax.run_report import report_mode
 from vse_jax.search.open_gallery import Place, open_searcher
@@ -61,6 +64,19 @@ def test_captions_are_truncated_to_the_positions(model):
     assert len(model.vocabulary.encode(long)) > 24
     embedded = model.embed_captions([long, long + "above the square"])
     np.testing.assert_allclose(embedded[0], embedded[1], atol=1e-6)
+
+
+def test_truncated_captions_are_counted(caplog, model):
+    lengths = token_lengths(model.config)
+    assert lengths == (24,)  # not 40: there are 24 positions
+    index = types.SimpleNamespace(captions=["a cat", "a red circle " * 20])
+    with caplog.at_level("WARNING"):
+        encoded = encode_captions(index, model.vocabulary, lengths[-1], "dev")
+    (message,) = caplog.messages
+    assert message.startswith("dev: 1 of 2 captions are truncated to 24 tokens")
+    tokens, count = encoded.batch(np.array([0, 1]))
+    assert count.tolist() == [4, 24]
+    assert tokens[1, -1] == model.vocabulary.end
 
 
 def test_unknown_words_are_those_without_pieces(model):

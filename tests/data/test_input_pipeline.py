@@ -234,7 +234,7 @@ def test_long_captions_are_truncated_and_counted_once(
     long = [c for c in captions if len(vocabulary.encode(c)) > 10]
     assert messages == [
         f"train: {len(long)} of 185 captions are truncated to 10 tokens "
-        "(config.data.token_lengths)"
+        "(config.data.token_lengths, at most the positions of a text transformer)"
     ]
     expected = {(*vocabulary.encode(c)[:9], vocabulary.end) for c in long}
     seen = {

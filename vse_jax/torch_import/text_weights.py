@@ -49,10 +49,11 @@ def resolve(config: ml_collections.ConfigDict) -> None:
     if model.text_encoder not in TOWERS:
         return
     missing = [name for name in Sizes._fields if not options[name]]
-    if missing and model.text_weights:
+    # A run saved all sizes, of which only the padding may be 0; its weights may be gone.
+    if model.text_weights and set(missing) - {"padding"}:
         found = _sizes_of_weights(model.text_encoder, model.text_weights)
         options.update({name: found[name] for name in missing})
-    elif set(missing) - _MAY_BE_ZERO:
+    elif not model.text_weights and set(missing) - _MAY_BE_ZERO:
         raise InputError(
             f"config.model.text_weights is empty, so the sizes of the transformer must "
             f"be given: config.model.text_tower.{missing[0]} is "

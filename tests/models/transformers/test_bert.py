@@ -9,9 +9,19 @@ from tests import parity, pretrained_files, transformers_reference
 from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.bert import Bert
 from vse_jax.models.transformers.sizes import Sizes
-from vse_jax.torch_import import bert_files, pretrained_folder, text_weights
+from vse_jax.torch_import import (
+    bert_files,
+    pretrained_folder,
+    text_weights,
+    tokenizer_files,
+)
 
 COUNT = np.array([7, 3, 5, 1, 7], np.int32)
+CAPTIONS = [
+    "A brown dog with a red collar jumps over a fallen log.",
+    "Two skateboarders wait at a crosswalk .",
+    "A girl in a life-jacket paddles a kayak",
+]
 SIZES = Sizes(2, 12, 3, 20, 16, 30, "gelu", 1e-12)
 
 
@@ -44,9 +54,9 @@ def ours(sizes, params, tokens, count):
     return states, gradients
 
 
-def assert_equals_transformers(folder, weights, place, count, atol):
+def assert_equals_transformers(folder, weights, place, tokens, count, atol):
     sizes, params = load(weights)
-    tokens, mask = tokens_of(sizes, count), exists(count)
+    mask = exists(count)
     theirs, their_gradients = transformers_reference.states_and_gradients(
         folder,
         "BertModel",
@@ -80,14 +90,19 @@ def test_states_and_gradients_equal_those_of_transformers(tmp_path, activation):
     }
     transformers_reference.save_random(tmp_path / "bert", "BertModel", options)
     folder = tmp_path / "bert"
-    assert_equals_transformers(folder, folder, tmp_path, COUNT, atol=1e-5)
+    tokens = tokens_of(load(folder)[0])
+    assert_equals_transformers(folder, folder, tmp_path, tokens, COUNT, atol=1e-5)
 
 
 def test_minilm_equals_transformers(tmp_path):
     package = pretrained_files.minilm()
     folder = pretrained_folder.find(package)
-    count = np.array([9, 4, 12], np.int32)
-    assert_equals_transformers(folder, package, tmp_path, count, atol=1e-5)
+    encoded = [tokenizer_files.read(package).encode(text) for text in CAPTIONS]
+    count = np.array(list(map(len, encoded)), np.int32)
+    tokens = np.zeros((len(count), count.max()), np.int32)
+    for row, numbers in zip(tokens, encoded, strict=True):
+        row[: len(numbers)] = numbers
+    assert_equals_transformers(folder, package, tmp_path, tokens, count, atol=1e-5)
 
 
 def test_parity_of_states_with_vse_infinity():

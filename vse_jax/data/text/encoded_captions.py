@@ -122,7 +122,7 @@ def _log_cut(token_count: np.ndarray, longest: int, name: str) -> None:
     if cut:
         logger.warning(
             "%s: %d of %d captions are truncated to %d tokens "
-            "(config.data.token_lengths)",
+            "(config.data.token_lengths, at most the positions of a text transformer)",
             name,
             cut,
             len(token_count),
