@@ -234,19 +234,19 @@ def test_unreadable_files_are_refused(tmp_path):
     assert "no named parameters" in refusal(LITE0, numbers)
 
 
-def test_bfloat16_is_read_from_pth_and_refused_in_safetensors(lite0, tmp_path):
+def test_bfloat16_is_read_and_other_small_floats_are_refused(lite0, tmp_path):
     rounded = {name: torch.tensor(a).bfloat16() for name, a in lite0.items()}
-    path = tmp_path / "lite0.pth"
-    torch.save(rounded, path)
-    expected = {name: tensor.float().numpy() for name, tensor in rounded.items()}
-    assert_same(
-        backbone_weights.load(LITE0, str(path)),
-        backbone_weights.convert(LITE0, expected, ""),
-    )
-    path = path.with_suffix(".safetensors")
-    safetensors.torch.save_file(rounded, path)
-    with pytest.raises(InputError, match=r"lite0\.safetensors: .*'BF16'.*convert"):
-        backbone_weights.load(LITE0, str(path))
+    torch.save(rounded, tmp_path / "lite0.pth")
+    safetensors.torch.save_file(rounded, tmp_path / "lite0.safetensors")
+    numbers = {name: tensor.float().numpy() for name, tensor in rounded.items()}
+    expected = backbone_weights.convert(LITE0, numbers, "")
+    for name in ("lite0.pth", "lite0.safetensors"):
+        assert_same(backbone_weights.load(LITE0, str(tmp_path / name)), expected)
+    smaller = {name: t.to(torch.float8_e5m2) for name, t in rounded.items()}
+    safetensors.torch.save_file(smaller, tmp_path / "lite0.safetensors")
+    message = refusal(LITE0, str(tmp_path / "lite0.safetensors"))
+    assert "'F8_E5M2'" in message
+    assert "convert" in message
 
 
 def test_a_malicious_pickle_is_refused(tmp_path):

@@ -4,13 +4,27 @@ import importlib.metadata
 import pathlib
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import safetensors
-import safetensors.numpy
 from etils import epath
 
 from vse_jax.errors import InputError, one_line, unreadable
 from vse_jax.torch_import import torch_file
 
+# By the names of safetensors.
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin", ".safetensors")
 
 
@@ -68,16 +82,27 @@ def read(path: str) -> Any:
     if not path.endswith(".safetensors"):
         return torch_file.read(path)
     try:
-        return safetensors.numpy.load(epath.Path(path).expanduser().read_bytes())
+        return _safetensors(epath.Path(path).expanduser().read_bytes())
     except OSError as error:
         raise unreadable(path, error) from None
-    except KeyError as error:  # a dtype that numpy lacks, such as bfloat16
+    except KeyError as error:
         raise InputError(
-            f"{path}: contains arrays of dtype {error}, expected float32 or float16; "
-            "convert them"
+            f"{path}: contains arrays of dtype {error}, expected one of "
+            f"{', '.join(_DTYPES)}; convert them"
         ) from None
     except safetensors.SafetensorError as error:
         raise InputError(
             f"{path}: not a safetensors file, or damaged ({one_line(error)}); download "
             "it again"
         ) from None
+
+
+def _safetensors(content: bytes) -> dict[str, np.ndarray]:
+    """Returns arrays by name; those of bfloat16, which numpy lacks, are float32."""
+    arrays = {}
+    for name, view in safetensors.deserialize(content):
+        array = np.frombuffer(view["data"], _DTYPES[view["dtype"]])
+        if array.dtype == ml_dtypes.bfloat16:
+            array = array.astype(np.float32)
+        arrays[name] = array.reshape(view["shape"])
+    return arrays
