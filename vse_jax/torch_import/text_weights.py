@@ -49,7 +49,7 @@ def resolve(config: ml_collections.ConfigDict) -> None:
     if model.text_encoder not in TOWERS:
         return
     missing = [name for name in Sizes._fields if not options[name]]
-    # A run saved all sizes, of which only the padding may be 0; its weights may be gone.
+    # A run has saved all sizes, and may lack the weights. The padding may be 0.
     if model.text_weights and set(missing) - {"padding"}:
         found = _sizes_of_weights(model.text_encoder, model.text_weights)
         options.update({name: found[name] for name in missing})
