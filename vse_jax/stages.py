@@ -7,7 +7,7 @@ import ml_collections
 
 from vse_jax import parameter_groups
 from vse_jax.errors import InputError
-from vse_jax.models.vse import backbone_of
+from vse_jax.models.vse import backbone_of, text_tower_of
 from vse_jax.parameter_groups import Groups
 
 
@@ -88,27 +88,34 @@ def plan_stages(
 
 
 def check_groups(
-    stages: tuple[Stage, ...], params: Any, *, has_backbone_weights: bool
+    stages: tuple[Stage, ...], params: Any, model: ml_collections.ConfigDict | None
 ) -> None:
     """Checks that the parameter groups fit the model.
 
     Args:
       stages: all stages, so that a mistake in the last one is reported at once.
       params: parameters of the model, or their shapes.
-      has_backbone_weights: whether the backbone starts from pretrained weights.
+      model: `config.model`, which names pretrained weights; None if all parameters
+        are those of another model.
 
     Raises:
       InputError: if they do not fit; names the pattern or the option to set.
     """
     for stage in stages:
         parameter_groups.check_matches(stage.groups, stage.option, params)
-    frozen = backbone_of(parameter_groups.frozen(stages[0].groups, params))
-    if any(jax.tree.leaves(frozen)) and not has_backbone_weights:
-        raise InputError(
-            f"config.{stages[0].option} freezes parameters of the backbone, but the "
-            "backbone has no pretrained weights; set config.model.backbone.weights to "
-            "a .pth or .safetensors file, or to a Python package that ships one"
-        )
+    if model is None:
+        return
+    frozen = parameter_groups.frozen(stages[0].groups, params)
+    for name, part, option, weights in (
+        ("backbone", backbone_of, "backbone.weights", model.backbone.weights),
+        ("text transformer", text_tower_of, "text_weights", model.text_weights),
+    ):
+        if any(jax.tree.leaves(part(frozen))) and not weights:
+            raise InputError(
+                f"config.{stages[0].option} freezes parameters of the {name}, which "
+                f"has no pretrained weights; set config.model.{option} to a file or "
+                "folder of weights, or to a Python package that ships one"
+            )
 
 
 def stage_of(stages: tuple[Stage, ...], step: int) -> Stage:

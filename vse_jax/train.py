@@ -170,11 +170,8 @@ class Training:
 
     def _check_groups(self) -> None:
         if any(stage.groups for stage in self._stages):
-            config = self._config
-            weights = config.start_from or config.model.backbone.weights
-            check_groups(
-                self._stages, self._param_shapes, has_backbone_weights=bool(weights)
-            )
+            model = None if self._config.start_from else self._config.model
+            check_groups(self._stages, self._param_shapes, model)
 
     @functools.cached_property
     def _param_shapes(self) -> dict:
