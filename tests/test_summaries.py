@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import tensorflow as tf
 
@@ -14,7 +16,12 @@ def write(workdir, steps, at=0):
 
 
 def event_files(workdir):
-    return sorted(workdir.glob("*events.out.tfevents*"))
+    """Returns the files by the second and the number of their writer."""
+
+    def numbers(path):
+        return [int(number) for number in re.findall(r"\d+", path.name)]
+
+    return sorted(workdir.glob("*events.out.tfevents*"), key=numbers)
 
 
 def steps_in(workdir):

@@ -232,4 +232,9 @@ def _read(path: epath.Path) -> dict | None:
 
 def _write(path: epath.Path, token: str, renewals: int) -> None:
     owner = {**_owner(), "boot": _boot(), "token": token, "renewals": renewals}
-    path.write_text(json.dumps(owner))
+    if not files.is_local(path):  # an object store replaces whole files
+        path.write_text(json.dumps(owner))
+        return
+    # Otherwise another process could read a file that is still empty.
+    with files.unfinished(path, shared=True) as other:
+        other.write_text(json.dumps(owner))

@@ -66,11 +66,11 @@ def images(config, count, rng):
 
 
 def restored(config, variables, words=None, **run):
-    words = words or [f"word{i}" for i in range(WORDS)]
+    vocabulary = Vocabulary(words or [f"word{i}" for i in range(WORDS - 5)])
     run = {"extraction": None, "preprocessing": {"image_size": 48}} | run
     description = {
         "config": json.loads(config.to_json()),
-        "vocabulary": {"words": words},
+        "vocabulary": json.loads(vocabulary.to_json()),
     }
     return Restored(1, variables, {}, description | run, None, {})
 
@@ -143,7 +143,7 @@ def test_real_photos_and_captions():
     )
     for collection, tree in pretrained.items():
         variables[collection]["image"]["backbone"] = tree
-    words = list(vocabulary.words)
+    words = list(vocabulary.words[vocabulary.first_word : vocabulary.mask])
     preprocessing = {"image_size": 96}
     found = encoders(
         restored(config, variables, words, preprocessing=preprocessing), {}

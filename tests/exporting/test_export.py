@@ -133,7 +133,7 @@ def test_code_of_the_model_card(exported, scene_model, photos, monkeypatch, tmp_
     found = run_code(code_of(card, "Use with onnxruntime"), tmp_path, monkeypatch)
     expected = scene_model.embed_images(photos[:1])
     np.testing.assert_allclose(found["images"], expected, atol=1e-4)
-    caption = " ".join(found["caption"][1:-1])
+    caption = " ".join(found["words"][token] for token in found["caption"][1:-1])
     expected = scene_model.embed_captions([caption])
     np.testing.assert_allclose(found["embedding"], expected, atol=1e-4)
     code = code_of(card, "Use with vse_jax").replace("FOLDER", ".")
