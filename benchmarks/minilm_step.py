@@ -51,43 +51,18 @@ def random_batch(sizes: Sizes, batch_size: int) -> dict[str, np.ndarray]:
     }
 
 
-def jax_step(sizes: Sizes, bert: dict, batch: dict[str, np.ndarray]):
-    import jax
-    import optax
-
+def jax_side(sizes: Sizes, bert: dict, batch: dict[str, np.ndarray]):
+    from benchmarks import jax_step
     from configs import f8k_rvse
-    from vse_jax import parallel
     from vse_jax.data.text.encoded_captions import pad_to_length
-    from vse_jax.models.vse import create_model
-    from vse_jax.optimizer import create_optimizer
-    from vse_jax.train_step import create_train_state, make_train_step
 
-    jax.config.update("jax_default_matmul_precision", "float32")  # as PyTorch's
     config = f8k_rvse.get_config()
     config.model.embed_dim, config.model.text_encoder = sizes.embed_dim, "bert"
     config.model.text_tower.update(bert | OF_WORDS)
     longest = batch["tokens"].shape[1]
     tokens = pad_to_length(batch["tokens"], config.data.token_lengths, longest)
     batch = batch | {"tokens": tokens}
-    model = create_model(
-        config, sizes.vocabulary_size, train=True, gather_over_devices=parallel.gather
-    )
-    schedule = optax.constant_schedule(config.optimizer.learning_rate)
-    optimizer = create_optimizer(config.optimizer, schedule)
-    state = parallel.replicate(create_train_state(model, optimizer, batch, seed=0))
-    step = parallel.map_over_devices(
-        make_train_step(model, optimizer, schedule, config.loss, config.loss.mining),
-        (parallel.REPLICATED, parallel.SPLIT),
-        parallel.REPLICATED,
-        donate_argnums=0,
-    )
-
-    def run():
-        nonlocal state
-        state, metrics = step(state, parallel.shard(batch))
-        return state, metrics
-
-    return run
+    return jax_step.make_step(config, sizes.vocabulary_size, batch)
 
 
 def pytorch_step(sizes: Sizes, bert: dict, batch: dict[str, np.ndarray]):
@@ -136,7 +111,7 @@ def main():
     if arguments.side:
         sizes, bert = (TINY_MODEL, TINY_BERT) if tiny else (MODEL, BERT)
         batch = random_batch(sizes, 8 if tiny else 128)
-        make = {"JAX": jax_step, "PyTorch": pytorch_step}[arguments.side]
+        make = {"JAX": jax_side, "PyTorch": pytorch_step}[arguments.side]
         sides.serve(make(sizes, bert, batch), warmup=2)
         return
     own, repeats = (["--tiny"], 2) if tiny else ([], REPEATS)

@@ -43,41 +43,13 @@ def random_batch(sizes: Sizes, batch_size: int) -> dict[str, np.ndarray]:
     }
 
 
-def jax_step(sizes: Sizes, batch: dict[str, np.ndarray]):
-    import jax
-    import optax
-
+def jax_side(sizes: Sizes, batch: dict[str, np.ndarray]):
+    from benchmarks import jax_step
     from configs import common
-    from vse_jax import parallel
-    from vse_jax.models.vse import create_model
-    from vse_jax.optimizer import create_optimizer
-    from vse_jax.train_step import create_train_state, make_train_step
 
-    jax.config.update("jax_default_matmul_precision", "float32")  # as PyTorch's
     config = common.get_config()
     config.model.embed_dim, config.model.word_dim = sizes.embed_dim, sizes.word_dim
-    model = create_model(
-        config,
-        sizes.vocabulary_size,
-        train=True,
-        gather_over_devices=parallel.gather,
-    )
-    schedule = optax.constant_schedule(config.optimizer.learning_rate)
-    optimizer = create_optimizer(config.optimizer, schedule)
-    state = parallel.replicate(create_train_state(model, optimizer, batch, seed=0))
-    step = parallel.map_over_devices(
-        make_train_step(model, optimizer, schedule, config.loss, config.loss.mining),
-        (parallel.REPLICATED, parallel.SPLIT),
-        parallel.REPLICATED,
-        donate_argnums=0,
-    )
-
-    def run():
-        nonlocal state
-        state, metrics = step(state, parallel.shard(batch))
-        return state, metrics
-
-    return run
+    return jax_step.make_step(config, sizes.vocabulary_size, batch)
 
 
 def pytorch_step(sizes: Sizes, batch: dict[str, np.ndarray]):
@@ -99,7 +71,7 @@ def main():
     if arguments.side:
         sizes = TINY if arguments.tiny else Sizes()
         batch = random_batch(sizes, TINY_BATCH_SIZE if arguments.tiny else BATCH_SIZE)
-        make = {"JAX": jax_step, "PyTorch": pytorch_step}[arguments.side]
+        make = {"JAX": jax_side, "PyTorch": pytorch_step}[arguments.side]
         sides.serve(make(sizes, batch), warmup=2)
         return
     own = ["--tiny"] if arguments.tiny else []

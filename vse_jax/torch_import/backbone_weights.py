@@ -14,7 +14,6 @@ from vse_jax.errors import InputError
 from vse_jax.models import backbones
 from vse_jax.torch_import import backbone_names, parameters, weight_file
 
-_NESTED_IN = ("state_dict", "model")
 _FEW_PROBLEMS = 8  # more suggest the weights of another architecture
 _PREFIXES = ("backbone.", "cnn.", "model.", "resnet.")
 
@@ -81,16 +80,9 @@ def convert(name: str, content: Any, path: str, *, pooled: bool = True) -> dict:
 
 def _unwrapped(content, path):
     """Returns the arrays by name, without nesting and prefixes of training code."""
-    for key in _NESTED_IN:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content:
-        raise InputError(
-            f"{path}: contains no named parameters; expected the state dict of a model"
-        )
     arrays = {
         re.sub(r"(^|\.)module\.", r"\1", name): array
-        for name, array in _flatten(content).items()
+        for name, array in _flatten(weight_file.state_dict(content, path)).items()
     }
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in arrays):

@@ -8,6 +8,7 @@ import numpy as np
 
 from vse_jax.errors import InputError
 from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.torch_import import tower_names
 
 MODEL_TYPES = ("bert",)  # in `config.json`
 
@@ -56,16 +57,7 @@ def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
             f"its position_embedding_type is {kind!r}, expected 'absolute'; choose "
             "other weights"
         )
-    names = Sizes(
-        layers="num_hidden_layers",
-        dim="hidden_size",
-        heads="num_attention_heads",
-        mlp_dim="intermediate_size",
-        positions="max_position_embeddings",
-        vocabulary_size="vocab_size",
-        activation="hidden_act",
-        epsilon="layer_norm_eps",
-    )
+    names = tower_names.SIZES._replace(padding="")
     found = {option: config[name] for option, name in names._asdict().items() if name}
     return found | {"padding": 0}
 

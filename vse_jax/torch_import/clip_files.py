@@ -15,17 +15,6 @@ _UNUSED = re.compile(
     r"vision_model\..*|(text|visual)_projection\.weight|logit_(scale|bias)|head\..*"
     r"|.*position_ids"
 )
-_NAMES = Sizes(
-    layers="num_hidden_layers",
-    dim="hidden_size",
-    heads="num_attention_heads",
-    mlp_dim="intermediate_size",
-    positions="max_position_embeddings",
-    vocabulary_size="vocab_size",
-    activation="hidden_act",
-    epsilon="layer_norm_eps",
-    padding="pad_token_id",
-)
 
 
 class TextTowerFiles(NamedTuple):
@@ -46,7 +35,8 @@ class TextTowerFiles(NamedTuple):
           config: content of `config.json`.
         """
         options = self.options(config)
-        return {option: options[name] for option, name in _NAMES._asdict().items()}
+        names = tower_names.SIZES._asdict()
+        return {option: options[name] for option, name in names.items()}
 
     def options(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the options of the text tower in `config.json`."""

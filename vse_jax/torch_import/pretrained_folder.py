@@ -47,7 +47,7 @@ def read(weights: str) -> Pretrained:
     arrays = {}
     for file in files:
         arrays |= _named_arrays(weight_file.read(file), file)
-    return Pretrained(folder, read_config(weights), arrays)
+    return Pretrained(folder, read_json(folder / CONFIG), arrays)
 
 
 def read_config(weights: str) -> dict[str, Any]:
@@ -133,15 +133,9 @@ def _shards(path):
 
 
 def _named_arrays(content, file):
-    """Returns the arrays of a state dict, which training code may have nested."""
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    arrays = {}
-    if isinstance(content, dict):
-        arrays = {n: a for n, a in content.items() if isinstance(a, np.ndarray)}
+    """Returns the arrays of a state dict, without what training code put beside."""
+    named = weight_file.state_dict(content, file)
+    arrays = {n: a for n, a in named.items() if isinstance(a, np.ndarray)}
     if not arrays:
-        raise InputError(
-            f"{file}: contains no named parameters; expected the state dict of a model"
-        )
+        raise weight_file.without_parameters(file)
     return arrays

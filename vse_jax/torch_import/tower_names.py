@@ -2,7 +2,22 @@
 
 import re
 
+from vse_jax.models.transformers.sizes import Sizes
+
 Path = tuple[str, ...]
+
+# Names of a text tower's sizes in `config.json`.
+SIZES = Sizes(
+    layers="num_hidden_layers",
+    dim="hidden_size",
+    heads="num_attention_heads",
+    mlp_dim="intermediate_size",
+    positions="max_position_embeddings",
+    vocabulary_size="vocab_size",
+    activation="hidden_act",
+    epsilon="layer_norm_eps",
+    padding="pad_token_id",
+)
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "embedding": "weight"}
 # CLIP and SigLIP. Parts of our paths, and what they are there.

@@ -97,6 +97,31 @@ def read(path: str) -> Any:
         ) from None
 
 
+def state_dict(content: Any, path: str) -> dict[str, Any]:
+    """Returns a file's parameters by name, which training code may have nested.
+
+    Args:
+      content: what `read` returned.
+      path: path of the file, for messages.
+
+    Raises:
+      InputError: if there are none.
+    """
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content:
+        raise without_parameters(path)
+    return content
+
+
+def without_parameters(path: str) -> InputError:
+    """Returns an error that says that a file has no parameters."""
+    return InputError(
+        f"{path}: contains no named parameters; expected the state dict of a model"
+    )
+
+
 def _safetensors(content: bytes) -> dict[str, np.ndarray]:
     """Returns arrays by name; those of bfloat16, which numpy lacks, are float32."""
     arrays = {}
