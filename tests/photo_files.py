@@ -1,5 +1,6 @@
 """Photos for tests: drawn ones, and those of Flickr8k if they are available."""
 
+import csv
 import io
 import pathlib
 
@@ -40,3 +41,24 @@ def decoded(content: bytes) -> np.ndarray:
     """Decodes a file with PIL: uint8 `[height, width, 3]`."""
     with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def write_captioned(folder: pathlib.Path, words, images: dict[str, int]) -> None:
+    """Writes random photos of different sizes, and `captions.csv` with two of each.
+
+    Args:
+      folder: existing folder.
+      words: words of the captions, which have four.
+      images: number of photos by split.
+    """
+    rng = np.random.default_rng(0)
+    with (folder / "captions.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "caption", "split"])
+        for split, count in images.items():
+            for number in range(count):
+                name = f"{split}_{number}.png"
+                pixels = rng.integers(0, 256, (*rng.integers(40, 70, 2), 3), np.uint8)
+                Image.fromarray(pixels).save(folder / name)
+                for _ in range(2):
+                    rows.writerow([name, " ".join(rng.choice(words, 4)), split])

@@ -1,6 +1,5 @@
 """Vision transformers in the program: extraction, training, search and export."""
 
-import csv
 import shutil
 
 import jax
@@ -11,7 +10,7 @@ from PIL import Image
 
 import vse_jax
 from configs import common, f8k_rvse
-from tests import programs, saved_runs
+from tests import photo_files, programs, saved_runs
 from tests.exporting.exported import onnx_session
 from tests.models.backbones import hugging_face
 from vse_jax import evaluate
@@ -33,17 +32,7 @@ CROPPED = {"size": {"shortest_edge": 36}, "crop_size": 32, "do_center_crop": Tru
 def root(tmp_path_factory):
     """A folder with photos of different sizes and a file of captions."""
     folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    with (folder / "captions.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["image", "caption", "split"])
-        for split, images in IMAGES.items():
-            for number in range(images):
-                name = f"{split}_{number}.png"
-                pixels = rng.integers(0, 256, (*rng.integers(40, 70, 2), 3), np.uint8)
-                Image.fromarray(pixels).save(folder / name)
-                for _ in range(2):
-                    rows.writerow([name, " ".join(rng.choice(WORDS, 4)), split])
+    photo_files.write_captioned(folder, WORDS, IMAGES)
     return folder
 
 

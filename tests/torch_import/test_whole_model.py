@@ -1,17 +1,15 @@
 """Whole CLIPs and SigLIPs, imported, evaluated and trained further."""
 
-import csv
 import json
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from PIL import Image
 
 import vse_jax
 from configs import common
-from tests import programs, whole_models
+from tests import photo_files, programs, whole_models
 from tests.exporting.exported import onnx_session
 from tests.models.backbones import hugging_face
 from tests.serving import served
@@ -33,18 +31,8 @@ SCALE = 3.0  # logarithm
 def root(tmp_path_factory):
     """A folder of photos with captions."""
     folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    with (folder / "captions.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["image", "caption", "split"])
-        for split, images in {"train": 16, "dev": 6, "test": 6}.items():
-            for number in range(images):
-                name = f"{split}_{number}.png"
-                pixels = rng.integers(0, 256, (*rng.integers(40, 70, 2), 3), np.uint8)
-                Image.fromarray(pixels).save(folder / name)
-                for _ in range(2):
-                    words = rng.choice(whole_models.WORDS, 4)
-                    rows.writerow([name, " ".join(words), split])
+    images = {"train": 16, "dev": 6, "test": 6}
+    photo_files.write_captioned(folder, whole_models.WORDS, images)
     return folder
 
 
