@@ -275,115 +275,28 @@ def test_model_card_names_the_views_and_their_paper(trained):
     assert "External Space Attention" in " ".join(card.split())
 
 
-# ESA's training step, written anew for PyTorch in float64. Its masks are arguments, and
-# it has no dropout.
-
-
-def torch_esa_loss(torch, images, captions, margin, hardest):
-    """ESA's self-expanding loss: the sum over both directions.
-
-    Args:
-      torch: the module.
-      images: `[pairs, views, dim]`.
-      captions: `[pairs, views, dim]`.
-      margin: margin.
-      hardest: whether to mine the hardest negative instead of all.
-    """
-    pairs = len(images)
-    scores = torch.einsum("pvd,qwd->pvqw", images, captions)
-    pair = torch.arange(pairs)
-    of_own = scores[pair, :, pair]  # [pairs, views of images, views of captions]
-    same = torch.eye(pairs, dtype=torch.bool)[:, None, :, None]
-    total = 0
-    for positive, negatives in (
-        (of_own.amin(2)[:, :, None, None], (2, 3)),
-        (of_own.amin(1)[None, None], (0, 1)),
-    ):
-        hinges = torch.relu(margin + scores - positive).masked_fill(same, 0)
-        total += (hinges.amax(negatives) if hardest else hinges).sum()
-    return total
-
-
-def torch_esa_pooling(torch, vectors, kept, weight, bias):
-    """Pools `[batch, length, dim]` where `kept [batch, length]`; to unit length."""
-    logits = torch.nn.functional.linear(vectors, weight, bias)
-    logits = logits.masked_fill(~kept[..., None], -torch.inf)
-    pooled = (torch.softmax(logits, 1) * vectors).sum(1)
-    return torch.nn.functional.normalize(pooled, dim=-1)
-
-
-def torch_esa_images(torch, params, regions, kept):
-    """Embeds `[pairs, regions, dim]` under masks `[pairs, views, regions]`."""
-    functional = torch.nn.functional
-
-    def linear(name, inputs):
-        weight, bias = (params[f"img.{name}.{x}"] for x in ("weight", "bias"))
-        return functional.linear(inputs, weight, bias)
-
-    hidden = linear("mlp.layers.0", regions.flatten(0, 1))
-    scale, shift = (params[f"img.mlp.bns.0.{x}"] for x in ("weight", "bias"))
-    hidden = functional.batch_norm(hidden, None, None, scale, shift, training=True)
-    added = linear("mlp.layers.1", torch.relu(hidden)).unflatten(0, regions.shape[:2])
-    features = linear("fc", regions) + added
-    attention = [params[f"img.linear1.{x}"] for x in ("weight", "bias")]
-    views = [
-        torch_esa_pooling(torch, features, kept[:, view], *attention)
-        for view in range(kept.shape[1])
-    ]
-    return torch.stack(views, 1)
-
-
-def torch_esa_captions(torch, params, tokens, count):
-    """Embeds tokens `[pairs, views, time]`."""
-    rnn = torch.nn.utils.rnn
-    rows, lengths = tokens.flatten(0, 1), count.flatten()
-    words = params["txt.embed.weight"][rows]
-    gru = torch.nn.GRU(
-        words.shape[-1], len(params["txt.linear1.bias"]), 1, True, True, 0.0, True
-    ).double()
-    weights = {
-        name.removeprefix("txt.rnn."): value
-        for name, value in params.items()
-        if name.startswith("txt.rnn.")
+def golden_views(golden):
+    """The golden batch, whose masks become the regions of the views."""
+    kept = golden["in/kept"]  # [pairs, views, regions]
+    pairs, _, regions = kept.shape
+    return {
+        "regions": golden["in/regions"],
+        "region_count": np.full(pairs, regions, np.int32),
+        "view_regions": np.argsort(~kept, axis=-1, kind="stable").astype(np.int32),
+        "view_region_count": kept.sum(-1, dtype=np.int32),
+        "tokens": golden["in/tokens"],
+        "token_count": golden["in/token_count"],
+        "image_id": np.arange(pairs, dtype=np.int32),
     }
-    packed = rnn.pack_padded_sequence(
-        words, lengths, batch_first=True, enforce_sorted=False
-    )
-    states, _ = torch.func.functional_call(gru, weights, (packed,))
-    states, _ = rnn.pad_packed_sequence(
-        states, batch_first=True, total_length=rows.shape[1]
-    )
-    states = sum(states.chunk(2, -1)) / 2
-    exists = torch.arange(rows.shape[1]) < lengths[:, None]
-    attention = [params[f"txt.linear1.{x}"] for x in ("weight", "bias")]
-    pooled = torch_esa_pooling(torch, states, exists, *attention)
-    return pooled.unflatten(0, tokens.shape[:2])
 
 
-def esa_params(embed=8, dim=6, word=3):
-    """Draws parameters by the names of ESA's public code."""
-    shapes = {"img.fc": (embed, dim), "img.mlp.layers.0": (embed // 2, dim)}
-    shapes |= {"img.mlp.layers.1": (embed, embed // 2), "img.linear1": (embed, embed)}
-    shapes |= {"txt.linear1": (embed, embed)}
-    rng = np.random.default_rng(7)
-    params = {}
-    for name, shape in shapes.items():
-        params[f"{name}.weight"] = rng.normal(size=shape) / shape[1] ** 0.5
-        params[f"{name}.bias"] = rng.normal(size=shape[0]) / 4
-    params["img.mlp.bns.0.weight"] = rng.uniform(0.5, 1.5, embed // 2)
-    params["img.mlp.bns.0.bias"] = rng.normal(size=embed // 2)
-    params["txt.embed.weight"] = rng.normal(size=(VOCABULARY, word))
-    for direction in ("", "_reverse"):
-        for kind, inputs in (("ih", (word,)), ("hh", (embed,))):
-            weight = rng.normal(size=(3 * embed, *inputs)) / 2
-            params[f"txt.rnn.weight_{kind}_l0{direction}"] = weight
-            bias = rng.normal(size=3 * embed) / 2
-            params[f"txt.rnn.bias_{kind}_l0{direction}"] = bias
-    return params
-
-
-def our_params(arrays):
-    """Converts arrays by ESA's names; the bias of the pooling cancels out."""
+def of_esa(golden, prefix):
+    """Converts arrays by ESA's names; the bias of its pooling cancels out."""
+    arrays = {
+        name.removeprefix(f"{prefix}/"): array
+        for name, array in golden.items()
+        if name.startswith(f"{prefix}/")
+    }
     known = {name: x for name, x in arrays.items() if "linear1" not in name}
     params = parameter_names.variables(known)["params"]
     for encoder, branch in (
@@ -395,56 +308,25 @@ def our_params(arrays):
     return params
 
 
-@pytest.fixture(scope="module")
-def torch_step():
-    """ESA's embeddings, losses and gradients of the batch of `make_views`."""
-    torch = pytest.importorskip("torch")
-    batch = make_views()
-    regions = batch["regions"].shape[1]
-    batch["region_count"] = np.full(BATCH, regions, np.int32)  # ESA has no padding
-    first = np.arange(regions) < batch["view_region_count"][..., None]
-    kept = np.zeros_like(first)
-    np.put_along_axis(kept, batch["view_regions"], first, axis=-1)
-    params = {
-        name: torch.tensor(x, requires_grad=True) for name, x in esa_params().items()
-    }
-    images = torch_esa_images(
-        torch, params, torch.tensor(batch["regions"]).double(), torch.tensor(kept)
-    )
-    captions = torch_esa_captions(
-        torch,
-        params,
-        torch.tensor(batch["tokens"]).long(),
-        torch.tensor(batch["token_count"]),
-    )
-    losses, gradients = {}, {}
-    for mining in ("hardest", "all"):
-        loss = torch_esa_loss(torch, images, captions, MARGIN, mining == "hardest")
-        found = torch.autograd.grad(loss, params.values(), retain_graph=True)
-        losses[mining] = loss.item()
-        gradients[mining] = {
-            name: x.numpy() for name, x in zip(params, found, strict=True)
-        }
-    embeddings = [x.detach().numpy() for x in (images, captions)]
-    return batch, embeddings, losses, gradients
-
-
 @pytest.mark.parametrize("mining", ["hardest", "all"])
-def test_training_step_is_that_of_esa(torch_step, mining):
-    """Embeddings, loss and gradients of its BiGRU model."""
-    batch, embeddings, losses, gradients = torch_step
+def test_training_step_is_that_of_esa(mining):
+    """Embeddings, loss and gradients of the public code's BiGRU model."""
+    golden = parity.load("esa_train")
+    params, batch = of_esa(golden, "param"), golden_views(golden)
+    words, word_dim = golden["param/txt.embed.weight"].shape
     model = VSE(
         "region_parallel",
         "bigru_gpo",
-        VOCABULARY,
-        word_dim=3,
-        embed_dim=8,
+        words,
+        word_dim,
+        embed_dim=golden["out/images"].shape[-1],
         pooling="esa",
         train=True,
     )
     statistics = jax.eval_shape(model.init, jax.random.key(0), batch)["batch_stats"]
     statistics = jax.tree.map(lambda x: jnp.zeros(x.shape), statistics)
-    settings = parity.loss_settings(margin=MARGIN, reduction="sum")
+    margin = float(golden["cfg/margin"])
+    settings = parity.loss_settings(margin=margin, reduction="sum")
 
     def loss_of(params):
         variables = {"params": params, "batch_stats": statistics}
@@ -452,14 +334,12 @@ def test_training_step_is_that_of_esa(torch_step, mining):
         loss = parity.batch_loss(*found, settings, mining, batch["image_id"])
         return loss, found
 
-    params = jax.tree.map(jnp.float32, our_params(esa_params()))
-    (loss, found), of_params = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(
-        params
-    )
-    for ours, theirs in zip(found, embeddings, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    assert loss == pytest.approx(losses[mining], rel=1e-5)
-    expected = our_params(gradients[mining])
+    gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+    (loss, (images, captions)), of_params = gradient(params)
+    np.testing.assert_allclose(images, golden["out/images"], atol=1e-5)
+    np.testing.assert_allclose(captions, golden["out/captions"], atol=1e-5)
+    assert loss == pytest.approx(golden[f"out/loss_{mining}"], rel=1e-5)
+    expected = of_esa(golden, f"grad_{mining}")
     parity.assert_trees_close(of_params, expected, rtol=1e-3, atol=1e-4)
     sizes = [np.abs(x).max() for x in jax.tree.leaves(of_params["image"])]
     assert np.median(sizes) > 1e-2

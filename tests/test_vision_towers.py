@@ -189,16 +189,21 @@ def trained(models, root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     (folder / "config.py").write_text(CONFIG)
     weights = shutil.copytree(models["clip"][1], folder / "clip")
-    run(
+    train_again(folder, root)
+    shutil.rmtree(weights)  # a trained model does not need them
+    return folder / "run"
+
+
+def train_again(folder, root):
+    """Starts or resumes the training in a folder; returns its output."""
+    return run(
         folder,
         f"--config={folder / 'config.py'}",
-        f"--config.model.backbone.weights={weights}",
+        f"--config.model.backbone.weights={folder / 'clip'}",
         f"--config.data.root={root}",
         f"--config.data.data_dir={folder / 'data'}",
         f"--workdir={folder / 'run'}",
     )
-    shutil.rmtree(weights)  # a trained model does not need them
-    return folder / "run"
 
 
 def leaves_of(workdir, step):
@@ -230,6 +235,11 @@ def test_training_freezes_and_fine_tunes(trained, models):
         "interpolation": "bicubic",
         "backbone": "clip_vision",
     }
+
+
+def test_a_run_resumes_without_the_weights(trained, root):
+    """It takes the sizes and the preprocessing from its checkpoint."""
+    assert "rSum" in train_again(trained.parent, root)
 
 
 def test_a_trained_model_searches_and_exports(trained, root, tmp_path):

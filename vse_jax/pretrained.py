@@ -1,7 +1,6 @@
 """Puts pretrained weights into the state of a new training."""
 
 import ml_collections
-from flax import traverse_util
 
 from vse_jax import saved_model
 from vse_jax.models.image_encoders import takes_pooled
@@ -48,17 +47,12 @@ def _from_run(config, state):
     own = dict(state.params)
     own_scalars = own.pop("loss", {})
     found = {"params": params, "batch_stats": variables.get("batch_stats", {})}
-    expected = {"params": own, "batch_stats": state.batch_stats}
-    parameters.refuse(
+    parameters.refuse_other_variables(
         f"{config.start_from}: its parameters are not those of this model",
-        parameters.differences(_shapes(found), _shapes(expected)),
+        found,
+        {"params": own, "batch_stats": state.batch_stats},
     )
     if own_scalars:
         known = {name: scalars.get(name, own_scalars[name]) for name in own_scalars}
         params["loss"] = known
     return state.replace(params=params, batch_stats=found["batch_stats"])
-
-
-def _shapes(variables):
-    flat = traverse_util.flatten_dict(variables, sep=".")
-    return {name: leaf.shape for name, leaf in flat.items()}

@@ -65,7 +65,7 @@ def train_and_evaluate(
     # The last workdir should not be refused after days of training.
     for seed, own in zip(seeds, configs, strict=True):
         if saved := find_description(seed.workdir):
-            complete, _ = starting_point.complete(own, seed.workdir)
+            complete, _ = starting_point.complete(own, saved)
             run_config.check_same_run(saved, complete, seed.workdir)
     reports = []
     for place, (seed, own) in enumerate(zip(seeds, configs, strict=True), 1):

@@ -11,12 +11,10 @@ from typing import Any
 import ml_collections
 
 from vse_jax import files, run_config, saved_model
-from vse_jax.checkpoint import find_description
 from vse_jax.data.text import vocabularies
 from vse_jax.data.text.vocabularies import AnyVocabulary
 from vse_jax.errors import InputError
-from vse_jax.torch_import import text_weights
-from vse_jax.torch_import.resolve import resolved
+from vse_jax.torch_import.resolve import began_with_text_weights, resolved
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +33,14 @@ _WEIGHTS = ("model.backbone.weights", "model.text_weights")
 
 
 def complete(
-    config: ml_collections.ConfigDict, workdir: str
+    config: ml_collections.ConfigDict, run: dict[str, Any] | None
 ) -> tuple[ml_collections.ConfigDict, AnyVocabulary | None]:
     """Completes a configuration by what its training starts from.
 
     Args:
       config: see `configs/common.py`.
-      workdir: folder of the run. A run in it remembers what it began with.
+      run: description of the run to resume, which remembers what it began with. None
+        for a new run.
 
     Returns:
       A copy with all sizes of pretrained weights, or with the model of the run
@@ -51,11 +50,10 @@ def complete(
     Raises:
       InputError: if there are no such weights or run, or if both are set.
     """
-    config = config.copy_and_resolve_references()
-    run = find_description(workdir)
     if not config.start_from:
-        vocabulary = text_weights.take_from_run(config, run)
-        return resolved(config), vocabulary
+        remembers = began_with_text_weights(run, config)
+        return resolved(config, run), vocabularies.of_run(run) if remembers else None
+    config = config.copy_and_resolve_references()
     config.start_from = files.absolute(config.start_from)
     source = run or saved_model.read_description(config.start_from, "best")
     _take_model(config, source)

@@ -11,7 +11,7 @@ import numpy as np
 from clu import parameter_overview, periodic_actions
 
 from vse_jax import parallel, starting_point
-from vse_jax.checkpoint import Checkpoints
+from vse_jax.checkpoint import Checkpoints, find_description
 from vse_jax.data import input_pipeline
 from vse_jax.data.text import vocabularies
 from vse_jax.errors import StoppedError, TrainingError, reporting_writes
@@ -63,7 +63,7 @@ def train_and_evaluate(
     goodput = Goodput(
         seconds_compiling=parallel.seconds_compiling, seconds_before=seconds_before
     )
-    config, vocabulary = starting_point.complete(config, workdir)
+    config, vocabulary = starting_point.complete(config, find_description(workdir))
     parallel.check_batches(config)
     data = config.data
     experiment = create_experiment(

@@ -209,6 +209,13 @@ def test_invalid_options_of_the_weights(folder, config, change, expected):
     assert expected in message_of(of_bert, config, folder)
 
 
+def test_sizes_that_contradict_the_weights_are_refused(folder, config):
+    """Another number of heads would fit the shapes, and compute something else."""
+    config.model.text_tower.heads = 4
+    message = message_of(of_bert, config, folder)
+    assert "config.model.text_tower.heads is 4, but it is 3 in the weights" in message
+
+
 def test_random_weights_need_all_sizes(config):
     config.model.text_encoder = "bert"
     message = message_of(resolve.resolved, config)

@@ -8,7 +8,7 @@ import jax
 import ml_collections
 from etils import epath
 
-from vse_jax import files, parallel, run_config
+from vse_jax import files, parallel, run_config, starting_point
 from vse_jax.compilation import measured, report
 from vse_jax.compilation.chips import GIB
 from vse_jax.compilation.programs import PROGRAMS, programs, train_programs
@@ -16,7 +16,6 @@ from vse_jax.compilation.resident import check_fits, resident_features
 from vse_jax.compilation.topology import Topology, get_topology
 from vse_jax.data.batch_options import token_lengths
 from vse_jax.errors import InputError, reporting_writes
-from vse_jax.torch_import.resolve import resolved
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +43,9 @@ def compile_programs(
       InputError: if an option is invalid, libtpu is absent, or a program does not fit
         the memory of a device.
     """
-    config = resolved(config)
+    config, vocabulary = starting_point.complete(config, run=None)
+    if vocabulary is not None:
+        config.compile.vocabulary_size = len(vocabulary)
     config.dtype = _dtype(config)
     check_options(config)
     _check_output(output)

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from flax import traverse_util
 
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.data.text.vocabularies import AnyVocabulary
@@ -77,13 +76,10 @@ def check_shapes(
     Raises:
       InputError: if a parameter is missing, unexpected or mis-shaped.
     """
-    found, expected = (
-        {name: leaf.shape for name, leaf in _flatten(tree).items()}
-        for tree in (variables, _expected(config, vocabulary_size))
-    )
-    parameters.refuse(
+    parameters.refuse_other_variables(
         f"{path}: its parameters are not those of the model that its options describe",
-        parameters.differences(found, expected),
+        variables,
+        _expected(config, vocabulary_size),
     )
 
 
@@ -108,7 +104,3 @@ def _example_images(config):
         "regions": np.zeros((1, 2, dim), np.float32),
         "region_count": np.ones(1, np.int32),
     }
-
-
-def _flatten(tree):
-    return traverse_util.flatten_dict(tree, sep=".")

@@ -1,8 +1,10 @@
 """Compares the parameters of an imported file with those of a model."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from flax import traverse_util
 
 from vse_jax.errors import InputError
 
@@ -25,6 +27,25 @@ def differences(found: Shapes, expected: Shapes) -> dict[str, list[str]]:
             if found[name] != expected[name]
         ],
     }
+
+
+def refuse_other_variables(
+    reason: str, found: Mapping[str, Any], expected: Mapping[str, Any]
+) -> None:
+    """Raises InputError if the shapes of a model's variables are not as expected.
+
+    Args:
+      reason: start of the message.
+      found: variables; nested dicts of arrays.
+      expected: variables or their shapes; nested dicts.
+    """
+    shapes = [
+        {name: leaf.shape for name, leaf in flat.items()}
+        for flat in (
+            traverse_util.flatten_dict(tree, sep=".") for tree in (found, expected)
+        )
+    ]
+    refuse(reason, differences(*shapes))
 
 
 def refuse(

@@ -7,7 +7,6 @@ import jax
 import ml_collections
 import numpy as np
 
-from vse_jax.data.text import vocabularies
 from vse_jax.data.text.subwords import Subwords
 from vse_jax.errors import InputError
 from vse_jax.models.text_encoders.transformer import TOWERS
@@ -27,42 +26,23 @@ _FILES = {
     "clip_text": clip_files.CLIP,
     "siglip_text": clip_files.SIGLIP,
 }
-_MAY_BE_ZERO = {"vocabulary_size", "padding"}
+MAY_BE_ZERO = {"vocabulary_size", "padding"}
 _TYPES = {"activation": str, "epsilon": float}  # of sizes; int of the others
 # Tables of tokens may be padded, so that their rows are a multiple of this.
 _MOST_UNUSED_ROWS = 127
 
 
-def resolve(config: ml_collections.ConfigDict) -> None:
-    """Sets the sizes of the text transformer that are 0 to those of its weights.
-
-    It does nothing if the text encoder is recurrent, or if no size is 0.
+def read_sizes(encoder: str, weights: str) -> dict[str, Any]:
+    """Returns the fields of `Sizes` of a pretrained text transformer.
 
     Args:
-      config: see `configs/common.py`; changed in place.
+      encoder: one of `TOWERS`.
+      weights: see `pretrained_folder.read`; only `config.json` and the tokenizer's
+        files are read.
 
     Raises:
-      InputError: if the weights are of another architecture or lack a size, or if a
-        size is invalid.
+      InputError: if the weights are of another architecture or lack a size.
     """
-    model, options = config.model, config.model.text_tower
-    if model.text_encoder not in TOWERS:
-        return
-    missing = [name for name in Sizes._fields if not options[name]]
-    # A run has saved all sizes, and may lack the weights. The padding may be 0.
-    if model.text_weights and set(missing) - {"padding"}:
-        found = _sizes_of_weights(model.text_encoder, model.text_weights)
-        options.update({name: found[name] for name in missing})
-    elif not model.text_weights and set(missing) - _MAY_BE_ZERO:
-        raise InputError(
-            f"config.model.text_weights is empty, so the sizes of the transformer must "
-            f"be given: config.model.text_tower.{missing[0]} is "
-            f"{options[missing[0]]!r}; set it, or set config.model.text_weights"
-        )
-    _check_sizes(options, "config.model.text_tower.")
-
-
-def _sizes_of_weights(encoder: str, weights: str) -> dict[str, Any]:
     files = _FILES[encoder]
     config = pretrained_folder.read_config(weights)
     path = pretrained_folder.find(weights) / pretrained_folder.CONFIG
@@ -91,7 +71,9 @@ def _sizes_of_weights(encoder: str, weights: str) -> dict[str, Any]:
     return found if padding is None else found | {"padding": padding}
 
 
-def _check_sizes(options: Mapping[str, Any], where: str) -> None:
+def check_sizes(options: Mapping[str, Any]) -> None:
+    """Raises InputError if sizes in `config.model.text_tower` are invalid."""
+    where = "config.model.text_tower."
     for name, value in options.items():
         if name == "activation":
             is_right, expected = (
@@ -101,7 +83,7 @@ def _check_sizes(options: Mapping[str, Any], where: str) -> None:
         elif name == "epsilon":
             is_right, expected = 0 < value < 1, "a number between 0 and 1"
         else:
-            at_least = 0 if name in _MAY_BE_ZERO else 1
+            at_least = 0 if name in MAY_BE_ZERO else 1
             is_right, expected = value >= at_least, "a number of at least 1"
         if not is_right:
             raise InputError(f"{where}{name} is {value!r}, expected {expected}")
@@ -112,37 +94,11 @@ def _check_sizes(options: Mapping[str, Any], where: str) -> None:
         )
 
 
-def take_from_run(
-    config: ml_collections.ConfigDict, run: dict[str, Any] | None
-) -> Subwords | None:
-    """Continues with the sizes and the tokenizer of a run, if it has these weights.
-
-    The weights may be gone since the run began.
-
-    Args:
-      config: configuration of this start; sizes that are 0 become those of the run.
-      run: description of the run in the workdir; None if there is none.
-
-    Returns:
-      The tokenizer of the run; None if the run has none, or began with other weights.
-    """
-    model, saved = config.model, (run or {}).get("config", {}).get("model", {})
-    if not model.text_weights or any(
-        model[option] != saved.get(option)
-        for option in ("text_encoder", "text_weights")
-    ):
-        return None
-    for name, value in model.text_tower.items():
-        if not value:
-            model.text_tower[name] = saved["text_tower"][name]
-    return vocabularies.of_run(run)
-
-
 def read_tokenizer(config: ml_collections.ConfigDict) -> Subwords:
     """Reads the tokenizer of the pretrained text transformer.
 
     Args:
-      config: see `configs/common.py`, with the sizes of the weights, see `resolve`.
+      config: see `configs/common.py`, with the sizes of the weights, see `resolved`.
 
     Raises:
       InputError: if there is none, or if it is not that of the weights.
@@ -166,7 +122,7 @@ def load(config: ml_collections.ConfigDict) -> dict:
     """Reads the parameters of the pretrained text transformer.
 
     Args:
-      config: see `configs/common.py`, with the sizes of the weights, see `resolve`.
+      config: see `configs/common.py`, with the sizes of the weights, see `resolved`.
 
     Returns:
       Parameters of the transformer: nested dicts of float32 arrays.
