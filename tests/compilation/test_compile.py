@@ -10,8 +10,9 @@ import types
 import jax
 import pytest
 
+import vse_jax
 from configs import common, quickstart
-from tests import programs
+from tests import programs, saved_runs
 from vse_jax.compilation import compile as compilation
 from vse_jax.compilation import measured, topology
 from vse_jax.compilation.chips import CHIPS
@@ -98,6 +99,27 @@ def test_one_bucket(name, tmp_path):
     step = max(program["estimated_seconds"], program["roofline_seconds"])
     assert program["rows_per_second"] == pytest.approx(64 / step)
     assert f"{program['rows_per_second']:,.0f}" in row
+
+
+def test_the_model_of_the_run_to_start_from_is_compiled(monkeypatch, tmp_path):
+    """With the architecture and the vocabulary of that run."""
+    other = saved_runs.of_scenes(tmp_path / "data")
+    other.model.update(text_encoder="gru", embed_dim=24)
+    saved_runs.save(tmp_path / "run", other)
+    compiled = []
+    monkeypatch.setattr(compilation, "get_topology", lambda name: EIGHT)
+    monkeypatch.setattr(
+        compilation, "programs", lambda config, devices: compiled.append(config) or []
+    )
+    monkeypatch.setattr(compilation.report, "table", lambda *_: "")
+    monkeypatch.setattr(compilation.report, "as_json", lambda *_: {})
+    config = quickstart.get_config()
+    config.start_from = str(tmp_path / "run")
+    compilation.compile_programs(config, "v5e:2x4")
+    (config,) = compiled
+    assert (config.model.text_encoder, config.model.embed_dim) == ("gru", 24)
+    words = vse_jax.load(tmp_path / "run").vocabulary
+    assert config.compile.vocabulary_size == len(words)
 
 
 @pytest.mark.parametrize(
