@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs import coco_vsepp
+from configs import coco_esa, coco_siglip_head, coco_vsepp
 from tests import parity, programs
 from tests.models.backbones import pytorch_backbones
 from vse_jax.checkpoint import Checkpoints
@@ -133,15 +133,31 @@ def test_cnn_is_imported_too(config, tmp_path):
     np.testing.assert_allclose(embed(variables, {"image": photos}), expected, atol=1e-5)
 
 
-def test_cnn_imported_by_a_configuration_of_photos_can_be_evaluated(tmp_path):
+@pytest.mark.parametrize("given", [coco_vsepp, coco_esa])
+def test_cnn_imported_by_another_configuration_can_be_evaluated(given, tmp_path):
     content, _ = with_backbone("resnet50", "cnn.module.{}")
     path = str(tmp_path / "resnet.pth.tar")
     torch.save(content, path)
-    given = coco_vsepp.get_config()
+    given = given.get_config()
     configured = checkpoint_file.configure(given, torch_checkpoint.read(path), path)
     check_options(configured)
     assert configured.data.train_split == given.data.train_split
     assert not configured.fine_tuning
+
+
+@pytest.mark.parametrize("given", [coco_vsepp, coco_siglip_head])
+def test_features_imported_by_a_configuration_of_photos(given, tmp_path):
+    path = parity.path_of("rvsepp_model_best.pth")
+    size = content_of(path.name)["opt"].vocab_size
+    vocabulary = str(write_vocabulary(tmp_path / "vocab.json", size))
+    workdir = str(tmp_path / "run")
+    config = given.get_config()
+    checkpoint_file.import_checkpoint(config, workdir, str(path), vocabulary)
+    checkpoints = Checkpoints(workdir, read_only=True)
+    saved = checkpoints.restore(checkpoints.steps()).run["config"]
+    assert saved["data"]["builder"] == "region_features"
+    assert saved["data"]["validation_split"] == "dev"
+    assert saved["model"]["backbone"]["name"] == ""
 
 
 def test_photos_are_cropped_as_the_options_say(config, tmp_path):

@@ -9,142 +9,44 @@ import torch
 
 import vse_jax
 from tests import photo_files
-from tests.models.backbones import pytorch_backbones
-from tests.torch_import.test_checkpoint_file import (
-    content_of,
-    numbered,
-    write_vocabulary,
-)
+from tests.torch_import import vse_infty_files
+from tests.torch_import.test_checkpoint_file import numbered, write_vocabulary
 from vse_jax import evaluate
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
 from vse_jax.models import backbones
-from vse_jax.models.vse import create_model
 from vse_jax.torch_import import backbone_weights, checkpoint_file, torch_checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-BLOCKS = (1, 2, 1, 1)
-# Values of --backbone_source, our backbones, and their options.
-SOURCES = {
-    "detector": ("bottom_up_resnet101", {"caffe": True}),
-    "wsl": ("resnext101_32x8d", {"groups": 32, "group_width": 8}),
-}
-SCALE, SIZE = 0.5, 128
-PARTS = {
-    "conv1": "base.0",
-    "bn1": "base.1",
-    "layer1": "base.4",
-    "layer2": "base.5",
-    "layer3": "base.6",
-    "layer4": "top.0",
-}
+SCALE, SIZE, EMBED = 0.5, 128, 32
+WORDS = 60
 
 
-@pytest.fixture(params=SOURCES)
+@pytest.fixture(params=vse_infty_files.SOURCES)
 def source(request, monkeypatch):
     """A source of the CNN's weights; the CNN has few blocks."""
-    name, options = SOURCES[request.param]
-    monkeypatch.setitem(backbones.SPECS, name, backbones._resnet(*BLOCKS, **options))
+    monkeypatch.setitem(backbones.SPECS, *vse_infty_files.few_blocks(request.param))
     backbone_weights.shapes.cache_clear()
     yield request.param
     backbone_weights.shapes.cache_clear()
 
 
-def network_of(source):
-    _, options = SOURCES[source]
-    network = pytorch_backbones.ResNet(*BLOCKS, **options)
-    pytorch_backbones.randomize(network)
-    return network.eval()
-
-
-def named_twice(network):
-    """Returns the arrays of a CNN by their names in such a file.
-
-    That code registers the CNN, and once more its parts without the classifier.
-    """
-    arrays = network.state_dict()
-    names = {f"resnet.{name}": array for name, array in arrays.items()}
-    for name, array in arrays.items():
-        layer, dot, rest = name.partition(".")
-        if layer in PARTS:
-            names[f"{PARTS[layer]}{dot}{rest}"] = array
-    return names
-
-
 def write(folder, source, **options):
-    """Writes a checkpoint and its vocabulary; returns paths, CNN and its encoder."""
-    content = content_of("vse_infty_bigru_model_best.pth")
-    images, captions = (
-        {name.removeprefix("module."): array for name, array in arrays.items()}
-        for arrays in content["model"]
-    )
-    network = network_of(source)
-    generator = torch.Generator().manual_seed(1)
-    dim = len(images["fc.bias"])
-    encoder = {name: a for name, a in images.items() if not name.startswith("mlp.")}
-    encoder["fc.weight"] = torch.randn(dim, 2048, generator=generator) / 45
-    arrays = {
-        f"module.backbone.{name}": array for name, array in named_twice(network).items()
-    }
-    arrays |= {f"module.image_encoder.{name}": a for name, a in encoder.items()}
-    content["model"] = [arrays, captions]
-    vars(content["opt"]).update(
-        {
-            "precomp_enc_type": "backbone",
-            "backbone_source": source,
-            "input_scale_factor": SCALE,
-            **options,
-        }
-    )
+    """Writes a checkpoint and its vocabulary; returns paths and image encoder."""
+    torch.manual_seed(0)
+    images = vse_infty_files.Grid(source, EMBED).eval()
+    captions = vse_infty_files.GruCaptions(WORDS, EMBED)
+    options = {
+        "precomp_enc_type": "backbone",
+        "backbone_source": source,
+        "input_scale_factor": SCALE,
+    } | options
     path = folder / "model_best.pth"
-    torch.save(content, path)
-    words = len(captions["embed.weight"])
-    vocabulary = write_vocabulary(folder / "vocab.json", words)
-    return str(path), str(vocabulary), network, encoder
-
-
-def rank_weights(encoder, count):
-    """Weights of generalized pooling, for `count` values in descending order."""
-    gru = torch.nn.GRU(32, 32, batch_first=True, bidirectional=True)
-    prefix = "gpool.gru."
-    gru.load_state_dict(
-        {n.removeprefix(prefix): a for n, a in encoder.items() if prefix in n}
-    )
-    frequency = 10_000 ** (-torch.arange(0, 32, 2) / 32)
-    angle = torch.arange(count)[:, None] * frequency
-    positions = torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
-    states = gru(positions[None])[0][0].unflatten(1, (2, 32)).mean(1)
-    return (states @ encoder["gpool.linear.weight"].T / 0.1).softmax(0)
-
-
-@torch.inference_mode()
-def embedded(network, encoder, photos):
-    """Embeds uint8 `[batch, height, width, 3]` by PyTorch."""
-    regions = torch.tensor(pytorch_backbones.run(network, photos, pooled=False))
-    projected = regions @ encoder["fc.weight"].T + encoder["fc.bias"]
-    ordered = projected.sort(dim=1, descending=True).values
-    pooled = (ordered * rank_weights(encoder, regions.shape[1])).sum(1)
-    return torch.nn.functional.normalize(pooled, dim=1).numpy()
-
-
-def test_embeddings_equal_pytorch(source, config, tmp_path):
-    path, _, network, encoder = write(tmp_path, source)
-    read = torch_checkpoint.read(path)
-    configured = checkpoint_file.configure(config, read, path)
-    assert configured.model.image_encoder == "region_linear"
-    assert configured.model.backbone.name == SOURCES[source][0]
-    words = Vocabulary(list(numbered(len(read.arrays["txt.embed.weight"])))[4:])
-    variables = checkpoint_file.convert(configured, words, read, path)
-    photos = np.stack([photo_files.drawn(SIZE, SIZE, seed) for seed in range(3)])
-    model = create_model(configured, len(words), train=False)
-    found = jax.jit(lambda v, b: model.apply(v, b, method=model.embed_images))(
-        variables, {"image": photos}
-    )
-    expected = embedded(network, encoder, photos)
-    assert np.abs(expected[0] - expected[1]).max() > 0.005
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    vse_infty_files.save(path, images, captions, parallel=True, **options)
+    vocabulary = write_vocabulary(folder / "vocab.json", WORDS)
+    return str(path), str(vocabulary), images
 
 
 def karpathy_folder(root):
@@ -173,10 +75,9 @@ def stretched(path):
 def test_imported_model_is_evaluated_on_stretched_photos(config, tmp_path):
     """As in their code, and not with a crop of the centre."""
     with pytest.MonkeyPatch.context() as patch:
-        name, options = SOURCES["detector"]
-        patch.setitem(backbones.SPECS, name, backbones._resnet(*BLOCKS, **options))
+        patch.setitem(backbones.SPECS, *vse_infty_files.few_blocks("detector"))
         backbone_weights.shapes.cache_clear()
-        path, vocabulary, network, encoder = write(tmp_path, "detector")
+        path, vocabulary, encoder = write(tmp_path, "detector")
         root = karpathy_folder(tmp_path / "photos")
         config.data.root, config.data.data_dir = str(root), str(tmp_path / "data")
         config.evaluation_batch_size = 8
@@ -187,7 +88,8 @@ def test_imported_model_is_evaluated_on_stretched_photos(config, tmp_path):
         photos = [root / f"{number}.png" for number in range(3)]
         found = vse_jax.load(workdir).embed_images(photos)
     backbone_weights.shapes.cache_clear()
-    expected = embedded(network, encoder, np.stack([stretched(p) for p in photos]))
+    with torch.inference_mode():
+        expected = encoder([stretched(path) for path in photos]).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-3)
     checkpoints = Checkpoints(workdir, read_only=True)
     run = checkpoints.restore(checkpoints.steps()).run
@@ -201,7 +103,7 @@ def test_imported_model_is_evaluated_on_stretched_photos(config, tmp_path):
 
 
 def test_cnn_without_the_parts_is_imported_too(source, config, tmp_path):
-    path, _, _, _ = write(tmp_path, source)
+    path, *_ = write(tmp_path, source)
     content = torch.load(path, weights_only=False)
     expected = torch_checkpoint.read(path)
     configured = checkpoint_file.configure(config, expected, path)

@@ -73,8 +73,7 @@ def configure(
     image = image_branch.options(loaded, path)
     text = text_branch.options(loaded, path, vocabulary)
     config = config.copy_and_resolve_references()
-    if loaded.backbone:
-        image_branch.configure_photos(config, loaded, path)
+    image_branch.configure_data(config, loaded, path)
     of_both = {
         "model.absolute": bool(loaded.options.get("use_abs", False)),
         "model.pooling": "gpo",
@@ -111,6 +110,7 @@ def _loss_options(encoder: str, options: dict) -> dict[str, Any]:
         "loss.name": "triplet",
         "loss.scale": 0.0,
         "loss.triplet_weight": 0.0,
+        "loss.views": 1,
         "loss.mining": _mining(encoder, options),
         "loss.margin": float(options.get("margin", _MARGIN)),
         "loss.epsilon": float(options.get("epsilon", _EPSILON)),

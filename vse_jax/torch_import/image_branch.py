@@ -17,6 +17,7 @@ _PREFIX = "img"
 _PROJECTION = "img.fc.weight"
 _HIDDEN = "img.mlp.layers.0.weight"
 _POOLING = "img.gpool.linear.weight"
+_FEATURES = "region_features"  # dataset of a model without a CNN
 _GRID_SIDE = 256  # pixels of vse_infty's photos, times an option
 # vse_infty registers the CNN as a whole and its two parts, so each parameter is saved
 # twice. The forward pass uses the parts.
@@ -40,21 +41,29 @@ def options(loaded: TorchCheckpoint, path: str) -> dict[str, Any]:
     }
 
 
-def configure_photos(
+def configure_data(
     config: ml_collections.ConfigDict, loaded: TorchCheckpoint, path: str
 ) -> None:
-    """Configures `config` for the photos of a model with a CNN.
+    """Configures `config` for the photos of a model with a CNN, or for features.
+
+    A dataset of the other kind is replaced by the usual one.
 
     Raises:
       InputError: if the CNN is not supported.
     """
-    is_grid = loaded.options.get("precomp_enc_type") == "backbone"
-    of_model = _grid_options if is_grid else _vsepp_options
     # An evaluation needs no options of the training.
     config.optimizer.groups = config.fine_tuning = ()
     config.model.backbone.weights = ""
+    if not loaded.backbone:
+        config.model.backbone.name = ""
+        if config.data.builder != _FEATURES:
+            config.data.builder = _FEATURES
+            config.data.train_split, config.data.validation_split = "train", "dev"
+        return
+    is_grid = loaded.options.get("precomp_enc_type") == "backbone"
+    of_model = _grid_options if is_grid else _vsepp_options
     config.update_from_flattened_dict(of_model(loaded.options, path))
-    if config.data.builder == "region_features":
+    if config.data.builder == _FEATURES:
         config.data.builder = "karpathy_images"
         config.data.validation_split = "val"
 
@@ -76,7 +85,7 @@ def _grid_options(options, path):
     source = str(options.get("backbone_source"))
     if "detector" in source:
         architecture = "bottom_up_resnet101"
-    elif "wsl" in source or source == "imagenet_resnext":
+    elif "wsl" in source or "resnext" in source:
         architecture = "resnext101_32x8d"
     else:
         raise InputError(
@@ -101,7 +110,7 @@ def variables(
 
     Args:
       loaded: the checkpoint.
-      config: what `options` and `configure_photos` return.
+      config: configuration after `options` and `configure_data`.
       path: path of the checkpoint, for messages.
 
     Returns:

@@ -124,6 +124,7 @@ def configure(
             "loss.scale": 0.0,
             "loss.triplet_weight": 0.0,
             "loss.learn_scale": True,
+            "loss.views": 1,
             "loss.warmup_mining": "",
             "loss.warmup_epochs": 0,
             "optimizer.groups": (),
