@@ -12,7 +12,6 @@ from configs import common
 from tests import photo_files, programs, whole_models
 from tests.exporting.exported import onnx_session
 from tests.models.backbones import hugging_face
-from tests.serving import served
 from vse_jax import evaluate, train
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.errors import InputError
@@ -240,28 +239,8 @@ def test_another_tokenizer_is_refused(root, tmp_path):
     assert "ends captions with token 60, but config.json says 5" in message
 
 
-def _check_server(workdir):
-    process = programs.start("--mode=serve", f"--workdir={workdir}", "--port=0")
-    with served.ending(process):
-        what, _, url = served.first_line(process).partition(" at ")
-        assert what == "serving 6 images"
-        server = served.Served(process, url)
-        found = server.search(q="red sky", k=6).json
-        model = vse_jax.load(workdir)
-        names = [f"test_{number}.png" for number in range(6)]
-        root = model.config.data.root
-        images = model.embed_images([f"{root}/{name}" for name in names])
-        scores = images @ model.embed_captions("red sky")[0]
-        for hit in found["hits"]:
-            expected = scores[names.index(hit["id"])]
-            assert hit["score"] == pytest.approx(expected, abs=2e-3)
-        picture = server.request(found["hits"][2]["image"]).body
-        answer = server.upload(picture, "image/jpeg", k=1).json
-        assert len(answer["hits"]) == 1
-
-
 def test_command(root, tmp_path):
-    """The command of README.md, and a server of the result."""
+    """The command of README.md."""
     whole_models.save_clip(tmp_path / "clip")
     finished = programs.run(
         "--mode=import",
@@ -273,7 +252,7 @@ def test_command(root, tmp_path):
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.startswith("checkpoint: ")
-    _check_server(tmp_path / "run")
+    assert programs.checkpoint_steps(tmp_path / "run") == [0]
     finished = programs.run(
         "--mode=import", f"--import_file={tmp_path / 'no'}", f"--workdir={tmp_path}/x"
     )
