@@ -22,19 +22,37 @@ from vse_jax.errors import InputError
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
 )
+TOWER = {
+    "activation": "gelu_pytorch_tanh",
+    "dim": 128,
+    "epsilon": 1e-6,
+    "heads": 2,
+    "layers": 2,
+    "mlp_dim": 256,
+}
+VISION_TOWER = TOWER | {"image_size": 64, "patch": 16}
+TEXT_TOWER = TOWER | {"activation": "gelu", "positions": 24, "vocabulary_size": 1000}
 SMALL = {
     "quickstart": {},
     "coco_rvse": {"compile.regions": 8, "model.embed_dim": 128},
+    "coco_rvse_bert": {
+        "compile.regions": 8,
+        "model.embed_dim": 128,
+        **{f"model.text_tower.{name}": size for name, size in TEXT_TOWER.items()},
+    },
+    "coco_clip_finetune": {
+        "data.image_size": 64,
+        "model.backbone.name": "clip_vision",
+        **{f"model.backbone.tower.{name}": s for name, s in VISION_TOWER.items()},
+        "model.embed_dim": 128,
+        "model.image_encoder": "global",
+        "model.text_encoder": "clip_text",
+        "model.text_pooling": "cls",
+        **{f"model.text_tower.{name}": size for name, size in TEXT_TOWER.items()},
+    },
     "coco_siglip_head": {
         "data.image_size": 64,
-        "model.backbone.tower.activation": "gelu_pytorch_tanh",
-        "model.backbone.tower.dim": 128,
-        "model.backbone.tower.epsilon": 1e-6,
-        "model.backbone.tower.heads": 2,
-        "model.backbone.tower.image_size": 64,
-        "model.backbone.tower.layers": 2,
-        "model.backbone.tower.mlp_dim": 256,
-        "model.backbone.tower.patch": 16,
+        **{f"model.backbone.tower.{name}": s for name, s in VISION_TOWER.items()},
         "model.embed_dim": 128,
     },
     "coco_vsepp": {
