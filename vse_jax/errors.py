@@ -62,7 +62,10 @@ def _short(value, length=80):
 
 def unreadable(path: str | os.PathLike, error: OSError) -> InputError:
     """Returns an error that says why `path` cannot be read."""
-    return InputError(f"{path}: cannot be read: {error.strerror or one_line(error)}")
+    reason = error.strerror or one_line(error)
+    if isinstance(error, FileNotFoundError):  # of an object store it names only the key
+        reason = os.strerror(errno.ENOENT)
+    return InputError(f"{path}: cannot be read: {reason}")
 
 
 def store_errors() -> tuple[type[Exception], ...]:

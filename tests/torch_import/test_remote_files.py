@@ -121,3 +121,10 @@ def test_absent_folder_is_refused_in_one_line(bucket, config):
     with pytest.raises(InputError, match="absent: no such folder; expected") as error:
         resolved(config)
     assert "\n" not in str(error.value)
+
+
+def test_absent_file_is_refused_in_one_line(bucket):
+    path = str(bucket / "absent.safetensors")
+    with pytest.raises(InputError) as error:
+        weight_file.read(path)
+    assert str(error.value) == f"{path}: cannot be read: No such file or directory"
