@@ -144,6 +144,23 @@ def test_two_hosts_evaluate_as_one(place, reference):
     assert f"{'rSum':15}{found['metrics']['rsum']:7.1f}" in finished[0].stdout
 
 
+@pytest.mark.slow
+def test_two_hosts_train_several_seeds(place, reference):
+    """The second one is the run that is made alone, bit for bit."""
+    workdir = place.workdir("of_two_hosts_seeds")
+    hosts = Hosts(with_regions(place))
+    finished = hosts.run(f"--workdir={workdir}", "--seeds=1,0")
+    assert_succeeded(finished)
+    seed = workdir.with_name(f"{workdir.name}_seed0")
+    programs.assert_same_run(seed, reference, STEPS)
+    assert finished[0].stdout.count("mean of 2 seeds") == 1
+    summary = workdir.with_name(f"{workdir.name}_seeds_test.json")
+    first, second = json.loads(summary.read_text())["runs"]
+    assert (first["seed"], second["seed"]) == (1, 0)
+    expected = json.loads((reference / "eval" / "test.json").read_text())
+    assert second["metrics"] == expected["metrics"] != first["metrics"]
+
+
 def test_metrics_that_cannot_be_read_end_both_with_one_line(place, reference):
     workdir = place.workdir("unreadable_metrics")
     shutil.copytree(reference, workdir)

@@ -32,12 +32,16 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(place):
-    """Seeds 1 and 0; a signal stops the second, and the same command resumes it."""
+    """Seeds 1 and 0: killed, then stopped in the second, by the same command."""
     workdir = place.workdir("seeds")
     options = f"--workdir={workdir}", "--seeds=1,0"
     process = place.start(*options)
     assert any("seed 0 (2 of 2)" in line for line in process.stderr)
-    stopped = programs.stop_after(process, "step 7/", signal.SIGTERM)
+    killed = programs.stop_after(process, "step 7/", signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    process = place.start(*options)
+    assert any("seed 0 (2 of 2)" in line for line in process.stderr)
+    stopped = programs.stop_after(process, "step 12/", signal.SIGTERM)
     assert stopped.returncode == 143, stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert "mean of" not in stopped.stdout
