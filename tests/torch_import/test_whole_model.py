@@ -122,6 +122,11 @@ def test_export_computes_the_same(imported, root, tmp_path):
     workdir = imported[2]
     model = vse_jax.load(workdir)
     folder = export.export(str(workdir), output=str(tmp_path / "export"))
+    card = (folder / "README.md").read_text()
+    assert "The model was imported and exported by vse_jax." in " ".join(card.split())
+    assert f"| `loss.name` | {model.config.loss.name} |" in card
+    assert "optimizer" not in card  # not that of its training
+    assert "trained on" not in card
     path = sorted(root.glob("dev_*.png"))[0]
     pixels = model.image_input.read(path)[None]
     (embedded,) = onnx_session((folder / "image_encoder.onnx").read_bytes()).run(

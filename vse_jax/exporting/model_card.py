@@ -8,6 +8,7 @@ import ml_collections
 
 from vse_jax.evaluation.report import format_metrics
 from vse_jax.losses import mines_negatives
+from vse_jax.run_config import IMPORTED_FROM
 
 _PACKAGES = ("jax", "flax")
 _RECALLS = tuple(
@@ -15,6 +16,7 @@ _RECALLS = tuple(
     for direction, name in (("i2t", "image to text"), ("t2i", "text to image"))
     for k in (1, 5, 10)
 )
+_IMPORTED_TITLE = "# Image-text retrieval, an imported model"
 # The configuration in short, after the loss; `config.json` has all of it.
 _OPTIONS = (
     "loss.similarity",
@@ -55,12 +57,13 @@ def write(
       evaluations: contents of `eval/SPLIT.json`.
     """
     name = _dataset_name(config.data)
+    imported = IMPORTED_FROM in run  # its training is known only in part
     parts = [
-        _metadata(name, evaluations),
-        _title(name, summary),
+        _metadata(name, evaluations, imported=imported),
+        _title("" if imported else name, summary),
         _results(evaluations),
         _data(run),
-        _training(config),
+        _training(config, imported=imported),
         _usage(summary),
         _onnx_usage(summary, run["vocabulary"]),
         _stablehlo_usage(),
@@ -74,7 +77,7 @@ def _dataset_name(data):
     return data.root.rstrip("/").rpartition("/")[2] or data.builder
 
 
-def _metadata(name, evaluations):
+def _metadata(name, evaluations, *, imported):
     """Returns the front matter; each value is JSON, which is valid YAML."""
     values = {
         "library_name": "vse_jax",
@@ -84,6 +87,8 @@ def _metadata(name, evaluations):
         "datasets": [name],
         "metrics": ["recall"],
     }
+    if imported:
+        del values["datasets"]
     results = [_index_entry(name, evaluation) for evaluation in evaluations]
     if results:
         values["model-index"] = [{"name": "vse_jax model", "results": results}]
@@ -104,10 +109,11 @@ def _index_entry(name, evaluation):
 
 
 def _title(name, summary):
+    """Returns the title and what the model is; `name` is "" if it was imported."""
     architecture = summary["architecture"]
     takes = ", ".join(summary["encoders"]["image_encoder"]["inputs"])
     return _paragraphs(
-        f"# Image-text retrieval, trained on {name}",
+        f"# Image-text retrieval, trained on {name}" if name else _IMPORTED_TITLE,
         f"Two encoders map images and captions to vectors of {summary['embed_dim']} "
         f"dimensions, whose {summary['similarity']} similarity ranks them. The image "
         f"encoder is `{architecture['image_encoder']}` and takes {takes}"
@@ -117,7 +123,7 @@ def _title(name, summary):
             else ""
         )
         + f". The text encoder is `{architecture['text_encoder']}`. "
-        "The model was trained and exported by vse_jax.",
+        f"The model was {'trained' if name else 'imported'} and exported by vse_jax.",
     )
 
 
@@ -172,9 +178,13 @@ def _options(config):
     return ("loss.name", *mining, *scale, *views, *_OPTIONS, *dropout, *average)
 
 
-def _training(config):
+def _training(config, *, imported):
+    """Returns the options of the training; those of the loss if it was imported."""
     lines = ["| option | value |", "| --- | --- |"]
-    for option in _options(config):
+    options = _options(config)
+    if imported:
+        options = [option for option in options if option.startswith("loss.")]
+    for option in options:
         value = config
         for name in option.split("."):
             value = value[name]
@@ -185,8 +195,12 @@ def _training(config):
             "## Training",
             "\n".join(lines),
             _wrapped(
-                "`config.json` has the whole configuration, in `run.config`. Exported "
-                f"with {versions}."
+                (
+                    "The model was imported, so its other options are not known. "
+                    if imported
+                    else "`config.json` has the whole configuration, in `run.config`. "
+                )
+                + f"Exported with {versions}."
             ),
         ]
     )
