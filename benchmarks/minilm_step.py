@@ -112,7 +112,7 @@ def main():
         sizes, bert = (TINY_MODEL, TINY_BERT) if tiny else (MODEL, BERT)
         batch = random_batch(sizes, 8 if tiny else 128)
         make = {"JAX": jax_side, "PyTorch": pytorch_step}[arguments.side]
-        sides.serve(make(sizes, bert, batch), warmup=2)
+        sides.serve(make(sizes, bert, batch), warmup=2, untimed=1)
         return
     own, repeats = (["--tiny"], 2) if tiny else ([], REPEATS)
     times = sides.in_turns("benchmarks.minilm_step", own, SIDES, repeats)

@@ -8,6 +8,7 @@ of one side burden the other. A benchmark starts itself once for each side, with
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import re
 import statistics
@@ -17,11 +18,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks import timing
+from vse_jax import huge_pages
 
+OURS = ("JAX", "vse_jax")  # names of sides that run as main.py does
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
 
-def serve(function: Callable[[], object], warmup: int) -> None:
+def serve(function: Callable[[], object], warmup: int, *, untimed: int = 0) -> None:
     """Calls a function whenever a line comes on standard input.
 
     Prints how long it took, the processor time of all threads, and the most anonymous
@@ -30,11 +33,16 @@ def serve(function: Callable[[], object], warmup: int) -> None:
     Args:
       function: the work of this side.
       warmup: number of calls before the first one that is timed.
+      untimed: number of calls before the timed one of each turn. A training step
+        follows another one. After the pause of a turn, its memory comes from the
+        system anew, and on a virtual machine perhaps from its host.
     """
     for _ in range(warmup):
         timing.seconds_of(function)
     print("ready", flush=True)
     for _ in sys.stdin:
+        for _ in range(untimed):
+            timing.seconds_of(function)
         with timing.AnonymousMemory() as memory:
             started = time.process_time()
             seconds = timing.seconds_of(function)
@@ -59,8 +67,7 @@ def in_turns(
     measured = {side: [] for side in sides}
     with contextlib.ExitStack() as stack:
         processes = {
-            side: stack.enter_context(_side(module, [*arguments, f"--side={side}"]))
-            for side in sides
+            side: stack.enter_context(_side(module, arguments, side)) for side in sides
         }
         for _ in range(repeats):
             for side, process in processes.items():
@@ -81,9 +88,11 @@ def _summary(seconds, processor, peaks):
 
 
 @contextlib.contextmanager
-def _side(module, arguments) -> Iterator[subprocess.Popen]:
+def _side(module, arguments, side) -> Iterator[subprocess.Popen]:
+    own = huge_pages.ENVIRONMENT if side in OURS else {}
     with subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", module, *arguments, f"--side={side}"],
+        env=os.environ | own,
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -72,7 +72,7 @@ def main():
         sizes = TINY if arguments.tiny else Sizes()
         batch = random_batch(sizes, TINY_BATCH_SIZE if arguments.tiny else BATCH_SIZE)
         make = {"JAX": jax_side, "PyTorch": pytorch_step}[arguments.side]
-        sides.serve(make(sizes, batch), warmup=2)
+        sides.serve(make(sizes, batch), warmup=2, untimed=1)
         return
     own = ["--tiny"] if arguments.tiny else []
     repeats = 2 if arguments.tiny else REPEATS

@@ -3,6 +3,8 @@
 import os
 import signal
 
+from vse_jax import huge_pages
+
 
 def _quit(number, frame):
     """Ends the program during the import, when there is nothing to keep."""
@@ -12,6 +14,7 @@ def _quit(number, frame):
 
 def main() -> None:
     """Runs the command line."""
+    huge_pages.restart()
     signal.signal(signal.SIGINT, _quit)
     from vse_jax import cli
 
