@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from benchmarks import timing
 from vse_jax import huge_pages
 
-OURS = ("JAX", "vse_jax")  # names of sides that run as main.py does
+# Names of sides that are other libraries; the others run as main.py does.
+OTHERS = ("PyTorch", "NumPy", "faiss")
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
 
@@ -89,7 +90,7 @@ def _summary(seconds, processor, peaks):
 
 @contextlib.contextmanager
 def _side(module, arguments, side) -> Iterator[subprocess.Popen]:
-    own = huge_pages.ENVIRONMENT if side in OURS else {}
+    own = {} if side in OTHERS else huge_pages.ENVIRONMENT
     with subprocess.Popen(
         [sys.executable, "-m", module, *arguments, f"--side={side}"],
         env=os.environ | own,

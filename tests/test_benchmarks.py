@@ -19,6 +19,7 @@ BENCHMARKS = {
     "search": ["NumPy", "times vse_jax"],
     "suites": ["eccv-caption", "largest difference"],
     "serve": ["queries/s", "p99 ms"],
+    "pooling_step": ["esa", "times gpo"],
     "train_step": ["JAX", "times PyTorch"],
 }
 NEEDED = {
