@@ -4,8 +4,8 @@
 
 InfoNCE with a fixed scale of 20 replaces SelHN. Dropout and an average of the
 parameters over the steps reduce overfitting. FOLDER is the same as for `f8k_rvse.py`.
-On 16 regions per image it reaches a validation rSum of 288.7 (one seed), and
-`f8k_rvse.py` 274.3; docs/results.md has every epoch.
+On 16 regions per image it reaches a validation rSum of 286.3, and `f8k_rvse.py`
+275.2 (means of three seeds); docs/results.md has every epoch.
 """
 
 from configs import f8k_rvse

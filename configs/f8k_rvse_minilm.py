@@ -5,7 +5,8 @@
 
 The package ships all-MiniLM-L6-v2, whose card lists the captions of COCO and Flickr30K
 among its training texts. `--config.model.text_weights` takes another BERT. FOLDER is
-the same as for `f8k_rvse.py`. Three epochs reach a validation rSum of 300.3 (one seed).
+the same as for `f8k_rvse.py`. Four epochs reach a validation rSum of 305.8 (mean of
+three seeds).
 """
 
 from configs import common, f8k_rvse_infonce
