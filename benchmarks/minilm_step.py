@@ -14,12 +14,11 @@ Each side is a process of its own. They take turns. A table of seconds is printe
 how many times faster the median step of JAX is, in seconds and in processor time.
 """
 
-import argparse
 import os
 
 import numpy as np
 
-from benchmarks import sides, timing
+from benchmarks import sides
 from benchmarks.rvse_sizes import Sizes
 
 SIDES = ("JAX", "PyTorch")
@@ -31,7 +30,6 @@ TINY_MODEL = Sizes(region_dim=16, embed_dim=8, vocabulary_size=50)
 REGIONS = 16
 # A gamma distribution with the mean and the deviation of Flickr8k's word pieces.
 LENGTHS_SHAPE, LENGTHS_SCALE = 11.0, 1.3
-REPEATS = 9
 
 
 def random_batch(sizes: Sizes, batch_size: int) -> dict[str, np.ndarray]:
@@ -102,35 +100,26 @@ def pytorch_step(sizes: Sizes, bert: dict, batch: dict[str, np.ndarray]):
     return lambda: step(batch)
 
 
+def make_step(side: str, tiny: bool):
+    sizes, bert = (TINY_MODEL, TINY_BERT) if tiny else (MODEL, BERT)
+    make = {"JAX": jax_side, "PyTorch": pytorch_step}[side]
+    return make(sizes, bert, random_batch(sizes, 8 if tiny else 128))
+
+
+def columns(name, times):
+    own, reference = times[name], times["PyTorch"]
+    return {
+        "processor s": own.processor,
+        "times PyTorch": reference.median / own.median,
+        "processor times": reference.processor / own.processor,
+    }
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tiny", action="store_true", help="small sizes, two repeats")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    tiny = arguments.tiny
-    if arguments.side:
-        sizes, bert = (TINY_MODEL, TINY_BERT) if tiny else (MODEL, BERT)
-        batch = random_batch(sizes, 8 if tiny else 128)
-        make = {"JAX": jax_side, "PyTorch": pytorch_step}[arguments.side]
-        sides.serve(make(sizes, bert, batch), warmup=2, untimed=1)
-        return
-    own, repeats = (["--tiny"], 2) if tiny else ([], REPEATS)
-    times = sides.in_turns("benchmarks.minilm_step", own, SIDES, repeats)
-    timing.print_table(
-        [
-            {
-                "step": name,
-                "median s": timed.median,
-                "fastest s": timed.minimum,
-                "slowest s": timed.maximum,
-                "processor s": timed.processor,
-                "times PyTorch": times["PyTorch"].median / timed.median,
-                "processor times": times["PyTorch"].processor / timed.processor,
-            }
-            for name, timed in times.items()
-        ]
+    description = __doc__.splitlines()[0]
+    sides.compare_steps(
+        "benchmarks.minilm_step", description, make_step, SIDES, columns
     )
-    print(f"\n{os.cpu_count()} cores")
 
 
 if __name__ == "__main__":

@@ -5,54 +5,43 @@
 The sizes, the batch and the turns are those of `train_step`. Both sides are vse_jax's.
 """
 
-import argparse
-import os
-
-from benchmarks import jax_step, sides, timing
+from benchmarks import sides
 from benchmarks.rvse_sizes import TINY, Sizes
-from benchmarks.train_step import BATCH_SIZE, REPEATS, TINY_BATCH_SIZE, random_batch
+from benchmarks.train_step import BATCH_SIZE, TINY_BATCH_SIZE, random_batch
 
 SIDES = ("gpo", "esa")  # of `config.model.pooling`
 
 
-def make_step(pooling: str, sizes: Sizes, batch_size: int):
+def make_step(side: str, tiny: bool):
+    from benchmarks import jax_step
     from configs import common
 
+    sizes, batch_size = (TINY, TINY_BATCH_SIZE) if tiny else (Sizes(), BATCH_SIZE)
     config = common.get_config()
     config.model.update(
-        embed_dim=sizes.embed_dim, word_dim=sizes.word_dim, pooling=pooling
+        embed_dim=sizes.embed_dim, word_dim=sizes.word_dim, pooling=side
     )
     batch = random_batch(sizes, batch_size)
     return jax_step.make_step(config, sizes.vocabulary_size, batch)
 
 
+def columns(name, times):
+    own = times[name]
+    return {
+        "processor s": own.processor,
+        "times gpo": own.median / times["gpo"].median,
+    }
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tiny", action="store_true", help="small sizes, two repeats")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    tiny = arguments.tiny
-    if arguments.side:
-        sizes, batch_size = (TINY, TINY_BATCH_SIZE) if tiny else (Sizes(), BATCH_SIZE)
-        step = make_step(arguments.side, sizes, batch_size)
-        sides.serve(step, warmup=2, untimed=1)
-        return
-    own, repeats = (["--tiny"], 2) if tiny else ([], REPEATS)
-    times = sides.in_turns("benchmarks.pooling_step", own, SIDES, repeats)
-    timing.print_table(
-        [
-            {
-                "pooling": name,
-                "median s": timed.median,
-                "fastest s": timed.minimum,
-                "slowest s": timed.maximum,
-                "processor s": timed.processor,
-                "times gpo": timed.median / times["gpo"].median,
-            }
-            for name, timed in times.items()
-        ]
+    sides.compare_steps(
+        "benchmarks.pooling_step",
+        __doc__.splitlines()[0],
+        make_step,
+        SIDES,
+        columns,
+        first="pooling",
     )
-    print(f"\n{os.cpu_count()} cores")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ of one side burden the other. A benchmark starts itself once for each side, with
 `--side=NAME` added to its arguments, and asks them in turn for one call.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import os
@@ -15,13 +16,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from benchmarks import timing
 from vse_jax import huge_pages
 
 # Names of sides that are other libraries; the others run as main.py does.
 OTHERS = ("PyTorch", "NumPy", "faiss")
+REPEATS = 9  # timed steps of each side
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
 
@@ -113,3 +115,47 @@ def _answer(process, pattern):
         if match := re.fullmatch(pattern, line.rstrip()):
             return match[1]
     sys.exit(f"a side ended with {process.wait()}: {' '.join(process.args)}")
+
+
+def compare_steps(
+    module: str,
+    description: str,
+    make_step: Callable[[str, bool], Callable[[], object]],
+    sides: Sequence[str],
+    columns: Callable[[str, Mapping[str, timing.Timing]], dict[str, object]],
+    *,
+    first: str = "step",
+) -> None:
+    """The command line of a benchmark of training steps: `--tiny`, `--side=NAME`.
+
+    Args:
+      module: the benchmark.
+      description: of the benchmark, for `--help`.
+      make_step: takes the name of a side and whether it is tiny; returns its step.
+      sides: their names.
+      columns: takes the name of a side and the times of all sides; returns further
+        columns of its row.
+      first: title of the column with the names.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--tiny", action="store_true", help="small sizes, two repeats")
+    parser.add_argument("--side", choices=sides, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        serve(make_step(arguments.side, arguments.tiny), warmup=2, untimed=1)
+        return
+    own, repeats = (["--tiny"], 2) if arguments.tiny else ([], REPEATS)
+    times = in_turns(module, own, sides, repeats)
+    timing.print_table(
+        [
+            {
+                first: name,
+                "median s": timed.median,
+                "fastest s": timed.minimum,
+                "slowest s": timed.maximum,
+                **columns(name, times),
+            }
+            for name, timed in times.items()
+        ]
+    )
+    print(f"\n{os.cpu_count()} cores")

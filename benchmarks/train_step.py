@@ -10,19 +10,17 @@ turns. The batch starts in the host's memory. A table of seconds is printed, and
 many times faster the median step of JAX is.
 """
 
-import argparse
 import os
 
 import numpy as np
 
-from benchmarks import sides, timing
+from benchmarks import sides
 from benchmarks.rvse_sizes import TINY, Sizes
 
 SIDES = ("JAX", "PyTorch")
 REGIONS = 36
 MEAN_TOKENS, TOKENS_DEVIATION = 14, 3.5  # start and end included
 MAX_TOKENS = 24
-REPEATS = 9
 BATCH_SIZE, TINY_BATCH_SIZE = 128, 8
 
 
@@ -63,33 +61,19 @@ def pytorch_step(sizes: Sizes, batch: dict[str, np.ndarray]):
     return lambda: step(batch)
 
 
+def make_step(side: str, tiny: bool):
+    sizes, batch_size = (TINY, TINY_BATCH_SIZE) if tiny else (Sizes(), BATCH_SIZE)
+    make = {"JAX": jax_side, "PyTorch": pytorch_step}[side]
+    return make(sizes, random_batch(sizes, batch_size))
+
+
+def columns(name, times):
+    return {"times PyTorch": times["PyTorch"].median / times[name].median}
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tiny", action="store_true", help="small sizes, two repeats")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.side:
-        sizes = TINY if arguments.tiny else Sizes()
-        batch = random_batch(sizes, TINY_BATCH_SIZE if arguments.tiny else BATCH_SIZE)
-        make = {"JAX": jax_side, "PyTorch": pytorch_step}[arguments.side]
-        sides.serve(make(sizes, batch), warmup=2, untimed=1)
-        return
-    own = ["--tiny"] if arguments.tiny else []
-    repeats = 2 if arguments.tiny else REPEATS
-    times = sides.in_turns("benchmarks.train_step", own, SIDES, repeats)
-    timing.print_table(
-        [
-            {
-                "step": name,
-                "median s": timed.median,
-                "fastest s": timed.minimum,
-                "slowest s": timed.maximum,
-                "times PyTorch": times["PyTorch"].median / timed.median,
-            }
-            for name, timed in times.items()
-        ]
-    )
-    print(f"\n{os.cpu_count()} cores")
+    description = __doc__.splitlines()[0]
+    sides.compare_steps("benchmarks.train_step", description, make_step, SIDES, columns)
 
 
 if __name__ == "__main__":

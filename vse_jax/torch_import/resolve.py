@@ -6,7 +6,7 @@ import ml_collections
 
 from vse_jax import run_config
 from vse_jax.errors import InputError
-from vse_jax.models.backbones import FAMILIES
+from vse_jax.models.backbones import FAMILIES, VisionSizes
 from vse_jax.models.text_encoders.transformer import TOWERS
 from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.sizes import Sizes
@@ -17,16 +17,9 @@ _VISION = ("backbone.name", "backbone.weights")
 _TEXT = ("text_encoder", "text_weights")
 # Options that `preprocessor_config.json` sets.
 _GEOMETRY = ("image_size", "resize", "fit", "interpolation")
-_REQUIRED = (
-    "dim",
-    "layers",
-    "heads",
-    "mlp_dim",
-    "patch",
-    "image_size",
-    "activation",
-    "epsilon",
-)
+_TEXT_TOWER, _VISION_TOWER = "model.text_tower", "model.backbone.tower"
+_MAY_BE_ZERO = {"vocabulary_size", "padding", "registers"}
+_HAVE_DEFAULTS = {"gated", "mean", "deviation"}
 
 
 def resolved(
@@ -46,14 +39,15 @@ def resolved(
       InputError: if the weights are of another model, or if an option contradicts them.
     """
     config = config.copy_and_resolve_references()
+    saved = _config_of(run)
     if config.model.backbone.name in FAMILIES:
-        if saved := _same_weights(run, config, _VISION):
+        if _have_same_weights(config, saved, _VISION):
             _complete(config.model.backbone.tower, saved.model.backbone.tower)
             _complete(config.data, {name: saved.data[name] for name in _GEOMETRY})
         else:
             _read_vision(config)
     if config.model.text_encoder in TOWERS:
-        if saved := _same_weights(run, config, _TEXT):
+        if _have_same_weights(config, saved, _TEXT):
             _complete(config.model.text_tower, saved.model.text_tower)
         else:
             _read_text(config)
@@ -69,22 +63,25 @@ def began_with_text_weights(
       run: description of the run; None for a new run.
       config: see `configs/common.py`.
     """
-    return _same_weights(run, config, _TEXT) is not None
+    return _have_same_weights(config, _config_of(run), _TEXT)
 
 
-def _same_weights(run, config, options):
-    """Returns the configuration of a run if it began with the weights of `config`.
+def _config_of(run):
+    return run and run_config.from_json(run["config"])
+
+
+def _have_same_weights(config, saved, options):
+    """Returns whether the configuration of a run, or None, has the same weights.
 
     Two `options` in `config.model` name the architecture and the weights.
     """
-    if run is None:
-        return None
-    saved = run_config.from_json(run["config"])
+    if saved is None:
+        return False
     own, of_run = (
         [run_config.value_of(one.model, name) for name in options]
         for one in (config, saved)
     )
-    return saved if own[-1] and own == of_run else None
+    return bool(own[-1]) and own == of_run
 
 
 def _complete(options, known):
@@ -96,61 +93,66 @@ def _complete(options, known):
 def _read_text(config):
     """Completes the text transformer by its weights, if there are any."""
     encoder, weights = config.model.text_encoder, config.model.text_weights
-    options = config.model.text_tower
     if weights:
         found = text_weights.read_sizes(encoder, weights)
-        _fill(options, found, "model.text_tower")
+        _fill(config.model.text_tower, found, _TEXT_TOWER)
     else:
-        required = [
-            name for name in Sizes._fields if name not in text_weights.MAY_BE_ZERO
-        ]
-        _check_given("model.text_tower", "model.text_weights", required, config)
-    text_weights.check_sizes(options)
+        _check_given(config, Sizes._fields, _TEXT_TOWER, "model.text_weights")
+    _check_sizes(config.model.text_tower, _TEXT_TOWER)
 
 
 def _read_vision(config):
     """Completes the vision transformer by its weights, if there are any."""
-    backbone = config.model.backbone
-    sizes = backbone.tower
+    backbone, sizes = config.model.backbone, config.model.backbone.tower
     if backbone.weights:
         found = vision_weights.read_sizes(backbone.name, backbone.weights)
-        _fill(sizes, found, "model.backbone.tower")
-    _check_given("model.backbone.tower", "model.backbone.weights", _REQUIRED, config)
-    _check_sizes(sizes)
+        _fill(sizes, found, _VISION_TOWER)
+    else:
+        fields = VisionSizes._fields
+        _check_given(config, fields, _VISION_TOWER, "model.backbone.weights")
+    _check_sizes(sizes, _VISION_TOWER)
+    if sizes.image_size < sizes.patch:
+        raise InputError(
+            f"config.{_VISION_TOWER}.image_size is {sizes.image_size}, which is less "
+            f"than a patch, config.{_VISION_TOWER}.patch, of {sizes.patch} pixels"
+        )
     photo = preprocessor.read(backbone.name, backbone.weights, sizes.image_size)
     sizes.mean = sizes.mean or photo.mean
     sizes.deviation = sizes.deviation or photo.deviation
     _set_geometry(config.data, photo)
 
 
-def _check_given(tower, weights, required, config):
+def _check_given(config, fields, tower, weights):
     """Checks that all sizes are set; `tower` and `weights` are names of options."""
     sizes = run_config.value_of(config, tower)
-    missing = next((name for name in required if not sizes[name]), None)
-    if missing:
-        raise InputError(
-            f"config.{tower}.{missing} is {sizes[missing]!r}, and config.{weights} is "
-            f"{run_config.value_of(config, weights)!r}; set config.{weights} to a "
-            "folder with weights, or set all sizes"
-        )
+    for name in fields:
+        if not sizes[name] and name not in _MAY_BE_ZERO | _HAVE_DEFAULTS:
+            raise InputError(
+                f"config.{tower}.{name} is {sizes[name]!r}, and config.{weights} is "
+                f"''; set config.{weights} to a folder with weights, or set all sizes"
+            )
 
 
-def _check_sizes(sizes):
-    name = "config.model.backbone.tower"
+def _check_sizes(sizes, tower):
+    """Checks the sizes of a transformer; `tower` is the name of their options."""
+    where = f"config.{tower}."
+    for name, value in sizes.items():
+        if name in _HAVE_DEFAULTS:
+            continue
+        if name == "activation":
+            is_right = value in ACTIVATIONS
+            expected = f"one of {', '.join(ACTIVATIONS)}"
+        elif name == "epsilon":
+            is_right, expected = 0 < value < 1, "a number between 0 and 1"
+        else:
+            at_least = 0 if name in _MAY_BE_ZERO else 1
+            is_right, expected = value >= at_least, "a number of at least 1"
+        if not is_right:
+            raise InputError(f"{where}{name} is {value!r}, expected {expected}")
     if sizes.dim % sizes.heads:
         raise InputError(
-            f"{name}.heads is {sizes.heads}, which does not divide {name}.dim, "
-            f"{sizes.dim}"
-        )
-    if sizes.image_size < sizes.patch:
-        raise InputError(
-            f"{name}.image_size is {sizes.image_size}, which is less than a patch, "
-            f"{name}.patch, of {sizes.patch} pixels"
-        )
-    if sizes.activation not in ACTIVATIONS:
-        raise InputError(
-            f"{name}.activation is {sizes.activation!r}, which is not supported; "
-            f"expected {' or '.join(map(repr, ACTIVATIONS))}"
+            f"{where}dim is {sizes.dim}, expected a multiple of {where}heads, which "
+            f"is {sizes.heads}"
         )
 
 

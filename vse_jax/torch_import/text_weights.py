@@ -10,7 +10,6 @@ import numpy as np
 from vse_jax.data.text.subwords import Subwords
 from vse_jax.errors import InputError
 from vse_jax.models.text_encoders.transformer import TOWERS
-from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.sizes import Sizes
 from vse_jax.torch_import import (
     bert_files,
@@ -26,7 +25,6 @@ _FILES = {
     "clip_text": clip_files.CLIP,
     "siglip_text": clip_files.SIGLIP,
 }
-MAY_BE_ZERO = {"vocabulary_size", "padding"}
 _TYPES = {"activation": str, "epsilon": float}  # of sizes; int of the others
 # Tables of tokens may be padded, so that their rows are a multiple of this.
 _MOST_UNUSED_ROWS = 127
@@ -69,29 +67,6 @@ def read_sizes(encoder: str, weights: str) -> dict[str, Any]:
             )
     padding = tokenizer_files.padding(weights)
     return found if padding is None else found | {"padding": padding}
-
-
-def check_sizes(options: Mapping[str, Any]) -> None:
-    """Raises InputError if sizes in `config.model.text_tower` are invalid."""
-    where = "config.model.text_tower."
-    for name, value in options.items():
-        if name == "activation":
-            is_right, expected = (
-                value in ACTIVATIONS,
-                f"one of {', '.join(ACTIVATIONS)}",
-            )
-        elif name == "epsilon":
-            is_right, expected = 0 < value < 1, "a number between 0 and 1"
-        else:
-            at_least = 0 if name in MAY_BE_ZERO else 1
-            is_right, expected = value >= at_least, "a number of at least 1"
-        if not is_right:
-            raise InputError(f"{where}{name} is {value!r}, expected {expected}")
-    if options["dim"] % options["heads"]:
-        raise InputError(
-            f"{where}dim is {options['dim']}, expected a multiple of {where}heads, "
-            f"which is {options['heads']}"
-        )
 
 
 def read_tokenizer(config: ml_collections.ConfigDict) -> Subwords:
