@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vse_jax.evaluation.counting import count_not_below
 from vse_jax.evaluation.relevance import Relevance
 from vse_jax.evaluation.retrieval import with_model_axis
 from vse_jax.similarity import scores_of
 
 BLOCK = 256  # queries whose scores are in memory at the same time
 # Candidates are padded to a multiple of this, so that the same inner loop computes
-# every score and equal embeddings have exactly equal scores. A multiple of 8.
+# every score and equal embeddings have exactly equal scores.
 TILE = 512
 _FEWEST = 8  # slots for relevant candidates; their number is a power of two
 
@@ -176,24 +177,17 @@ def _count_wrong(
     limits = relevant.max(1, keepdims=True) if best_only else relevant
 
     def add_ahead(count, tile):
-        return count + _not_below(tile, limits), None
+        return count + _ahead(tile, limits), None
 
     none = jnp.zeros(limits.shape, jnp.int32)
     ahead, _ = jax.lax.scan(add_ahead, none, scores)
-    wrong = ahead - _not_below(relevant, limits)
+    wrong = ahead - _ahead(relevant, limits)
     return wrong if best_only else jnp.where(exists, wrong, jnp.iinfo(jnp.int32).max)
 
 
-def _not_below(scores, limits):
-    """Counts the scores `[queries, n]` that are not below each limit of a query.
-
-    Returns int32 `[queries, limits]`.
-    """
-    # Not `>=`, since every comparison with a score of NaN is false.
-    ahead = ~(scores[:, None] < limits[:, :, None])
-    # Sums of eight fit into 8 bits, which is five times as fast on CPUs.
-    ahead = ahead.reshape(*limits.shape, 8, -1).sum(2, dtype=jnp.int8)
-    return ahead.sum(2, dtype=jnp.int32)
+def _ahead(scores, limits):
+    """Counts, of `[queries, n]`, those not below each limit of `[queries, limits]`."""
+    return count_not_below(scores[:, None], limits[:, :, None], axis=2)
 
 
 def _scores(queries, tiles, own, number, similarity, content):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vse_jax.evaluation.counting import count_not_below
 from vse_jax.similarity import SIMILARITIES
 
 TILE_IMAGES = 512
@@ -89,7 +90,12 @@ def rank(
     for i, image_tile in enumerate(image_tiles):
         for j, caption_tile in enumerate(caption_tiles):
             of_images, of_captions = _count_wrong(
-                image_tile, caption_tile, best[i][0], best[j][1], similarity=similarity
+                image_tile,
+                caption_tile,
+                best[i][0],
+                best[j][1],
+                similarity=similarity,
+                own_tiles=i == j,
             )
             image_counts[i] += of_images
             caption_counts[j] += of_captions
@@ -217,16 +223,22 @@ def _best_own(image_tile, caption_tile, similarity):
     )
 
 
-@functools.partial(jax.jit, static_argnames="similarity")
-def _count_wrong(image_tile, caption_tile, image_best, caption_best, similarity):
-    """Counts the wrong candidates that do not score below the best correct one."""
+@functools.partial(jax.jit, static_argnames=("similarity", "own_tiles"))
+def _count_wrong(
+    image_tile, caption_tile, image_best, caption_best, *, similarity, own_tiles
+):
+    """Counts the wrong candidates that do not score below the best correct one.
+
+    Args:
+      own_tiles: whether the tiles have the same number. In others, all are wrong.
+    """
     of_captions, of_images = _scores(image_tile, caption_tile, similarity)
-    wrong = (image_tile.id[:, None] != caption_tile.id) & (image_tile.id >= 0)[:, None]
-    wrong &= caption_tile.id >= 0
-    # Not `>=`, since every comparison with a score of NaN is false.
-    captions_ahead = wrong & ~(of_captions < image_best[:, None])
-    images_ahead = wrong & ~(of_images < caption_best)
-    return captions_ahead.sum(1), images_ahead.sum(0)
+    images_exist, captions_exist = (image_tile.id >= 0)[:, None], caption_tile.id >= 0
+    wrong = image_tile.id[:, None] != caption_tile.id if own_tiles else True
+    return (
+        count_not_below(of_captions, image_best[:, None], 1, wrong & captions_exist),
+        count_not_below(of_images, caption_best, 0, wrong & images_exist),
+    )
 
 
 def _restore_order(counts, tiles, number):
