@@ -136,6 +136,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Share of the numbers of regions, features and word embeddings that are set to 0 in
     # training; the others are scaled up.
     model.dropout = 0.0
+    # The same within BERT: of its embeddings, the attention's weights and the results
+    # of its layers. 0.1 is usual.
+    model.text_dropout = 0.0
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.name = "triplet"  # or infonce or sigmoid, which use every negative

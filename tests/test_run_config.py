@@ -49,6 +49,7 @@ def test_defaults_are_valid(config):
         ("data.drop_regions", 1.1, "a number from 0 to 1"),
         ("data.drop_words", -0.1, "a number from 0 to 1"),
         ("model.dropout", 1.0, "at least 0 and less than 1"),
+        ("model.text_dropout", -0.1, "at least 0 and less than 1"),
         ("optimizer.average_decay", 1.0, "at least 0 and less than 1"),
     ],
 )
@@ -159,6 +160,14 @@ def test_weights_need_an_architecture(config):
     with pytest.raises(InputError, match=r"backbone.name is empty"):
         run_config.check_options(config)
     config.model.backbone.name = "stem"
+    run_config.check_options(config)
+
+
+def test_dropout_within_a_text_encoder_needs_bert(config):
+    config.model.text_dropout = 0.1
+    with pytest.raises(InputError, match=r"text_dropout is 0\.1.*'bert'; set it to 0"):
+        run_config.check_options(config)
+    config.model.text_encoder = "bert"
     run_config.check_options(config)
 
 

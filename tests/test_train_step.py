@@ -12,6 +12,7 @@ from tests import parity, tpu
 from vse_jax import parallel
 from vse_jax.losses import MININGS
 from vse_jax.models.image_encoders import Backbone
+from vse_jax.models.transformers.sizes import Sizes
 from vse_jax.models.vse import VSE
 from vse_jax.optimizer import create_optimizer
 from vse_jax.torch_import import parameter_names
@@ -232,9 +233,22 @@ def test_backends_are_the_same_program(platform):
     assert "num_partitions = 8" in programs[0]
 
 
-def dropping_step(devices, **options):
+BERT = Sizes(2, 8, 2, 12, 20, VOCABULARY, "gelu", 1e-6)
+DROPOUT = {
+    "inputs": {"text_encoder": "gru", "dropout": 0.4},
+    "bert": {"text_encoder": "bert", "text_tower": BERT, "text_dropout": 0.2},
+}
+
+
+def dropping_step(devices, dropout, **options):
     """Returns what a step with dropout makes of a state, as a function of the step."""
-    model = VSE("global", "gru", VOCABULARY, word_dim=3, embed_dim=8, dropout=0.4)
+    model = VSE(
+        image_encoder="global",
+        vocabulary_size=VOCABULARY,
+        word_dim=3,
+        embed_dim=8,
+        **DROPOUT[dropout],
+    )
     optimizer, schedule = adamw(5e-4)
     batch = make_batch() | {"image_id": np.arange(BATCH, dtype=np.int32)}
     state = create_train_state(model.clone(train=True), optimizer, batch, seed=0)
@@ -243,10 +257,12 @@ def dropping_step(devices, **options):
     return lambda number: step(state.replace(step=np.int32(number)), batch)
 
 
-def test_dropout_is_a_function_of_seed_and_step():
+@pytest.mark.parametrize("dropout", DROPOUT)
+def test_dropout_is_a_function_of_seed_and_step(dropout):
     """On any number of devices, and in any parts of the batch."""
-    one, other_seed = dropping_step(1), dropping_step(1, seed=1)
-    expected, again, found = one(3), one(3), dropping_step(8, microbatches=2)(3)
+    one, other_seed = dropping_step(1, dropout), dropping_step(1, dropout, seed=1)
+    expected, again = one(3), one(3)
+    found = dropping_step(8, dropout, microbatches=2)(3)
     parity.assert_trees_close(found[1], expected[1], rtol=1e-5, atol=1e-5)
     parity.assert_trees_close(
         found[0].opt_state[0], expected[0].opt_state[0], rtol=1e-4, atol=1e-5

@@ -25,7 +25,8 @@ def states_and_gradients(folder, model_class, place, **inputs):
       folder: folder of the model in Hugging Face's layout.
       model_class: class of transformers, such as `BertModel`.
       place: folder for files.
-      **inputs: arrays that the model takes.
+      **inputs: arrays that the model takes. Those named `dropout...`, in this order,
+        replace its dropout: the model multiplies by them.
 
     Returns:
       States `[batch, time, dim]`; and, by the model's names, the gradients of the sum
@@ -68,10 +69,18 @@ def _model(folder, model_class, inputs, outputs):
     import torch
     import transformers
 
-    model = getattr(transformers, model_class).from_pretrained(folder).eval()
+    model = getattr(transformers, model_class).from_pretrained(
+        folder, attn_implementation="eager"
+    )
     with np.load(inputs) as arrays:
         given = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    factors = [given.pop(name) for name in list(given) if name.startswith("dropout")]
+    model.train(bool(factors))
+    if factors:
+        factors.reverse()
+        torch.nn.functional.dropout = lambda x, *_, **__: x * factors.pop()
     states = model(**given)[0]
+    assert not factors
     weights = torch.from_numpy(weights_of(states))
     if "attention_mask" in given:
         weights = weights * given["attention_mask"][..., None]

@@ -28,7 +28,7 @@ _OF_INPUTS = (
     "token_lengths",
 )
 # Options of a model that only its training has.
-_OF_TRAINING = {"model.dropout", "model.backbone.batch_norm"}
+_OF_TRAINING = {"model.dropout", "model.text_dropout", "model.backbone.batch_norm"}
 _WEIGHTS = ("model.backbone.weights", "model.text_weights")
 
 

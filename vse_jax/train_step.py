@@ -198,7 +198,7 @@ def _embedder(model, groups, seed):
         return embeddings, updated.get("batch_stats", {})
 
     def keys(step):
-        if not model.dropout:
+        if not (model.dropout or model.text_dropout):
             return {}
         return {"dropout": jax.random.fold_in(jax.random.key(seed), step)}
 

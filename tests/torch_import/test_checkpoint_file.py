@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs import coco_esa, coco_siglip_head, coco_vsepp
+from configs import coco_esa, coco_siglip_head, coco_vse_infinity_bert, coco_vsepp
 from tests import parity, programs
 from tests.models.backbones import pytorch_backbones
 from vse_jax.checkpoint import Checkpoints
@@ -133,7 +133,7 @@ def test_cnn_is_imported_too(config, tmp_path):
     np.testing.assert_allclose(embed(variables, {"image": photos}), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("given", [coco_vsepp, coco_esa])
+@pytest.mark.parametrize("given", [coco_vsepp, coco_esa, coco_vse_infinity_bert])
 def test_cnn_imported_by_another_configuration_can_be_evaluated(given, tmp_path):
     content, _ = with_backbone("resnet50", "cnn.module.{}")
     path = str(tmp_path / "resnet.pth.tar")

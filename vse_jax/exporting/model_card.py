@@ -173,7 +173,7 @@ def _options(config):
     mining = ("loss.mining", "loss.margin") if mines_negatives(loss) else ()
     scale = ("loss.scale", "loss.learn_scale") if loss.name != "triplet" else ()
     views = ("loss.views",) if loss.views > 1 else ()
-    dropout = ("model.dropout",) if config.model.dropout else ()
+    dropout = [f"model.{x}" for x in ("dropout", "text_dropout") if config.model[x]]
     average = ("optimizer.average_decay",) if config.optimizer.average_decay else ()
     return ("loss.name", *mining, *scale, *views, *_OPTIONS, *dropout, *average)
 

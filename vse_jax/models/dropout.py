@@ -1,5 +1,7 @@
 """Dropout that is the same on any number of devices and in any parts of a batch."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,10 +34,29 @@ class Dropout(nn.Module):
         """
         if not self.rate or not self.has_rng("dropout"):
             return rows
-        key = self.make_rng("dropout")
+        keys = row_keys(self.make_rng("dropout"), numbers)
+        return drop(self.rate, keys, rows)
 
-        def is_kept(number):
-            own = jax.random.fold_in(key, number)
-            return jax.random.bernoulli(own, 1 - self.rate, rows.shape[1:])
 
-        return jnp.where(jax.vmap(is_kept)(numbers), rows / (1 - self.rate), 0)
+def row_keys(key: jax.Array, *numbers: jax.Array) -> jax.Array:
+    """Returns a key `[rows]` for each row, by its numbers, each int32 `[rows]`."""
+
+    def of_row(*own):
+        return functools.reduce(jax.random.fold_in, own, key)
+
+    return jax.vmap(of_row)(*numbers)
+
+
+def drop(rate: float, keys: jax.Array, rows: jax.Array) -> jax.Array:
+    """Sets a share of the numbers of each row to 0 and scales the others up.
+
+    Args:
+      rate: probability that a number is dropped.
+      keys: `[rows]`, which determine the choices.
+      rows: floating-point `[rows, ...]`.
+    """
+
+    def is_kept(key):
+        return jax.random.bernoulli(key, 1 - rate, rows.shape[1:])
+
+    return jnp.where(jax.vmap(is_kept)(keys), rows / (1 - rate), 0)

@@ -31,6 +31,7 @@ class VSE(nn.Module):
       absolute: whether to take absolute values of embeddings, as Order-embeddings do.
       dropout: share of the numbers of regions, features and word embeddings that are
         set to 0 if there is a key `dropout`; the batch then has `image_id`.
+      text_dropout: dropout within the text encoder, if it is BERT.
       dtype: of the encoders' arithmetic; embeddings are float32.
       train: whether batch normalization uses the batch's statistics and updates the
         running ones.
@@ -49,6 +50,7 @@ class VSE(nn.Module):
     normalize_image: bool = True
     absolute: bool = False
     dropout: float = 0.0
+    text_dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     train: bool = False
     gather_over_devices: Callable = lambda array: array
@@ -72,6 +74,7 @@ class VSE(nn.Module):
             dtype=self.dtype,
             pooling=self.text_pooling or self.pooling,
             dropout=self.dropout,
+            text_dropout=self.text_dropout,
             sizes=self.text_tower,
         )
 

@@ -200,7 +200,7 @@ def _check_rates(config):
     for option in ("data.drop_regions", "data.drop_words"):
         is_right = 0 <= value_of(config, option) <= 1
         _require(config, option, is_right, "a number from 0 to 1")
-    for option in ("model.dropout", "optimizer.average_decay"):
+    for option in ("model.dropout", "model.text_dropout", "optimizer.average_decay"):
         is_right = 0 <= value_of(config, option) < 1
         _require(config, option, is_right, "at least 0 and less than 1")
 
@@ -379,6 +379,12 @@ def _check_text_encoder(model):
             f"config.model.text_encoder is {model.text_encoder!r}, which is no "
             f"transformer; set config.model.text_encoder to {_one_of(TOWERS)}, or "
             "config.model.text_weights to ''"
+        )
+    if model.text_dropout and model.text_encoder != "bert":
+        raise InputError(
+            f"config.model.text_dropout is {model.text_dropout}, but "
+            f"config.model.text_encoder is {model.text_encoder!r}, expected 'bert'; "
+            "set it to 0"
         )
 
 

@@ -76,6 +76,8 @@ def configure(
     image_branch.configure_data(config, loaded, path)
     of_both = {
         "model.absolute": bool(loaded.options.get("use_abs", False)),
+        "model.dropout": 0.0,
+        "model.text_dropout": 0.0,
         "model.pooling": "gpo",
         "model.text_pooling": "",
         "model.text_weights": "",

@@ -117,6 +117,8 @@ def configure(
             "model.text_encoder": kind.text_encoder,
             "model.text_weights": folder,
             "model.text_pooling": CLS,
+            "model.dropout": 0.0,
+            "model.text_dropout": 0.0,
             "model.normalize_image": True,
             "model.absolute": False,
             "loss.name": kind.loss,

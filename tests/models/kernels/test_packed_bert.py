@@ -9,6 +9,7 @@ from vse_jax.models.kernels import packed_bert
 from vse_jax.models.kernels.packed_bert import Packing, packed_layers
 from vse_jax.models.transformers.bert import Bert, Layer
 from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.token_dropout import TokenDropout
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -45,22 +46,26 @@ def test_packing_is_a_permutation_with_captions_first(counts):
     np.testing.assert_array_equal(packing.unpack(rows, len(count)), states)
 
 
+@pytest.mark.parametrize("drops", [False, True])
 @pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
-def test_values_and_gradients_equal_the_plain_form(params, counts):
+def test_values_and_gradients_equal_the_plain_form(params, counts, drops):
     count = np.array(counts, np.int32)
     rng = np.random.default_rng(1)
     states = rng.normal(size=(len(count), TIME, SIZES.dim)).astype(np.float32)
     exists = np.arange(TIME) < count[:, None]
     weights = rng.normal(size=states.shape) * exists[..., None]
     layer = Layer(SIZES, jnp.float32)
+    dropout = None
+    if drops:
+        dropout = TokenDropout(0.3, jax.random.key(2), 10 + np.arange(len(count)))
 
     def plain(params, states):
-        for of_layer in params:
-            states = layer.apply({"params": of_layer}, states, exists)
+        for i, of_layer in enumerate(params):
+            states = layer.apply({"params": of_layer}, states, exists, dropout, i)
         return states
 
     def packed(params, states):
-        return packed_layers(SIZES, jnp.float32, params, states, count)
+        return packed_layers(SIZES, jnp.float32, params, states, count, dropout)
 
     found = []
     for form in (packed, plain):
@@ -68,7 +73,9 @@ def test_values_and_gradients_equal_the_plain_form(params, counts):
         gradients = jax.jit(jax.grad(loss, (0, 1)))(params, states)
         found.append((jax.jit(form)(params, states)[exists], gradients))
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), *found
+        # Gradients are up to 30.
+        lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5, rtol=1e-5),
+        *found,
     )
 
 

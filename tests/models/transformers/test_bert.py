@@ -41,20 +41,24 @@ def load(weights):
     return sizes, text_weights.convert("bert", sizes, found.arrays, "the weights")
 
 
-def ours(sizes, params, tokens, count):
+def ours(model, params, tokens, count, **options):
     """Returns the states that exist, and gradients as the reference defines them."""
     kept = exists(count)[..., None]
-    weights = transformers_reference.weights_of(np.zeros((*tokens.shape, sizes.dim)))
+    weights = transformers_reference.weights_of(
+        np.zeros((*tokens.shape, model.sizes.dim))
+    )
 
     def loss(params):
-        states = Bert(sizes).apply({"params": params}, tokens, count)
+        states = model.apply({"params": params}, tokens, count, **options)
         return (states * weights * kept).sum(), states * kept
 
     (_, states), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     return states, gradients
 
 
-def assert_equals_transformers(folder, weights, place, tokens, count, atol):
+def assert_equals_transformers(
+    folder, weights, place, tokens, count, atol, model=None, factors=(), **options
+):
     sizes, params = load(weights)
     mask = exists(count)
     theirs, their_gradients = transformers_reference.states_and_gradients(
@@ -63,8 +67,10 @@ def assert_equals_transformers(folder, weights, place, tokens, count, atol):
         place,
         input_ids=tokens.astype(np.int64),
         attention_mask=mask.astype(np.int64),
+        **{f"dropout{i}": factor for i, factor in enumerate(factors)},
     )
-    states, gradients = ours(sizes, params, tokens, count)
+    model = model or Bert(sizes)
+    states, gradients = ours(model, params, tokens, count, **options)
     np.testing.assert_allclose(states, theirs * mask[..., None], atol=atol)
     expected = text_weights.convert("bert", sizes, their_gradients, "gradients")
     # Large gradients are compared relative to their largest entry.
@@ -76,8 +82,7 @@ def assert_equals_transformers(folder, weights, place, tokens, count, atol):
     )
 
 
-@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
-def test_states_and_gradients_equal_those_of_transformers(tmp_path, activation):
+def save_random(folder, activation):
     options = {
         "num_hidden_layers": 2,
         "hidden_size": 24,
@@ -88,8 +93,13 @@ def test_states_and_gradients_equal_those_of_transformers(tmp_path, activation):
         "hidden_act": activation,
         "layer_norm_eps": 1e-7,
     }
-    transformers_reference.save_random(tmp_path / "bert", "BertModel", options)
+    transformers_reference.save_random(folder, "BertModel", options)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+def test_states_and_gradients_equal_those_of_transformers(tmp_path, activation):
     folder = tmp_path / "bert"
+    save_random(folder, activation)
     tokens = tokens_of(load(folder)[0])
     assert_equals_transformers(folder, folder, tmp_path, tokens, COUNT, atol=1e-5)
 

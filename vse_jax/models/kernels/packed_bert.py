@@ -10,6 +10,7 @@ the arrays of all branches.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,10 @@ import jax.numpy as jnp
 
 from vse_jax.models.kernels.first_rows import on_first_rows
 from vse_jax.models.transformers.activations import ACTIVATIONS
+from vse_jax.models.transformers.attention import attend
 from vse_jax.models.transformers.blocks import layer_norm
 from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.token_dropout import LayerSites, TokenDropout
 
 PACKED_PARTS = 8
 # With smaller states, compiling a product of each size takes longer than it saves.
@@ -85,6 +88,7 @@ def packed_layers(
     params: list[Any],
     states: jax.Array,
     token_count: jax.Array,
+    dropout: TokenDropout | None = None,
 ) -> jax.Array:
     """Applies BERT's layers.
 
@@ -94,6 +98,7 @@ def packed_layers(
       params: parameters of each layer.
       states: `[batch, time, dim]`.
       token_count: `[batch]` int32.
+      dropout: None for no dropout.
 
     Returns:
       States `[batch, time, dim]`; those from `token_count` on are meaningless.
@@ -102,23 +107,56 @@ def packed_layers(
     packing = Packing.create(token_count, time)
     exists = jnp.arange(time) < token_count[:, None]
     rows = packing.pack(states)
-    for of_layer in params:
-        rows = _layer(sizes, dtype, of_layer, rows, packing, exists)
+    for number, of_layer in enumerate(params):
+        drop = _Drop(dropout, LayerSites.of(number), packing.order, time)
+        rows = _layer(sizes, dtype, of_layer, rows, packing, exists, drop)
     return packing.unpack(rows, batch)
 
 
-def _layer(sizes, dtype, params, rows, packing, exists):
+class _Drop(NamedTuple):
+    """The dropout of a layer, if any.
+
+    Attributes:
+      dropout: None for no dropout.
+      sites: of the layer.
+      order: see `Packing`.
+      time: length of padded captions.
+    """
+
+    dropout: TokenDropout | None
+    sites: LayerSites
+    order: jax.Array
+    time: int
+
+    def rows(self, site: int, rows: jax.Array) -> jax.Array:
+        """Drops numbers of packed states, `[rows, dim]`."""
+        if self.dropout is None:
+            return rows
+        return self.dropout.of_rows(site, rows, *jnp.divmod(self.order, self.time))
+
+    @property
+    def weights(self) -> Callable[[jax.Array], jax.Array] | None:
+        """Dropout of the attention's weights."""
+        if self.dropout is None:
+            return None
+        return functools.partial(self.dropout.of_weights, self.sites.weights)
+
+
+def _layer(sizes, dtype, params, rows, packing, exists, drop):
     def norm(name, x):
         module = layer_norm(sizes.epsilon, dtype, None)
         return module.apply({"params": params[name]}, x)
 
-    attended = _attention(sizes, dtype, params["attention"], rows, packing, exists)
-    rows = norm("attention_norm", rows + attended)
+    attended = _attention(
+        sizes, dtype, params["attention"], rows, packing, exists, drop.weights
+    )
+    rows = norm("attention_norm", rows + drop.rows(drop.sites.attended, attended))
     hidden, out = (_in(dtype, params[name]) for name in ("hidden", "out"))
-    return norm("norm", rows + _mlp(rows, hidden, out, packing, sizes.activation))
+    mapped = _mlp(rows, hidden, out, packing, sizes.activation)
+    return norm("norm", rows + drop.rows(drop.sites.out, mapped))
 
 
-def _attention(sizes, dtype, params, rows, packing, exists):
+def _attention(sizes, dtype, params, rows, packing, exists, drop_weights):
     batch, time = exists.shape
     names = ("query", "key", "value")
     together = jax.tree.map(
@@ -129,9 +167,7 @@ def _attention(sizes, dtype, params, rows, packing, exists):
         part.reshape(batch, time, sizes.heads, -1)
         for part in jnp.split(projected, 3, axis=-1)
     )
-    attended = jax.nn.dot_product_attention(
-        query, key, value, mask=exists[:, None, None]
-    )
+    attended = attend(query, key, value, exists[:, None, None], drop_weights)
     attended = packing.pack(attended.reshape(batch, time, -1))
     return _dense(attended, _in(dtype, params["out"]), packing)
 

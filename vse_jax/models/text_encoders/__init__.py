@@ -29,6 +29,7 @@ def create(
     dtype: jnp.dtype,
     pooling: str,
     dropout: float,
+    text_dropout: float,
     sizes: Sizes | None,
 ) -> nn.Module:
     """Returns a text encoder.
@@ -42,6 +43,7 @@ def create(
       pooling: of the states, one of `pooling.POOLINGS`; `gru` ignores it.
       dropout: share of the numbers of words (in a transformer, of the states) that are
         set to 0 if there is a key `dropout`.
+      text_dropout: dropout within BERT; 0 for other encoders.
       sizes: sizes of a transformer; its `vocabulary_size` may be 0.
     """
     if name in RECURRENT:
@@ -51,4 +53,6 @@ def create(
     # The table of pretrained weights may have more rows than there are tokens.
     rows = sizes.vocabulary_size or vocabulary_size
     sizes = sizes._replace(vocabulary_size=rows)
-    return TransformerEncoder(name, sizes, embed_dim, dtype, pooling, dropout)
+    return TransformerEncoder(
+        name, sizes, embed_dim, dtype, pooling, dropout, text_dropout
+    )

@@ -1,5 +1,7 @@
 """Text encoders of pretrained transformers with a linear layer and a pooling."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,7 @@ class TransformerEncoder(nn.Module):
         that summarizes the caption.
       dropout: share of the states' numbers that are set to 0 if there is a key
         `dropout`; the batch then has `image_id [batch]`.
+      text_dropout: dropout within the tower, see `Bert`; 0 for another tower.
     """
 
     tower: str
@@ -34,6 +37,7 @@ class TransformerEncoder(nn.Module):
     dtype: jnp.dtype
     pooling: str = "gpo"
     dropout: float = 0.0
+    text_dropout: float = 0.0
 
     @nn.compact
     def __call__(self, batch: dict) -> jax.Array:
@@ -42,8 +46,15 @@ class TransformerEncoder(nn.Module):
         The result is float32 and not normalized.
         """
         tokens, token_count = batch["tokens"], batch["token_count"]
-        tower = TOWERS[self.tower](self.sizes, self.dtype, name="transformer")
-        states = tower(tokens, token_count)
+        create = functools.partial(
+            TOWERS[self.tower], self.sizes, self.dtype, name="transformer"
+        )
+        if self.text_dropout:
+            tower = create(dropout=self.text_dropout)
+            states = tower(tokens, token_count, batch.get("image_id"))
+        else:
+            tower = create()
+            states = tower(tokens, token_count)
         if self.dropout:
             drop = Dropout(self.dropout, name="dropout")
             states = drop(states, batch.get("image_id"))

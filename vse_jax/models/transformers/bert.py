@@ -1,7 +1,6 @@
 """BERT: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers" (2019).
 
-MiniLM has the same architecture with other sizes. There is no dropout within the
-encoder, also in training.
+MiniLM has the same architecture with other sizes.
 """
 
 import functools
@@ -16,6 +15,11 @@ from vse_jax.models.transformers.attention import SelfAttention
 from vse_jax.models.transformers.blocks import layer_norm
 from vse_jax.models.transformers.layer_stack import apply_layers
 from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.token_dropout import (
+    EMBEDDINGS_SITE,
+    LayerSites,
+    TokenDropout,
+)
 
 _INIT = nn.initializers.normal(0.02)
 
@@ -28,28 +32,53 @@ class Bert(nn.Module):
     Attributes:
       sizes: sizes of the model.
       dtype: of the arithmetic; softmaxes and layer normalization are in float32.
+      dropout: share of the embeddings' numbers, of the attention's weights and of the
+        numbers of both results of each layer that are set to 0 if there is a key
+        `dropout`. BERT was trained with 0.1.
     """
 
     sizes: Sizes
     dtype: jnp.dtype = jnp.float32
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, token_count: jax.Array) -> jax.Array:
-        """Maps int32 `[batch, time]` and `[batch]` to `[batch, time, dim]` in `dtype`.
+    def __call__(
+        self,
+        tokens: jax.Array,
+        token_count: jax.Array,
+        caption_id: jax.Array | None = None,
+    ) -> jax.Array:
+        """Returns the states of the tokens.
 
-        `time` is at most `sizes.positions`. States from `token_count` on are
-        meaningless.
+        Args:
+          tokens: int32 `[batch, time]`; `time` is at most `sizes.positions`.
+          token_count: int32 `[batch]`.
+          caption_id: int32 `[batch]`, by which the dropout of captions differs; None if
+            nothing is dropped.
+
+        Returns:
+          `[batch, time, dim]` in `dtype`. States from `token_count` on are meaningless.
         """
         states = self._embed(tokens)
+        dropout = None
+        if self.dropout and self.has_rng("dropout"):
+            dropout = TokenDropout(self.dropout, self.make_rng("dropout"), caption_id)
+            states = dropout.of_states(EMBEDDINGS_SITE, states)
         exists = jnp.arange(tokens.shape[1]) < token_count[:, None]
         create = functools.partial(Layer, self.sizes, self.dtype)
         names = [f"layer_{i}" for i in range(self.sizes.layers)]
         packed = None
         if self.sizes.dim >= SMALLEST_DIM:
             packed = functools.partial(
-                packed_layers, self.sizes, self.dtype, token_count=token_count
+                packed_layers,
+                self.sizes,
+                self.dtype,
+                token_count=token_count,
+                dropout=dropout,
             )
-        return apply_layers(self, create, names, states, exists, on_cpu=packed)
+        return apply_layers(
+            self, create, names, states, exists, dropout, numbered=True, on_cpu=packed
+        )
 
     def _embed(self, tokens):
         sizes = self.sizes
@@ -81,15 +110,35 @@ class Layer(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, states: jax.Array, exists: jax.Array) -> jax.Array:
-        """Maps `[batch, time, dim]` to the same; `exists` is bool `[batch, time]`."""
-        sizes = self.sizes
+    def __call__(
+        self,
+        states: jax.Array,
+        exists: jax.Array,
+        dropout: TokenDropout | None = None,
+        number: int | jax.Array = 0,
+    ) -> jax.Array:
+        """Maps states to states.
+
+        Args:
+          states: `[batch, time, dim]`.
+          exists: bool `[batch, time]`, False for padding.
+          dropout: None for no dropout.
+          number: of the layer, from 0.
+        """
+        sizes, sites = self.sizes, LayerSites.of(number)
+        drop_weights = None
+        if dropout is not None:
+            drop_weights = functools.partial(dropout.of_weights, sites.weights)
+
+        def drop(site, x):
+            return x if dropout is None else dropout.of_states(site, x)
+
         norm = functools.partial(layer_norm, sizes.epsilon, self.dtype)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
         attention = SelfAttention(sizes.heads, self.dtype, name="attention")
-        states = norm("attention_norm")(
-            states + attention(states, exists[:, None, None])
-        )
+        attended = attention(states, exists[:, None, None], drop=drop_weights)
+        states = norm("attention_norm")(states + drop(sites.attended, attended))
         hidden = dense(sizes.mlp_dim, name="hidden")(states)
         hidden = ACTIVATIONS[sizes.activation](hidden)
-        return norm("norm")(states + dense(sizes.dim, name="out")(hidden))
+        out = dense(sizes.dim, name="out")(hidden)
+        return norm("norm")(states + drop(sites.out, out))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from vse_jax.models.kernels.equal_layers import (
     apply_equal_layers,
@@ -19,6 +20,7 @@ def apply_layers(
     names: list[str],
     items: jax.Array,
     *args,
+    numbered: bool = False,
     on_cpu: Callable[[list, jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Returns the output of the last layer; called within a compact method.
@@ -30,6 +32,7 @@ def apply_layers(
       names: names of the layers.
       items: input of the first layer.
       *args: further arguments of all layers.
+      numbered: whether layers also take their number, from 0, as the last argument.
       on_cpu: maps the parameters of all layers and `items` to the same in a form that
         is faster on CPUs; None for the plain form.
     """
@@ -39,17 +42,24 @@ def apply_layers(
         return items
     layer = create(parent=None)
 
-    def apply(variables, items):
-        return layer.apply({"params": variables}, items, *args), {}
+    def apply(of_layer, items):
+        params, number = of_layer
+        return layer.apply({"params": params}, items, *args, *number), {}
 
-    params = [tower.variables["params"][name] for name in names]
+    layers = [
+        (tower.variables["params"][name], (jnp.int32(i),) if numbered else ())
+        for i, name in enumerate(names)
+    ]
     if on_cpu is None:
-        return apply_equal_layers(apply, params, items)[0]
+        return apply_equal_layers(apply, layers, items)[0]
 
-    def one_by_one(params, items):
-        return in_sequence(apply, params, items)[0]
+    def faster(layers, items):
+        return on_cpu([params for params, _ in layers], items)
 
-    def loop(params, items):
-        return as_loop(apply, params, items)[0]
+    def one_by_one(layers, items):
+        return in_sequence(apply, layers, items)[0]
 
-    return per_platform(on_cpu, loop, params, items, plain=one_by_one)
+    def loop(layers, items):
+        return as_loop(apply, layers, items)[0]
+
+    return per_platform(faster, loop, layers, items, plain=one_by_one)

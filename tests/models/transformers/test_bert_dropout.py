@@ -1,0 +1,135 @@
+"""BERT's dropout: where it is, against transformers, and what it depends on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.transformers import test_bert
+from tests.models.transformers.test_bert import COUNT, SIZES, tokens_of
+from vse_jax.models.kernels import equal_layers
+from vse_jax.models.transformers.bert import Bert
+from vse_jax.models.transformers.token_dropout import LayerSites, TokenDropout
+
+RATE = 0.3
+KEY = jax.random.key(5)
+IDS = np.array([12, 7, 40, 3, 8], np.int32)
+
+
+def dropping(sizes=SIZES):
+    return Bert(sizes, dropout=RATE)
+
+
+def dropout_of(model, ids=IDS):
+    """Returns the dropout that a model applies with the key."""
+    key = model.bind({}, rngs={"dropout": KEY}).make_rng("dropout")
+    return TokenDropout(RATE, key, ids)
+
+
+def apply(params, tokens, count=COUNT, ids=IDS, key=KEY):
+    model = dropping()
+    states = model.apply({"params": params}, tokens, count, ids, rngs={"dropout": key})
+    return np.where(test_bert.exists(count)[..., None], states, 0)
+
+
+@pytest.fixture(scope="module")
+def params():
+    init = jax.jit(Bert(SIZES).init)
+    return init(jax.random.key(1), tokens_of(SIZES), COUNT)["params"]
+
+
+def test_states_and_gradients_equal_those_of_transformers(tmp_path):
+    """With the same numbers dropped in the same places."""
+    folder = tmp_path / "bert"
+    test_bert.save_random(folder, "gelu")
+    sizes, _ = test_bert.load(folder)
+    tokens = tokens_of(sizes)
+    model, (batch, time) = dropping(sizes), tokens.shape
+    dropout = dropout_of(model)
+    states = np.ones((batch, time, sizes.dim), np.float32)
+    weights = np.ones((batch, sizes.heads, time, time), np.float32)
+    factors = [dropout.of_states(0, states)]
+    for layer in range(sizes.layers):
+        sites = LayerSites.of(layer)
+        factors.append(dropout.of_weights(sites.weights, weights))
+        factors += [dropout.of_states(site, states) for site in sites[1:]]
+    test_bert.assert_equals_transformers(
+        folder,
+        folder,
+        tmp_path,
+        tokens,
+        COUNT,
+        atol=1e-5,
+        model=model,
+        factors=factors,
+        caption_id=IDS,
+        rngs={"dropout": KEY},
+    )
+
+
+def test_every_site_has_choices_of_its_own():
+    dropout = TokenDropout(RATE, KEY, IDS)
+    ones = np.ones((len(IDS), 7, 400), np.float32)
+    lost = [np.asarray(dropout.of_states(site, ones)) == 0 for site in range(4)]
+    np.testing.assert_allclose([x.mean() for x in lost], RATE, atol=0.02)
+    pairs = [(a & b).mean() for i, a in enumerate(lost) for b in lost[:i]]
+    np.testing.assert_allclose(pairs, RATE**2, atol=0.02)
+    # Each caption and each token too.
+    by_token = lost[0].reshape(-1, 400)
+    assert len(np.unique(by_token, axis=0)) == len(by_token)
+
+
+def test_order_of_captions_and_padding_change_nothing(params):
+    tokens = tokens_of(SIZES)
+    expected = apply(params, tokens)
+    rows = np.array([3, 0, 4])
+    found = apply(params, tokens[rows], COUNT[rows], IDS[rows])
+    np.testing.assert_allclose(found, expected[rows], atol=1e-6)
+    wide = np.pad(tokens, ((0, 0), (0, 6)))
+    model = dropping()
+    padded = model.apply({"params": params}, wide, COUNT, IDS, rngs={"dropout": KEY})[
+        :, : tokens.shape[1]
+    ]
+    kept = test_bert.exists(COUNT)
+    np.testing.assert_allclose(np.asarray(padded)[kept], expected[kept], atol=1e-6)
+
+
+def test_key_and_caption_decide(params):
+    tokens = tokens_of(SIZES)
+    first = apply(params, tokens)
+    np.testing.assert_array_equal(apply(params, tokens), first)
+    for other in (
+        apply(params, tokens, key=jax.random.key(6)),
+        apply(params, tokens, ids=IDS + 1),
+    ):
+        assert (np.abs(other - first).max((1, 2)) > 1e-2).all()
+
+
+def test_evaluation_drops_nothing(params):
+    tokens = tokens_of(SIZES)
+    np.testing.assert_array_equal(
+        dropping().apply({"params": params}, tokens, COUNT),
+        Bert(SIZES).apply({"params": params}, tokens, COUNT),
+    )
+
+
+def test_loop_of_accelerators_equals_the_sequence_of_cpus(params, monkeypatch):
+    tokens = tokens_of(SIZES)
+    expected = apply(params, tokens)
+    used = []
+
+    def otherwise(on_cpu, loop, *args, plain):
+        used.append(loop)
+        return loop(*args)
+
+    monkeypatch.setattr(equal_layers, "per_platform", otherwise)
+    np.testing.assert_allclose(apply(params, tokens), expected, atol=1e-6)
+    assert used
+
+
+def test_bfloat16_keeps_its_dtype(params):
+    model = Bert(SIZES, jnp.bfloat16, dropout=RATE)
+    states = model.apply(
+        {"params": params}, tokens_of(SIZES), COUNT, IDS, rngs={"dropout": KEY}
+    )
+    assert states.dtype == jnp.bfloat16
