@@ -51,6 +51,22 @@ def test_file_of_siglip(write):
     assert read[:4] == (384, 0, "stretch", "bicubic")
 
 
+@pytest.mark.parametrize("name", ["clip_vision", "siglip_vision"])
+def test_a_height_and_a_width_stretch_photos_before_an_equal_crop(name, write):
+    """Hugging Face's processors keep the aspect ratio for `shortest_edge` only."""
+    side = {"height": 224, "width": 224}
+    options = {"size": side, "crop_size": side, "do_center_crop": True}
+    assert preprocessor.read(name, write(options), 336)[:3] == (224, 0, "stretch")
+
+
+def test_null_means_absent(write):
+    """Files of recent versions list options that the processor does not use."""
+    names = ("do_center_crop", "crop_size", "image_mean", "resample", "rescale_factor")
+    folder = write({"size": {"height": 96, "width": 96}, **dict.fromkeys(names)})
+    read = preprocessor.read("siglip_vision", folder, 224)
+    assert read == (96, 0, "stretch", "bicubic", (0.5,) * 3, (0.5,) * 3)
+
+
 def test_processor_of_recent_versions(write):
     folder = write({"image_processor": CLIP}, "processor_config.json")
     assert preprocessor.read("clip_vision", folder, 336)[:2] == (224, 240)
@@ -79,6 +95,15 @@ def test_without_a_file(name, image_size, expected, write):
         ({"resample": 0}, "resample is 0, expected one of 1, 2, 3"),
         ({"crop_size": {"height": 224, "width": 112}}, "crop_size is not the side"),
         ({"size": {"shortest_edge": 200}}, "which is less than crop_size, 224"),
+        ({"size": {"shortest_edge": "240"}}, "size is not the side of a square"),
+        ({"crop_size": True}, "crop_size is not the side of a square"),
+        ({"size": {"height": 240, "width": 240}}, "are stretched to size, 240, and"),
+        ({"do_center_crop": False}, "so that photos would not be square"),
+        ({"do_center_crop": False, "size": 224}, "so that photos would not be square"),
+        ({"rescale_factor": "x"}, "rescale_factor is 'x', expected 1 / 255"),
+        ({"resample": [3]}, "resample is [3], expected one of 1, 2, 3"),
+        ({"image_std": [0.1, 0, 0.3]}, "expected three numbers above 0"),
+        ({"image_mean": [0.1, "a", 0.3]}, "image_mean is [0.1, 'a', 0.3], expected"),
         ({"image_mean": [0.5]}, "image_mean is [0.5], expected three numbers"),
     ],
 )

@@ -1,5 +1,6 @@
 """Reads how a pretrained model takes photos: `preprocessor_config.json`."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -65,38 +66,68 @@ def read(name: str, weights: str, image_size: int) -> Preprocessing:
     if weights:
         folder = pretrained_folder.find(weights)
         path, options = _read_file(folder)
-    options = _DEFAULTS[name] | options
-    for step in _STEPS:
-        if not options.get(step, True):
-            raise InputError(f"{path}: {step} is false, which is not supported")
-    factor = options.get("rescale_factor", _RESCALE_FACTOR)
-    if abs(factor - _RESCALE_FACTOR) > 1e-6:
-        raise InputError(f"{path}: rescale_factor is {factor}, expected 1 / 255")
+    given = {key: value for key, value in options.items() if value is not None}
+    options = _DEFAULTS[name] | given
+    _check_values(options, path)
     resample = options.get("resample", _BICUBIC)
-    if resample not in _INTERPOLATIONS:
+    if not isinstance(resample, int) or resample not in _INTERPOLATIONS:
         raise InputError(
             f"{path}: resample is {resample}, expected one of "
             f"{', '.join(map(str, _INTERPOLATIONS))} (PIL's numbers)"
         )
-    size = options.get("size", image_size)
-    crops = options["do_center_crop"] or _shorter(size) is not None
-    if crops:
-        square = _side(options.get("crop_size", image_size), "crop_size", path)
-        shorter = _shorter(size) or _side(size, "size", path)
-        if shorter < square:
-            raise InputError(
-                f"{path}: size is {size}, which is less than crop_size, {square}"
-            )
-    else:
-        square, shorter = _side(size, "size", path), 0
+    square, shorter = _geometry(options, name, image_size, path)
     return Preprocessing(
         square,
         shorter,
-        "crop" if crops else "stretch",
+        "crop" if shorter else "stretch",
         _INTERPOLATIONS[resample],
         _channels(options, "image_mean", path),
-        _channels(options, "image_std", path),
+        _channels(options, "image_std", path, positive=True),
     )
+
+
+def _check_values(options, path):
+    """Checks that the values of pixels become those that the model expects."""
+    for step in _STEPS:
+        if not options.get(step, True):
+            raise InputError(
+                f"{path}: {step} is false, which is not supported; expected true, or "
+                "no such option"
+            )
+    factor = options.get("rescale_factor", _RESCALE_FACTOR)
+    is_number = isinstance(factor, int | float)
+    if not is_number or not abs(factor - _RESCALE_FACTOR) < 1e-6:
+        raise InputError(f"{path}: rescale_factor is {factor!r}, expected 1 / 255")
+
+
+def _geometry(options, name, image_size, path):
+    """Returns the side of the square, and the shorter side before a crop, or 0."""
+    size = options.get("size", image_size)
+    crops = options["do_center_crop"]
+    shorter = _shorter(size, name, crops)
+    side = _side(size if shorter is None else shorter, "size", path)
+    square = side
+    if crops:
+        square = _side(options.get("crop_size", image_size), "crop_size", path)
+    if shorter is None:
+        if side != square:
+            raise InputError(
+                f"{path}: photos are stretched to size, {side}, and cropped to "
+                f"crop_size, {square}, which is not supported; expected equal numbers, "
+                'or {"shortest_edge": ...} as size'
+            )
+        return side, 0
+    if not crops:
+        raise InputError(
+            f"{path}: size is the shorter side, {side}, and do_center_crop is "
+            "false, so that photos would not be square; set do_center_crop to true, or "
+            'size to {"height": ..., "width": ...}'
+        )
+    if side < square:
+        raise InputError(
+            f"{path}: size is {side}, which is less than crop_size, {square}"
+        )
+    return square, side
 
 
 def _read_file(folder: epath.Path) -> tuple[epath.Path, Mapping[str, Any]]:
@@ -109,16 +140,19 @@ def _read_file(folder: epath.Path) -> tuple[epath.Path, Mapping[str, Any]]:
     return path, {}
 
 
-def _shorter(size):
-    """Returns the shorter side that a size names, or None."""
-    return size.get("shortest_edge") if isinstance(size, dict) else None
+def _shorter(size, name, crops):
+    """Returns the shorter side that a size names; None for height and width."""
+    if isinstance(size, dict):
+        return size.get("shortest_edge")
+    # The first files of CLIP have one number. That of SigLIP is a square's.
+    return size if crops or name != "siglip_vision" else None
 
 
 def _side(size, option, path):
     if isinstance(size, dict):
         height, width = size.get("height"), size.get("width")
         size = height if height == width else None
-    if not isinstance(size, int) or size < 1:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise InputError(
             f"{path}: {option} is not the side of a square; expected one number, or an "
             "equal height and width"
@@ -126,8 +160,14 @@ def _side(size, option, path):
     return size
 
 
-def _channels(options, option, path):
+def _channels(options, option, path, *, positive=False):
     values = options[option]
-    if not isinstance(values, list | tuple) or len(values) != 3:
-        raise InputError(f"{path}: {option} is {values!r}, expected three numbers")
+    are_numbers = (
+        isinstance(values, list | tuple)
+        and len(values) == 3
+        and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+    )
+    if not are_numbers or (positive and min(values) <= 0):
+        expected = "three numbers above 0" if positive else "three numbers"
+        raise InputError(f"{path}: {option} is {values!r}, expected {expected}")
     return tuple(map(float, values))
