@@ -198,7 +198,9 @@ def test_weights_of_another_kind_of_model(folder, config):
         ({"hidden_act": "swish2"}, "activation is 'swish2'"),
         ({"num_attention_heads": 5}, "multiple of config.model.text_tower.heads"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
-        ({"hidden_size": "wide"}, "its dim is 'wide'; expected int"),
+        ({"hidden_size": "wide"}, "its hidden_size is 'wide'; expected int"),
+        ({"is_decoder": True}, "is_decoder is true"),
+        ({"model_type": None}, 'add "model_type": "bert" to the file'),
         ({"num_hidden_layers": -1}, "layers is -1"),
     ],
 )
@@ -207,6 +209,44 @@ def test_invalid_options_of_the_weights(folder, config, change, expected):
     options = {name: value for name, value in options.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(options))
     assert expected in message_of(of_bert, config, folder)
+
+
+def test_options_that_old_files_leave_out(folder, config):
+    """Such as the small BERTs of 2019; `transformers` has the same defaults."""
+    options = pretrained_files.OPTIONS | {"vocab_size": 34}
+    for name in ("layer_norm_eps", "hidden_act"):
+        options.pop(name)
+    (folder / "config.json").write_text(json.dumps(options))
+    tower = of_bert(config, folder).model.text_tower
+    assert (tower.epsilon, tower.activation) == (1e-12, "gelu")
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ([3], "config.json: its text_config is [3]; expected a JSON object"),
+        ({"pad_token_id": -1}, "config.json: its padding is the token -1"),
+        ({"vocab_size": 1.5}, "config.json: its vocab_size is 1.5; expected int"),
+    ],
+)
+def test_invalid_options_of_a_text_tower(folder, section, expected):
+    content = {"model_type": "siglip", "text_config": section}
+    (folder / "config.json").write_text(json.dumps(content))
+    read = text_weights.read_sizes
+    assert expected in message_of(read, "siglip_text", str(folder))
+
+
+def test_clip_needs_no_padding(folder):
+    content = {"model_type": "clip", "text_config": {"pad_token_id": None}}
+    (folder / "config.json").write_text(json.dumps(content))
+    assert text_weights.read_sizes("clip_text", str(folder))["positions"] == 77
+
+
+def test_invalid_padding_of_a_tokenizer(folder):
+    (folder / "tokenizer.json").write_text('{"added_tokens": [{}]}')
+    (folder / "tokenizer_config.json").write_text('{"pad_token": "<pad>"}')
+    message = message_of(tokenizer_files.padding, str(folder))
+    assert message.startswith(f"{folder}: tokenizer.json has no list of tokens")
 
 
 def test_sizes_that_contradict_the_weights_are_refused(folder, config):

@@ -155,6 +155,11 @@ def test_a_missing_part_of_an_attention_is_named_as_in_the_file(kind, folder):
         ("qkv_bias", False, "qkv_bias is False, which is not supported"),
         ("patch_size", [16, 16], "patch_size is [16, 16], expected a whole number"),
         ("num_hidden_layers", 0, "num_hidden_layers is 0, expected a whole number"),
+        ("mlp_ratio", "4", "mlp_ratio is '4', expected a number"),
+        ("layer_norm_eps", None, "layer_norm_eps is None, expected a number"),
+        ("hidden_act", ["gelu"], "hidden_act is ['gelu'], expected one of gelu,"),
+        ("vision_config", [1], "its vision_config is [1]; expected a JSON object"),
+        ("model_type", None, 'add "model_type": "dinov2" to the file'),
     ],
 )
 def test_unsupported_options_are_refused(option, value, expected, tmp_path):

@@ -33,6 +33,8 @@ _NORMS = {
     ("attention_norm",): "attention.output.LayerNorm",
     ("norm",): "output.LayerNorm",
 }
+# What old files leave out, and what BERT's first code had.
+_DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}
 # Heads of other tasks, and a list of the numbers of the positions.
 _UNUSED = re.compile(
     r"pooler\..*|cls\..*|classifier\..*|qa_outputs\..*|embeddings\.position_ids"
@@ -48,7 +50,7 @@ def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of `config.model.text_tower` that `config.json` states.
 
     Raises:
-      InputError: if its positions are not those of BERT.
+      InputError: if its positions are not those of BERT, or if it is a decoder.
       KeyError: if an option is missing.
     """
     kind = config.get("position_embedding_type", "absolute")
@@ -57,6 +59,12 @@ def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
             f"its position_embedding_type is {kind!r}, expected 'absolute'; choose "
             "other weights"
         )
+    if config.get("is_decoder"):
+        raise InputError(
+            "is_decoder is true, so its tokens attend to those before them only; "
+            "choose the weights of an encoder"
+        )
+    config = _DEFAULTS | dict(config)
     names = tower_names.SIZES._replace(padding="")
     found = {option: config[name] for option, name in names._asdict().items() if name}
     return found | {"padding": 0}

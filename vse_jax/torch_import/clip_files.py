@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vse_jax.models.transformers.sizes import Sizes
-from vse_jax.torch_import import tower_names
+from vse_jax.torch_import import pretrained_folder, tower_names
 
 _PREFIX = "text_model."
 # Parameters of the image tower, of the joint space, and lists of positions.
@@ -26,24 +26,32 @@ class TextTowerFiles(NamedTuple):
     """
 
     MODEL_TYPES: tuple[str, ...]
-    defaults: Mapping[str, Any]
+    defaults: dict[str, Any]
 
     def sizes(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the options of `config.model.text_tower` that `config.json` states.
 
         Args:
           config: content of `config.json`.
+
+        Raises:
+          InputError: see `options`.
         """
         options = self.options(config)
         names = tower_names.SIZES._asdict()
-        return {option: options[name] for option, name in names.items()}
+        found = {option: options[name] for option, name in names.items()}
+        if found["padding"] is None:
+            found["padding"] = self.defaults["pad_token_id"]
+        return found
 
     def options(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the options of the text tower in `config.json`."""
-        options = dict(self.defaults) | dict(config)
-        for group in ("text_config", "text_config_dict"):
-            options |= config.get(group) or {}
-        return options
+        """Returns the options of the text tower in `config.json`.
+
+        Raises:
+          InputError: if those of the tower are not a JSON object.
+        """
+        sections = ("text_config", "text_config_dict")
+        return self.defaults | pretrained_folder.with_sections(config, *sections)
 
     def paths(self, sizes: Sizes) -> dict[str, tuple[str, ...]]:
         """Returns our paths of all parameters, by the names of the file."""

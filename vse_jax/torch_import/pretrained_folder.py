@@ -4,6 +4,7 @@ A folder of this layout may be local, on `gs://`, or inside an installed Python 
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,6 +98,31 @@ def read_json(path: epath.Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a JSON object; download it again")
     return content
+
+
+def with_sections(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Returns options with those of a part of a model.
+
+    Args:
+      config: content of `config.json`.
+      *names: options that contain those of the part; later ones override. A file may
+        lack them.
+
+    Raises:
+      InputError: if one of them is not a JSON object. The message names no file.
+    """
+    options = dict(config)
+    for name in names:
+        section = config.get(name)
+        if section is None:
+            continue
+        if not isinstance(section, dict):
+            raise InputError(
+                f"its {name} is {section!r}; expected a JSON object; download the "
+                "model again"
+            )
+        options |= section
+    return options
 
 
 def _folder_in_package(package):

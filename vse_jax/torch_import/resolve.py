@@ -98,7 +98,7 @@ def _read_text(config):
         _fill(config.model.text_tower, found, _TEXT_TOWER)
     else:
         _check_given(config, Sizes._fields, _TEXT_TOWER, "model.text_weights")
-    _check_sizes(config.model.text_tower, _TEXT_TOWER)
+    _check_sizes(config.model.text_tower, _TEXT_TOWER, weights)
 
 
 def _read_vision(config):
@@ -110,7 +110,7 @@ def _read_vision(config):
     else:
         fields = VisionSizes._fields
         _check_given(config, fields, _VISION_TOWER, "model.backbone.weights")
-    _check_sizes(sizes, _VISION_TOWER)
+    _check_sizes(sizes, _VISION_TOWER, backbone.weights)
     if sizes.image_size < sizes.patch:
         raise InputError(
             f"config.{_VISION_TOWER}.image_size is {sizes.image_size}, which is less "
@@ -133,9 +133,10 @@ def _check_given(config, fields, tower, weights):
             )
 
 
-def _check_sizes(sizes, tower):
+def _check_sizes(sizes, tower, weights):
     """Checks the sizes of a transformer; `tower` is the name of their options."""
-    where = f"config.{tower}."
+    options = f"config.{tower}."
+    where = f"{weights}: {options}" if weights else options
     for name, value in sizes.items():
         if name in _HAVE_DEFAULTS:
             continue
@@ -146,12 +147,12 @@ def _check_sizes(sizes, tower):
             is_right, expected = 0 < value < 1, "a number between 0 and 1"
         else:
             at_least = 0 if name in _MAY_BE_ZERO else 1
-            is_right, expected = value >= at_least, "a number of at least 1"
+            is_right, expected = value >= at_least, f"a number of at least {at_least}"
         if not is_right:
             raise InputError(f"{where}{name} is {value!r}, expected {expected}")
     if sizes.dim % sizes.heads:
         raise InputError(
-            f"{where}dim is {sizes.dim}, expected a multiple of {where}heads, which "
+            f"{where}dim is {sizes.dim}, expected a multiple of {options}heads, which "
             f"is {sizes.heads}"
         )
 

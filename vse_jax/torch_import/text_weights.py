@@ -16,6 +16,7 @@ from vse_jax.torch_import import (
     clip_files,
     pretrained_folder,
     tokenizer_files,
+    tower_names,
     towers,
 )
 
@@ -44,12 +45,7 @@ def read_sizes(encoder: str, weights: str) -> dict[str, Any]:
     files = _FILES[encoder]
     config = pretrained_folder.read_config(weights)
     path = pretrained_folder.find(weights) / pretrained_folder.CONFIG
-    if config.get("model_type") not in files.MODEL_TYPES:
-        raise InputError(
-            f"{path}: its model_type is {config.get('model_type')!r}, but "
-            f"config.model.text_encoder is {encoder!r}, which takes weights of "
-            f"{' or '.join(files.MODEL_TYPES)}; choose other weights"
-        )
+    _check_type(config.get("model_type"), encoder, path)
     try:
         found = files.sizes(config)
     except InputError as error:
@@ -58,15 +54,37 @@ def read_sizes(encoder: str, weights: str) -> dict[str, Any]:
         raise InputError(
             f"{path}: has no {error.args[0]}; download the model again"
         ) from None
+    padding = tokenizer_files.padding(weights)
+    if padding is not None:
+        found |= {"padding": padding}
     for name, value in found.items():
         kind = _TYPES.get(name, int)
         if not isinstance(value, kind) or isinstance(value, bool):
+            theirs = getattr(tower_names.SIZES, name)
             raise InputError(
-                f"{path}: its {name} is {value!r}; expected {kind.__name__}; download "
-                "the model again"
+                f"{path}: its {theirs} is {value!r}; expected {kind.__name__}; "
+                "download the model again"
             )
-    padding = tokenizer_files.padding(weights)
-    return found if padding is None else found | {"padding": padding}
+    is_read = encoder == "siglip_text"
+    if is_read and not 0 <= found["padding"] < found["vocabulary_size"]:
+        raise InputError(
+            f"{path}: its padding is the token {found['padding']}, expected one of its "
+            f"{found['vocabulary_size']} tokens; download the model again"
+        )
+    return found
+
+
+def _check_type(kind, encoder, path):
+    kinds = _FILES[encoder].MODEL_TYPES
+    if kind in kinds:
+        return
+    advice = "choose other weights"
+    if kind is None:
+        advice = f'if it is one, add "model_type": "{kinds[0]}" to the file'
+    raise InputError(
+        f"{path}: its model_type is {kind!r}, but config.model.text_encoder is "
+        f"{encoder!r}, which takes weights of {' or '.join(kinds)}; {advice}"
+    )
 
 
 def read_tokenizer(config: ml_collections.ConfigDict) -> Subwords:

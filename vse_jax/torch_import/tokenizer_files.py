@@ -70,8 +70,14 @@ def padding(weights: str) -> int | None:
     token = pretrained_folder.read_json(folder / _OPTIONS).get("pad_token")
     token = token.get("content") if isinstance(token, dict) else token
     content = pretrained_folder.read_json(folder / _TOKENIZER)
-    added = {one["content"]: one["id"] for one in content.get("added_tokens") or ()}
-    return added.get(token)
+    try:
+        added = {one["content"]: one["id"] for one in content.get("added_tokens") or ()}
+        return added.get(token)
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{folder}: {_TOKENIZER} has no list of tokens in added_tokens, or "
+            f"{_OPTIONS} no text as pad_token; download them again"
+        ) from None
 
 
 def _read_file(path: epath.Path) -> Subwords:

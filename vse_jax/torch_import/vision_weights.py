@@ -12,6 +12,7 @@ from etils import epath
 from vse_jax.errors import InputError
 from vse_jax.models import backbones
 from vse_jax.models.backbones import VisionSizes
+from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.torch_import import pretrained_folder, tower_names, towers
 
 # `model_type` in `config.json`, of the whole model and of its vision tower alone.
@@ -43,6 +44,14 @@ _DEFAULTS = {
 }
 _CLIP = {"patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 _SIGLIP = {"hidden_act": "gelu_pytorch_tanh"}
+_COUNTS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "patch_size",
+    "image_size",
+    "intermediate_size",
+)
 # Files leave out what equals the defaults of a model type: these and the above.
 _OF_TYPE = {
     "clip": _CLIP,
@@ -69,8 +78,11 @@ def read_sizes(name: str, weights: str) -> dict[str, Any]:
     kind = config.get("model_type")
     if kind not in MODEL_TYPES[name]:
         raise InputError(_of_other_type(path, kind, name))
-    config = config | (config.get("vision_config") or {})
-    config = config | (config.get("vision_config_dict") or {})
+    try:
+        sections = ("vision_config", "vision_config_dict")
+        config = pretrained_folder.with_sections(config, *sections)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     config = _DEFAULTS | _OF_TYPE[kind] | config
     _check(config, path)
     dim = config["hidden_size"]
@@ -99,9 +111,14 @@ def _of_other_type(path, kind, name):
     expected = " or ".join(map(repr, MODEL_TYPES[name]))
     return (
         f"{path}: its model_type is {kind!r}, but config.model.backbone.name is "
-        f"{name!r}, which needs {expected}; "
-        + (advice or "choose the weights of such a model")
+        f"{name!r}, which needs {expected}; " + (advice or _advice_of(kind, name))
     )
+
+
+def _advice_of(kind, name):
+    if kind is None:
+        return f'if it is one, add "model_type": "{MODEL_TYPES[name][0]}" to the file'
+    return "choose the weights of such a model"
 
 
 def _check(config: Mapping[str, Any], path: epath.Path) -> None:
@@ -115,14 +132,25 @@ def _check(config: Mapping[str, Any], path: epath.Path) -> None:
                 f"{path}: {option} is {config[option]!r}, which is not supported; "
                 f"expected {' or '.join(map(repr, values))}"
             )
-    counts = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
-    for option in (*counts, "image_size", "intermediate_size"):
-        value = config[option]
-        if not isinstance(value, int) or value < 1:
-            raise InputError(
-                f"{path}: {option} is {value!r}, expected a whole number of at least "
-                "1; download it again"
-            )
+    for option in _COUNTS:
+        _check_number(config, option, int, 1, "a whole number of at least 1", path)
+    _check_number(config, "num_register_tokens", int, 0, "a whole number", path)
+    for option in ("layer_norm_eps", "mlp_ratio"):
+        _check_number(config, option, int | float, 0, "a number", path)
+    activation = config["hidden_act"]
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise InputError(
+            f"{path}: hidden_act is {activation!r}, expected one of "
+            f"{', '.join(ACTIVATIONS)}; choose other weights"
+        )
+
+
+def _check_number(config, option, kind, least, expected, path):
+    value = config[option]
+    if not isinstance(value, kind) or isinstance(value, bool) or not value >= least:
+        raise InputError(
+            f"{path}: {option} is {value!r}, expected {expected}; download it again"
+        )
 
 
 def load(name: str, weights: str, sizes: VisionSizes, *, pooled: bool) -> dict:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests import parity, pretrained_files, transformers_reference
+from tests.models.backbones import hugging_face
 from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.bert import Bert
 from vse_jax.models.transformers.sizes import Sizes
@@ -182,18 +183,12 @@ def test_program_for_accelerators_is_a_loop(params):
     assert "stablehlo.while" in text
 
 
-@pytest.mark.parametrize("name", ["gelu", "quick_gelu", "gelu_new", "relu", "silu"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(name):
     import torch
 
     x = np.linspace(-6, 6, 101, dtype=np.float32)
-    theirs = {
-        "gelu": torch.nn.functional.gelu,
-        "gelu_new": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
-        "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-        "relu": torch.relu,
-        "silu": torch.nn.functional.silu,
-    }[name]
+    theirs = hugging_face.transformers.activations.ACT2FN[name]
     np.testing.assert_allclose(
         ACTIVATIONS[name](x), theirs(torch.from_numpy(x)).numpy(), atol=1e-6
     )

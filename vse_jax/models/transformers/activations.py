@@ -25,10 +25,14 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 
 ACTIVATIONS = {
     "gelu": gelu,
+    "gelu_accurate": gelu_tanh,
+    "gelu_fast": gelu_tanh,
     "gelu_new": gelu_tanh,
+    "gelu_python": gelu,
     "gelu_pytorch_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
     "relu": nn.relu,
     "silu": nn.silu,
+    "swish": nn.silu,
     "tanh": jnp.tanh,
 }
