@@ -137,6 +137,41 @@ def test_heads_must_be_known(checkpoint, tokenizer, config, tmp_path):
     assert "config.json" in message
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        # All large and base BERTs have one vocabulary, and their heads differ.
+        ({"hidden_size": 96}, "its hidden_size is 96, but the BERT in .* has 48"),
+        ({"num_hidden_layers": 3}, "its num_hidden_layers is 3, but the BERT in"),
+        ({"num_attention_heads": -4}, "text_tower.heads is -4, expected a number of"),
+        ({"num_attention_heads": "4"}, "its num_attention_heads is '4'; expected int"),
+        ({"hidden_act": "snake"}, "text_tower.activation is 'snake', expected one of"),
+        ({"layer_norm_eps": None}, "its layer_norm_eps is None; expected float"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is"),
+    ],
+)
+def test_config_of_another_model(
+    checkpoint, tokenizer, config, tmp_path, change, expected
+):
+    path = tokenizer / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    message = refusal(config, checkpoint, tokenizer, tmp_path)
+    assert message.startswith(f"{path}: ")
+    assert re.search(expected, message), message
+
+
+def test_activation_and_epsilon_are_those_of_the_config(
+    golden, checkpoint, tokenizer, config, tmp_path
+):
+    path = tokenizer / "config.json"
+    stated = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5}
+    path.write_text(json.dumps(json.loads(path.read_text()) | stated))
+    run = imported(config, checkpoint, tokenizer, tmp_path / "run").run
+    tower = run["config"]["model"]["text_tower"]
+    assert (tower["activation"], tower["epsilon"]) == ("gelu_new", 1e-5)
+    assert tower["heads"] == int(golden[0]["cfg/num_attention_heads"])
+
+
 def test_tokenizer_of_another_model(checkpoint, tokenizer, config, tmp_path):
     pieces = [*pretrained_files.word_pieces(), *(f"p{i}" for i in range(500))]
     (tokenizer / "vocab.txt").write_text("\n".join(pieces))
@@ -149,6 +184,10 @@ def test_tokenizer_of_another_model(checkpoint, tokenizer, config, tmp_path):
     ("change", "expected"),
     [
         (lambda text: text.pop("module.linear.weight"), "missing .*txt.linear.weight"),
+        (
+            lambda text: text.pop("module.bert.embeddings.position_embeddings.weight"),
+            "mis-shaped parameters: txt.bert.embeddings.position_embeddings.weight",
+        ),
         (
             lambda text: text.pop("module.bert.encoder.layer.1.output.dense.bias"),
             "missing: encoder.layer.1.output.dense.bias",

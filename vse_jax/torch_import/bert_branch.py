@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from vse_jax.data.text.subwords import Subwords
 from vse_jax.errors import InputError
 from vse_jax.models.transformers.sizes import Sizes
 from vse_jax.torch_import import (
     parameter_names,
+    parameters,
     pretrained_folder,
+    resolve,
     text_weights,
     tokenizer_files,
 )
@@ -19,6 +22,12 @@ from vse_jax.torch_import.torch_checkpoint import TorchCheckpoint, refuse_unknow
 
 _BERT = "txt.bert."
 _WORDS = "embeddings.word_embeddings.weight"
+# Matrices whose shapes tell the sizes.
+_TABLES = (
+    _WORDS,
+    "embeddings.position_embeddings.weight",
+    "encoder.layer.0.intermediate.dense.weight",
+)
 _NEEDED = ("txt.linear.weight", "txt.gpool.linear.weight")
 _HEAD_DIM = 64  # of every published BERT
 
@@ -90,36 +99,58 @@ def _head(loaded) -> dict[str, np.ndarray]:
 
 
 def _sizes(arrays: Mapping[str, np.ndarray], vocabulary: str, path: str) -> Sizes:
-    rows, dim = arrays[_WORDS].shape
-    layers = {
-        m[1] for name in arrays if (m := re.match(r"encoder\.layer\.(\d+)", name))
-    }
-    first = arrays.get("encoder.layer.0.intermediate.dense.weight", np.zeros((0, 0)))
-    positions = arrays.get("embeddings.position_embeddings.weight", np.zeros((0, 0)))
-    stated = _config_beside(vocabulary)
+    """Returns the sizes that parameters tell, with what `config.json` adds."""
+    known = _known_sizes(arrays, path)
+    file = _config_beside(vocabulary)
+    stated = pretrained_folder.read_json(file) if file else {}
+    for name, value in known.items():
+        if stated.get(name, value) != value:
+            raise InputError(
+                f"{file}: its {name} is {stated[name]!r}, but the BERT in {path} has "
+                f"{value}; set --vocabulary to the tokenizer of the BERT that it was "
+                "trained from"
+            )
+    dim = known["hidden_size"]
     heads = stated.get("num_attention_heads", dim // _HEAD_DIM)
-    if not heads or dim % heads:
+    if not heads or (isinstance(heads, int) and dim % heads):
         raise InputError(
             f"{path}: its BERT has {dim} dimensions, so its number of attention heads "
             f"is not clear; set --vocabulary to a folder with tokenizer and "
             f"{pretrained_folder.CONFIG} of this BERT"
         )
-    return Sizes(
-        layers=len(layers),
-        dim=dim,
-        heads=heads,
-        mlp_dim=len(first),
-        positions=len(positions),
-        vocabulary_size=rows,
-        activation=stated.get("hidden_act", "gelu"),
-        epsilon=float(stated.get("layer_norm_eps", 1e-12)),
-    )
+    stated = stated | known | {"num_attention_heads": heads}
+    sizes = text_weights.stated_sizes("bert", stated, file or path)
+    resolve.check_sizes(sizes, "model.text_tower", str(file or path))
+    return Sizes(**sizes)
 
 
-def _config_beside(vocabulary: str) -> dict[str, Any]:
-    """Returns the `config.json` in the folder of the tokenizer; {} without one."""
+def _known_sizes(arrays, path):
+    """Returns the sizes that parameters tell, by the names of `config.json`."""
+    shapes = [arrays[name].shape if name in arrays else () for name in _TABLES]
+    problems = {
+        "missing or mis-shaped parameters": [
+            f"{_BERT}{name}"
+            for name, shape in zip(_TABLES, shapes, strict=True)
+            if len(shape) != 2
+        ]
+    }
+    parameters.refuse(f"{path}: not a model that can be imported", problems)
+    (rows, dim), (positions, _), (mlp_dim, _) = shapes
+    layers = {
+        m[1] for name in arrays if (m := re.match(r"encoder\.layer\.(\d+)", name))
+    }
+    return {
+        "num_hidden_layers": len(layers),
+        "hidden_size": dim,
+        "intermediate_size": mlp_dim,
+        "max_position_embeddings": positions,
+        "vocab_size": rows,
+    }
+
+
+def _config_beside(vocabulary: str) -> epath.Path | None:
+    """Returns the `config.json` in the folder of the tokenizer; None without one."""
     if tokenizer_files.is_file(vocabulary):
         vocabulary = vocabulary.rpartition("/")[0] or "."
-    folder = tokenizer_files.find_folder(vocabulary)
-    path = folder / pretrained_folder.CONFIG
-    return pretrained_folder.read_json(path) if path.exists() else {}
+    path = tokenizer_files.find_folder(vocabulary) / pretrained_folder.CONFIG
+    return path if path.exists() else None

@@ -1,5 +1,6 @@
 """Completes a configuration by what pretrained weights say about themselves."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -98,7 +99,7 @@ def _read_text(config):
         _fill(config.model.text_tower, found, _TEXT_TOWER)
     else:
         _check_given(config, Sizes._fields, _TEXT_TOWER, "model.text_weights")
-    _check_sizes(config.model.text_tower, _TEXT_TOWER, weights)
+    check_sizes(config.model.text_tower, _TEXT_TOWER, weights)
 
 
 def _read_vision(config):
@@ -110,7 +111,7 @@ def _read_vision(config):
     else:
         fields = VisionSizes._fields
         _check_given(config, fields, _VISION_TOWER, "model.backbone.weights")
-    _check_sizes(sizes, _VISION_TOWER, backbone.weights)
+    check_sizes(sizes, _VISION_TOWER, backbone.weights)
     if sizes.image_size < sizes.patch:
         raise InputError(
             f"config.{_VISION_TOWER}.image_size is {sizes.image_size}, which is less "
@@ -133,8 +134,17 @@ def _check_given(config, fields, tower, weights):
             )
 
 
-def _check_sizes(sizes, tower, weights):
-    """Checks the sizes of a transformer; `tower` is the name of their options."""
+def check_sizes(sizes: Mapping[str, Any], tower: str, weights: str) -> None:
+    """Checks the sizes of a transformer.
+
+    Args:
+      sizes: of the transformer.
+      tower: name of the group of their options.
+      weights: folder or file that they are from, for messages; or "".
+
+    Raises:
+      InputError: if a size is impossible.
+    """
     options = f"config.{tower}."
     where = f"{weights}: {options}" if weights else options
     for name, value in sizes.items():
@@ -150,10 +160,10 @@ def _check_sizes(sizes, tower, weights):
             is_right, expected = value >= at_least, f"a number of at least {at_least}"
         if not is_right:
             raise InputError(f"{where}{name} is {value!r}, expected {expected}")
-    if sizes.dim % sizes.heads:
+    if sizes["dim"] % sizes["heads"]:
         raise InputError(
-            f"{where}dim is {sizes.dim}, expected a multiple of {options}heads, which "
-            f"is {sizes.heads}"
+            f"{where}dim is {sizes['dim']}, expected a multiple of {options}heads, "
+            f"which is {sizes['heads']}"
         )
 
 

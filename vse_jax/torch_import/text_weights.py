@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 
 from vse_jax.data.text.subwords import Subwords
 from vse_jax.errors import InputError
@@ -42,19 +43,37 @@ def read_sizes(encoder: str, weights: str) -> dict[str, Any]:
     Raises:
       InputError: if the weights are of another architecture or lack a size.
     """
-    files = _FILES[encoder]
     config = pretrained_folder.read_config(weights)
     path = pretrained_folder.find(weights) / pretrained_folder.CONFIG
     _check_type(config.get("model_type"), encoder, path)
+    return stated_sizes(encoder, config, path, tokenizer_files.padding(weights))
+
+
+def stated_sizes(
+    encoder: str,
+    config: Mapping[str, Any],
+    path: epath.PathLike,
+    padding: int | None = None,
+) -> dict[str, Any]:
+    """Returns the fields of `Sizes` that options of Hugging Face state.
+
+    Args:
+      encoder: one of `TOWERS`.
+      config: content of `config.json`.
+      path: of the file, for messages.
+      padding: token behind captions, of the tokenizer; None for that of the options.
+
+    Raises:
+      InputError: if a size is missing or has a wrong type.
+    """
     try:
-        found = files.sizes(config)
+        found = _FILES[encoder].sizes(config)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except KeyError as error:
         raise InputError(
             f"{path}: has no {error.args[0]}; download the model again"
         ) from None
-    padding = tokenizer_files.padding(weights)
     if padding is not None:
         found |= {"padding": padding}
     for name, value in found.items():
