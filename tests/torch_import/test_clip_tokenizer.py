@@ -108,6 +108,24 @@ def test_words_begin_behind_the_end_of_a_word(ours):
     assert len(words) > 5  # a word of several pieces
 
 
+def test_line_ends_of_windows_change_nothing(ours, files, tmp_path):
+    for name in ("vocab.json", "config.json"):
+        (tmp_path / name).write_bytes((files / name).read_bytes())
+    merges = (files / "merges.txt").read_bytes()
+    (tmp_path / "merges.txt").write_bytes(merges.replace(b"\n", b"\r\n"))
+    assert tokens_of(tokenizer_files.read(str(tmp_path)), ODD) == tokens_of(ours, ODD)
+
+
+def test_truncated_merges_are_refused(files, tmp_path):
+    """Fewer merges would split words into letters without notice."""
+    for name in ("vocab.json", "config.json"):
+        (tmp_path / name).write_bytes((files / name).read_bytes())
+    lines = (files / "merges.txt").read_text().split("\n")
+    (tmp_path / "merges.txt").write_text("\n".join(lines[:-101]))
+    with pytest.raises(InputError, match=r"merges.txt: lacks the merges of 100 tokens"):
+        tokenizer_files.read(str(tmp_path))
+
+
 def test_invalid_files_are_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match=r"has no tokenizer \(tokenizer.json, vocab"):

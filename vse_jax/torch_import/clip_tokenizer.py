@@ -16,6 +16,7 @@ _PIECES = (
     r"|[^\s\p{L}\p{N}]+"
 )
 _COMMENT = "#version"
+_WORD_END = "</w>"
 _BYTE_LEVEL = {
     "type": "ByteLevel",
     "add_prefix_space": False,
@@ -50,13 +51,27 @@ def read(folder: epath.Path) -> dict[str, Any]:
         )
     path = folder / MERGES
     try:
-        lines = path.read_bytes().decode().split("\n")
+        # Lines end by \n or, after a copy by Windows, by \r\n.
+        lines = path.read_bytes().decode().replace("\r\n", "\n").split("\n")
     except OSError as error:
         raise unreadable(path, error) from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text in UTF-8; download it again") from None
     merges = [line for line in lines if line.strip() and line[:8] != _COMMENT]
+    _check_merges(numbers, merges, path)
     return content(numbers, merges)
+
+
+def _check_merges(numbers, merges, path):
+    """Checks that the merges make all longer tokens; a truncated file lacks some."""
+    made = {line.replace(" ", "") for line in merges} | {START, END}
+    longer = [t for t in numbers if len(t.removesuffix(_WORD_END)) > 1]
+    lacking = [token for token in longer if token not in made]
+    if lacking:
+        raise InputError(
+            f"{path}: lacks the merges of {len(lacking)} tokens of {VOCABULARY}, such "
+            f"as {lacking[0]!r}; download both files again"
+        )
 
 
 def content(numbers: Mapping[str, int], merges: list[str]) -> dict[str, Any]:
@@ -96,7 +111,7 @@ def content(numbers: Mapping[str, int], merges: list[str]) -> dict[str, Any]:
             "type": "BPE",
             "unk_token": END,
             "continuing_subword_prefix": "",
-            "end_of_word_suffix": "</w>",
+            "end_of_word_suffix": _WORD_END,
             "fuse_unk": False,
             "vocab": dict(numbers),
             "merges": list(merges),

@@ -116,7 +116,8 @@ def read_tokenizer(config: ml_collections.ConfigDict) -> Subwords:
       InputError: if there is none, or if it is not that of the weights.
     """
     weights = config.model.text_weights
-    found = tokenizer_files.read(weights)
+    lowers = config.model.text_encoder == "siglip_text"
+    found = tokenizer_files.read(weights, lowers=lowers)
     check_tokenizer(found, config.model.text_tower.vocabulary_size, weights)
     return found
 

@@ -1,5 +1,6 @@
 """Reads the tokenizer of a pretrained text transformer in Hugging Face's layout."""
 
+import json
 from typing import Any
 
 from etils import epath
@@ -14,12 +15,15 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _NEEDED = ("[UNK]", "[CLS]", "[SEP]")
 
 
-def read(weights: str) -> Subwords:
+def read(weights: str, *, lowers: bool = False) -> Subwords:
     """Reads the tokenizer beside pretrained weights.
 
     Args:
       weights: folder of the model, file of weights in it, or Python package, see
         `pretrained_folder.read`; or the path of a `tokenizer.json` or `vocab.txt`.
+      lowers: whether a BPE of `tokenizer.json` lowers letters, even if it does not say
+        so. SigLIP 2 was trained on lower case, but its files have Gemma's tokenizer as
+        it is.
 
     Returns:
       The tokenizer of `tokenizer.json`; without this file, BERT's tokenizer with the
@@ -29,11 +33,11 @@ def read(weights: str) -> Subwords:
       InputError: if there is neither of these files, or if one is damaged.
     """
     if is_file(weights):
-        return _read_file(epath.Path(weights).expanduser())
+        return _read_file(epath.Path(weights).expanduser(), lowers)
     folder = find_folder(weights)
     for name in (_TOKENIZER, _WORD_PIECES):
         if (folder / name).exists():
-            return _read_file(folder / name)
+            return _read_file(folder / name, lowers)
     if (folder / clip_tokenizer.MERGES).exists():
         return Subwords(clip_tokenizer.read(folder), str(folder))
     raise InputError(
@@ -80,9 +84,10 @@ def padding(weights: str) -> int | None:
         ) from None
 
 
-def _read_file(path: epath.Path) -> Subwords:
+def _read_file(path: epath.Path, lowers: bool) -> Subwords:
     if path.name.endswith(_TOKENIZER):
-        return Subwords(pretrained_folder.read_json(path), str(path))
+        content = pretrained_folder.read_json(path)
+        return Subwords(_lowering(content) if lowers else content, str(path))
     try:
         # A word piece may be a line separator of Unicode, so lines end by \n only.
         pieces = path.read_bytes().decode().rstrip("\n").split("\n")
@@ -98,19 +103,41 @@ def _read_file(path: epath.Path) -> Subwords:
             f"{path}: {reason}; expected BERT's word pieces, one per line; download it "
             "again"
         )
-    return Subwords(_bert(numbers, _is_lower_case(path.parent, numbers)), str(path))
+    return Subwords(_bert(numbers, _normalizer(path.parent, numbers)), str(path))
 
 
-def _is_lower_case(folder, numbers) -> bool:
-    options = {}
-    if (folder / _OPTIONS).exists():
-        options = pretrained_folder.read_json(folder / _OPTIONS)
+def _lowering(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content of a `tokenizer.json`; its BPE lowers letters first."""
+    own, model = content.get("normalizer"), content.get("model")
+    is_bpe = isinstance(model, dict) and model.get("type") == "BPE"
+    if not is_bpe or "Lowercase" in json.dumps(own):
+        return content
+    normalizers = [{"type": "Lowercase"}, *([own] if own else [])]
+    return content | {"normalizer": {"type": "Sequence", "normalizers": normalizers}}
+
+
+def _normalizer(folder: epath.Path, numbers: dict[str, int]) -> dict[str, Any]:
+    """Returns how BERT's tokenizer changes texts before it splits them."""
+    path, options = folder / _OPTIONS, {}
+    if path.exists():
+        options = pretrained_folder.read_json(path)
     # Only cased models have pieces with capitals, besides the special ones.
     is_lower = all(piece == piece.lower() for piece in numbers if piece[:1] != "[")
-    return bool(options.get("do_lower_case", is_lower))
+    chosen = {
+        "handle_chinese_chars": options.get("tokenize_chinese_chars", True),
+        "strip_accents": options.get("strip_accents"),  # None: if letters are lowered
+        "lowercase": options.get("do_lower_case", is_lower),
+    }
+    for name, value in chosen.items():
+        if not isinstance(value, bool) and (name, value) != ("strip_accents", None):
+            raise InputError(
+                f"{path}: an option of the tokenizer is {value!r}, expected true or "
+                "false as do_lower_case, strip_accents and tokenize_chinese_chars"
+            )
+    return {"type": "BertNormalizer", "clean_text": True, **chosen}
 
 
-def _bert(numbers: dict[str, int], is_lower_case: bool) -> dict[str, Any]:
+def _bert(numbers: dict[str, int], normalizer: dict[str, Any]) -> dict[str, Any]:
     """Returns BERT's `tokenizer.json` for word pieces."""
     around = ("[CLS]", "[SEP]")
     single = [{"SpecialToken": {"id": token, "type_id": 0}} for token in around]
@@ -120,13 +147,7 @@ def _bert(numbers: dict[str, int], is_lower_case: bool) -> dict[str, Any]:
         "added_tokens": [
             _special(token, numbers[token]) for token in _SPECIAL if token in numbers
         ],
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": True,
-            "strip_accents": None,
-            "lowercase": is_lower_case,
-        },
+        "normalizer": normalizer,
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": {
             "type": "TemplateProcessing",

@@ -22,6 +22,75 @@ TEXTS = [
 ]
 
 
+ACCENTS = [
+    "A Caf\u00e9",
+    "na\u00efve \u4e2d\u6587",
+    "\u00c4\u00d6",
+    "",
+    " \t",
+    "[MASK] a",
+]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_lower_case": True},
+        {"do_lower_case": True, "strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"do_lower_case": True, "tokenize_chinese_chars": False},
+    ],
+)
+def test_options_of_word_pieces_are_those_of_transformers(options, tmp_path):
+    """Such as German models, which lower letters and keep accents."""
+    folder = pretrained_files.write_bert(tmp_path / "bert")
+    pieces = (
+        "cafe",
+        "caf\u00e9",
+        "naive",
+        "na\u00efve",
+        "\u4e2d",
+        "\u6587",
+        "\u4e2d\u6587",
+    )
+    pieces += ("ao", "AO", "\u00e4\u00f6", "\u00c4\u00d6", "A", "Cafe", "Caf\u00e9")
+    lines = [*pretrained_files.SPECIAL, "a", *pieces]
+    (folder / "vocab.txt").write_text("\n".join(lines) + "\n")
+    content = {"tokenizer_class": "BertTokenizer"} | options
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
+    ours = tokenizer_files.read(str(folder))
+    expected = transformers_reference.tokens_of(folder, ACCENTS, tmp_path)
+    assert [ours.encode(text).tolist() for text in ACCENTS] == expected
+
+
+def test_options_of_word_pieces_must_be_true_or_false(tmp_path):
+    folder = pretrained_files.write_bert(tmp_path)
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": "yes"}')
+    with pytest.raises(InputError, match=r"config.json: an option of the tok"):
+        tokenizer_files.read(str(folder))
+
+
+def test_an_empty_caption_has_a_token_without_start_and_end(tmp_path):
+    model = tokenizers.models.WordPiece({"a": 0, "[UNK]": 1}, unk_token="[UNK]")
+    tokens = Subwords(json.loads(tokenizers.Tokenizer(model).to_str()))
+    assert tokens.encode("").tolist() == [1]
+    flat, counts = tokens.encode_texts(["a", "", "a"])
+    assert flat.tolist() == [0, 1, 0]
+    assert counts.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("normalizer", [None, {"type": "NFC"}])
+def test_siglip_2_lowers_letters(normalizer, tmp_path):
+    """As its tokenizer in transformers; its tokenizer.json is Gemma's."""
+    model = {"type": "BPE", "vocab": {"a": 0, "A": 1}, "merges": []}
+    content = {"version": "1.0", "normalizer": normalizer, "model": model}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    for lowers, expected in ((False, [1, 0]), (True, [0, 0])):
+        tokens = tokenizer_files.read(str(path), lowers=lowers)
+        assert tokens.encode("Aa").tolist() == expected
+
+
 @pytest.fixture(scope="module")
 def word_pieces(tmp_path_factory):
     folder = pretrained_files.write_bert(tmp_path_factory.mktemp("bert"))

@@ -127,9 +127,12 @@ class Subwords:
         return {"name": self.kind, "library": f"tokenizers {version}"}
 
     def encode(self, caption: str, tokenizer: str = "") -> np.ndarray:
-        """Returns the caption's tokens from `start` to `end`, int32 `[time]`."""
+        """Returns the caption's tokens from `start` to `end`, int32 `[time]`.
+
+        An empty caption has one token, also if there are no `start` and `end`.
+        """
         del tokenizer
-        return np.array(self._tokenizer.encode(caption).ids, np.int32)
+        return np.array(self._at_least_one(self._tokenizer.encode(caption)), np.int32)
 
     def encode_texts(
         self, texts: Sequence[str], tokenizer: str = ""
@@ -148,10 +151,14 @@ class Subwords:
         flat, counts = [np.zeros(0, np.int32)], []
         for first in range(0, len(texts), _AT_ONCE):
             some = self._tokenizer.encode_batch_fast(texts[first : first + _AT_ONCE])
-            tokens = [encoded.ids for encoded in some]
+            tokens = [self._at_least_one(encoded) for encoded in some]
             counts += map(len, tokens)
             flat.append(np.concatenate(tokens).astype(np.int32))
         return np.concatenate(flat), np.array(counts, np.int64)
+
+    def _at_least_one(self, encoded):
+        nothing = self.pad if self.unknown is None else self.unknown
+        return encoded.ids or [nothing]
 
     def encode_split(self, index: SplitIndex) -> tuple[np.ndarray, np.ndarray]:
         """Encodes all captions of a split; see `encode_texts`."""
