@@ -57,13 +57,31 @@ CAPTION, IMAGE = "COCO_val2014:sentid:101", "COCO_val2014_000000000001.jpg"
         ("sits_test.csv", f"{CAPTION},{IMAGE},nan,x", "agg_score 'nan'"),
         ("sits_test.csv", f"{CAPTION},{IMAGE},high,x", "agg_score 'high'"),
         ("sits_test.csv", f"{CAPTION},{IMAGE},1.0", "has 3 fields; expected 4"),
-        ("sits_test.csv", "", "has 0 fields; expected 4"),
+        ("sits_test.csv", "no comma", "has 1 fields; expected 4"),
     ],
 )
 def test_invalid_rows_are_named(stand_in, name, line, words):
     message = refusal(stand_in, name, 4, line)
     assert "line 4 has" in message
     assert words in message
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_and_blank_lines_change_nothing(stand_in, end, caplog):
+    path = stand_in.folder / "sts_test.csv"
+    lines = path.read_text().splitlines()
+    path.write_bytes(b"\xef\xbb\xbf" + end.join([*lines, "", ""]).encode())
+    found = cxc_judgements.read(str(stand_in.folder), path.name, stand_in.coco)
+    for array, expected in zip(found, stand_in.pairs[path.name], strict=True):
+        np.testing.assert_array_equal(array, expected)
+    # An interrupted download may end at the end of a line.
+    count = len(lines) - 1
+    assert f"has {count} judgements, but CxC's file has 44045" in caplog.text
+
+
+def test_invalid_csv_is_named(stand_in):
+    message = refusal(stand_in, "sts_test.csv", 4, "a" * 140_000)
+    assert "line 4 is not valid CSV (field larger than" in message
 
 
 def test_other_files_are_refused(stand_in):

@@ -7,7 +7,7 @@ https://github.com/google-research-datasets/Crisscrossed-Captions. A caption is
 """
 
 import csv
-import io
+import logging
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,11 +20,18 @@ from vse_jax.data.datasets.text_files import read_text
 from vse_jax.errors import InputError
 from vse_jax.evaluation.coco_test import CocoTest
 
+logger = logging.getLogger(__name__)
+
 _HIGHEST = 5.0
 _COLUMNS = {
     "sts_test.csv": ("caption1", "caption2"),
     "sis_test.csv": ("image1", "image2"),
     "sits_test.csv": ("caption", "image"),
+}
+_PUBLISHED_ROWS = {
+    "sts_test.csv": 44_045,
+    "sis_test.csv": 46_719,
+    "sits_test.csv": 44_833,
 }
 _NUMBERS = {
     "caption": re.compile(r"COCO_val2014:sentid:(\d{1,12})"),
@@ -72,6 +79,14 @@ def read(folder: str, name: str, coco: CocoTest) -> Judgements:
     ]
     if not rows:
         raise InputError(f"{path}: has no judgements below its header")
+    if len(rows) != _PUBLISHED_ROWS[name]:
+        logger.warning(
+            "%s: has %d judgements, but CxC's file has %d; correlations and right "
+            "answers are those of this file",
+            path,
+            len(rows),
+            _PUBLISHED_ROWS[name],
+        )
     first, second, score = map(np.array, zip(*rows, strict=True))
     return Judgements(first, second, score)
 
@@ -79,21 +94,35 @@ def read(folder: str, name: str, coco: CocoTest) -> Judgements:
 def _records(path: epath.Path, columns) -> Iterator[tuple]:
     """Yields the place of each row, its two items with their columns, and its score."""
     expected = [*(column for column, _ in columns), "agg_score"]
-    reader = csv.reader(io.StringIO(read_text(path)))
-    header = next(reader, [])
+    lines = _fields(path)
+    _, header = next(lines, (1, []))
     if header[:3] != expected:
         raise InputError(
             f"{path}: line 1 is {excerpt(','.join(header))}; expected a header that "
             f"begins with {','.join(expected)}"
         )
-    for fields in reader:
-        where = f"{path}: line {reader.line_num}"
+    for number, fields in lines:
+        where = f"{path}: line {number}"
         if len(fields) != len(header):
             raise InputError(
                 f"{where} has {len(fields)} fields; expected {len(header)}, as in the "
                 "header"
             )
         yield where, list(zip(fields, columns, strict=False)), fields[2]
+
+
+def _fields(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields the number and the fields of each line that is not blank."""
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            fields = next(csv.reader([line]), [])
+        except csv.Error as error:
+            raise InputError(
+                f"{path}: line {number} is not valid CSV ({error}); download the file "
+                "again"
+            ) from None
+        if fields:
+            yield number, fields
 
 
 def _row_of(where: str, column: str, text: str, known: dict[int, int]) -> int:
