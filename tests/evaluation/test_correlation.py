@@ -26,6 +26,12 @@ def test_equal_values_have_no_correlation():
     assert np.isnan(correlation.spearman(np.zeros(4, int), np.arange(4)))
 
 
+def test_equal_similarities_of_a_collapsed_model_give_zero(judged):
+    """And not NaN, which is no JSON."""
+    found = correlation.sampled_spearman(np.ones(40), np.arange(40), judged)
+    assert found == (0, 0)
+
+
 def test_half_of_the_queries_are_drawn_with_one_pair_each(judged):
     query_of_pair = np.argsort(judged.candidate)
     query_of_pair = judged.query[query_of_pair]

@@ -78,6 +78,18 @@ def test_weights_in_shards(folder, expected):
     assert_same(pretrained_folder.read(str(folder)).arrays, expected)
 
 
+@pytest.mark.parametrize("table", [None, [], {}, {"a": 3}, {"a": "no.safetensors"}])
+def test_invalid_index_of_shards(folder, table):
+    (folder / "model.safetensors").unlink()
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": table}))
+    message = message_of(pretrained_folder.read, str(folder))
+    if table == {"a": "no.safetensors"}:
+        assert message.startswith(f"{folder}/no.safetensors: cannot be read")
+    else:
+        assert message.startswith(f"{path}: its weight_map does not name the files")
+
+
 def test_package(folder, expected, monkeypatch):
     paths = [path.relative_to(folder.parent) for path in folder.iterdir()]
     files = [importlib.metadata.PackagePath(path) for path in paths]

@@ -34,6 +34,8 @@ def sampled_spearman(
 ) -> Correlation:
     """Computes the mean correlation over `SAMPLES` samples of the pairs.
 
+    The correlation of equal similarities is 0.
+
     Args:
       similarity: float `[pairs]`, of a model.
       judgement: float `[pairs]`, of humans.
@@ -44,6 +46,8 @@ def sampled_spearman(
         spearman(*(level[pairs] for level in levels))
         for pairs in (draw(judged, sample) for sample in range(SAMPLES))
     ]
+    # Equal similarities, of a collapsed model, agree with no order of the judgements.
+    drawn = np.nan_to_num(drawn, nan=0.0)
     return Correlation(float(np.mean(drawn)), float(np.std(drawn)))
 
 

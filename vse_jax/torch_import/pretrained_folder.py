@@ -153,9 +153,13 @@ def _files(folder):
 
 def _shards(path):
     table = read_json(path).get("weight_map")
-    if not isinstance(table, dict) or not table:
-        raise InputError(f"{path}: has no weight_map; download it again")
-    return sorted(set(table.values()))
+    files = list(table.values()) if isinstance(table, dict) else []
+    if not files or not all(isinstance(file, str) for file in files):
+        raise InputError(
+            f"{path}: its weight_map does not name the files of the parameters; "
+            "download it again"
+        )
+    return sorted(set(files))
 
 
 def _named_arrays(content, file):
