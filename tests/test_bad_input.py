@@ -74,6 +74,10 @@ def refused(action, *arguments):
         ([], ["--config"]),
         (["--workdir=somewhere"], ["--config"]),
         (["--mode=eval"], ["--workdir"]),
+        (
+            ["--mode=import", "--import_file=.", "--vocabulary=v", "--workdir=x"],
+            ["--vocabulary is 'v'", "--import_file is a folder"],
+        ),
     ],
 )
 def test_command_line(options, words, tmp_path):

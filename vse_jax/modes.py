@@ -266,6 +266,11 @@ def _import(config, workdir):
                 f"--{flag} is missing; --mode=import needs --import_file and "
                 "--vocabulary, or a folder of CLIP or SigLIP as --import_file"
             )
+    if is_folder and FLAGS.vocabulary:
+        raise InputError(
+            f"--vocabulary is {FLAGS.vocabulary!r}, but --import_file is a folder, "
+            "whose tokenizer is used; leave out --vocabulary"
+        )
     config = config or FLAGS.config or common.get_config()
     with _hosts(config, workdir):
         from vse_jax.torch_import import checkpoint_file, whole_model
