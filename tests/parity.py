@@ -72,6 +72,31 @@ def batch(golden: dict) -> dict[str, np.ndarray]:
     return pairs | {"regions": images, "region_count": golden["in/image_lengths"]}
 
 
+def bert_config(golden: dict) -> dict:
+    """Returns the `config.json` of the BERT in a golden file."""
+    shapes = {name: array.shape for name, array in golden.items()}
+    prefix = "param/txt.bert."
+    rows, dim = shapes[f"{prefix}embeddings.word_embeddings.weight"]
+    stated = {
+        name.removeprefix("cfg/"): array.item()
+        for name, array in golden.items()
+        if name.startswith("cfg/") and array.ndim == 0
+    }
+    return stated | {
+        "hidden_size": dim,
+        "vocab_size": rows,
+        "max_position_embeddings": len(
+            golden[f"{prefix}embeddings.position_embeddings.weight"]
+        ),
+        "intermediate_size": len(
+            golden[f"{prefix}encoder.layer.0.intermediate.dense.weight"]
+        ),
+        "num_hidden_layers": sum(
+            name.endswith("attention.self.query.weight") for name in golden
+        ),
+    }
+
+
 def model(golden: dict, image_encoder: str, text_encoder: str, **options) -> VSE:
     """Returns a model with the sizes of a golden file's arrays."""
     vocabulary_size, word_dim = golden["param/txt.embed.weight"].shape

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests import parity, pretrained_files
+from tests.torch_import import vse_infty_files
 from vse_jax import evaluate
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.data.text import vocabularies
@@ -18,30 +19,33 @@ from vse_jax.models.vse import create_model
 from vse_jax.run_config import from_json
 from vse_jax.torch_import import checkpoint_file
 
+REGION_DIM = 6
+
 
 @pytest.fixture(scope="module")
 def golden():
     """The text encoder's golden data, and an image encoder with its dimensions."""
     text = parity.load("vse_infty_bert_eval")
-    images = parity.load("vse_infty_bigru_eval")
-    dim = len(text["param/txt.linear.bias"])
-    assert len(images["param/img.fc.weight"]) == dim
-    return text, images
+    torch.manual_seed(0)
+    embed = len(text["param/txt.linear.bias"])
+    return text, vse_infty_files.Regions(REGION_DIM, embed).eval()
 
 
 @pytest.fixture
 def checkpoint(golden, tmp_path):
     """A file as vse_infty saves it, with both encoders."""
     text, images = golden
+    prefix = "param/txt."
+    captions = {
+        name.removeprefix(prefix): torch.from_numpy(array)
+        for name, array in text.items()
+        if name.startswith(prefix)
+    }
+    captions["bert.embeddings.position_ids"] = torch.arange(40)[None]
     branches = [
-        {
-            f"module.{name.removeprefix(prefix)}": torch.from_numpy(array)
-            for name, array in arrays.items()
-            if name.startswith(prefix)
-        }
-        for arrays, prefix in ((images, "param/img."), (text, "param/txt."))
+        {f"module.{name}": tensor for name, tensor in branch.items()}
+        for branch in (images.state_dict(), captions)
     ]
-    branches[1]["module.bert.embeddings.position_ids"] = torch.arange(40)[None]
     options = argparse.Namespace(precomp_enc_type="basic", max_violation=True)
     content = {"model": branches, "opt": options, "Eiters": 9, "epoch": 1}
     torch.save(content, tmp_path / "model_best.pth")
@@ -51,19 +55,13 @@ def checkpoint(golden, tmp_path):
 @pytest.fixture
 def tokenizer(golden, tmp_path):
     """A folder with a tokenizer of as many tokens as the golden model has."""
-    text, _ = golden
-    rows, dim = text["param/txt.bert.embeddings.word_embeddings.weight"].shape
+    stated = parity.bert_config(golden[0])
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     pieces = [*pretrained_files.word_pieces()]
-    pieces += [f"piece{i}" for i in range(rows - len(pieces))]
+    pieces += [f"piece{i}" for i in range(stated["vocab_size"] - len(pieces))]
     (folder / "vocab.txt").write_text("\n".join(pieces))
-    config = {
-        "num_attention_heads": int(text["cfg/num_attention_heads"]),
-        "layer_norm_eps": float(text["cfg/layer_norm_eps"]),
-        "hidden_size": dim,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(stated))
     return folder
 
 
@@ -92,26 +90,31 @@ def test_parity_of_imported_captions(
     )
     model = create_model(config, len(tokens), train=False)
     text, images = golden
-    batch = parity.batch(images) | {
+    count = len(text["in/captions"])
+    regions = np.random.default_rng(0).normal(size=(count, 3, REGION_DIM))
+    batch = {
+        "regions": regions.astype(np.float32),
+        "region_count": np.full(count, 3, np.int32),
         "tokens": text["in/captions"].astype(np.int32),
         "token_count": text["in/caption_lengths"],
     }
+    with torch.no_grad():
+        expected = images(torch.from_numpy(batch["regions"])).numpy()
     embedded = [
         jax.jit(model.apply, static_argnames="method")(
             restored.variables, batch, method=method
         )
         for method in ("embed_images", "embed_captions")
     ]
-    np.testing.assert_allclose(embedded[0], images["out/image_emb"], atol=1e-5)
+    np.testing.assert_allclose(embedded[0], expected, atol=1e-5)
     np.testing.assert_allclose(embedded[1], text["out/caption_emb"], atol=1e-5)
 
 
 def test_imported_model_is_evaluated(checkpoint, tokenizer, config, tmp_path):
-    dim = parity.load("vse_infty_bigru_eval")["param/img.fc.weight"].shape[1]
     root = tmp_path / "data"
     root.mkdir()
     for split in ("train", "dev"):
-        regions = np.random.default_rng(0).normal(size=(4, 3, dim))
+        regions = np.random.default_rng(0).normal(size=(4, 3, REGION_DIM))
         np.save(root / f"{split}_ims.npy", regions.astype(np.float32))
         captions = [f"a small red circle {'above' * (i % 3)}" for i in range(20)]
         (root / f"{split}_caps.txt").write_text("\n".join(captions))
@@ -130,10 +133,12 @@ def refusal(config, checkpoint, tokenizer, tmp_path):
     return message
 
 
-def test_heads_must_be_known(checkpoint, tokenizer, config, tmp_path):
+def test_heads_must_be_known(golden, checkpoint, tokenizer, config, tmp_path):
+    """Not even of 384 dimensions, a multiple of 64, of which MiniLM's heads have 32."""
     (tokenizer / "config.json").unlink()
+    dim = parity.bert_config(golden[0])["hidden_size"]
     message = refusal(config, checkpoint, tokenizer, tmp_path)
-    assert "48 dimensions" in message
+    assert f"{dim} dimensions" in message
     assert "config.json" in message
 
 
@@ -141,8 +146,8 @@ def test_heads_must_be_known(checkpoint, tokenizer, config, tmp_path):
     ("change", "expected"),
     [
         # All large and base BERTs have one vocabulary, and their heads differ.
-        ({"hidden_size": 96}, "its hidden_size is 96, but the BERT in .* has 48"),
-        ({"num_hidden_layers": 3}, "its num_hidden_layers is 3, but the BERT in"),
+        ({"hidden_size": 95}, "its hidden_size is 95, but the BERT in .* has"),
+        ({"num_hidden_layers": 23}, "its num_hidden_layers is 23, but the BERT in"),
         ({"num_attention_heads": -4}, "text_tower.heads is -4, expected a number of"),
         ({"num_attention_heads": "4"}, "its num_attention_heads is '4'; expected int"),
         ({"hidden_act": "snake"}, "text_tower.activation is 'snake', expected one of"),
@@ -172,12 +177,12 @@ def test_activation_and_epsilon_are_those_of_the_config(
     assert tower["heads"] == int(golden[0]["cfg/num_attention_heads"])
 
 
-def test_tokenizer_of_another_model(checkpoint, tokenizer, config, tmp_path):
+def test_tokenizer_of_another_model(golden, checkpoint, tokenizer, config, tmp_path):
     pieces = [*pretrained_files.word_pieces(), *(f"p{i}" for i in range(500))]
     (tokenizer / "vocab.txt").write_text("\n".join(pieces))
     message = refusal(config, checkpoint, tokenizer, tmp_path)
     assert f"{len(pieces)} tokens" in message
-    assert "120" in message
+    assert str(parity.bert_config(golden[0])["vocab_size"]) in message
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,10 @@ _TABLES = (
     "encoder.layer.0.intermediate.dense.weight",
 )
 _NEEDED = ("txt.linear.weight", "txt.gpool.linear.weight")
-_HEAD_DIM = 64  # of every published BERT
+# Google's BERTs have these sizes, and 64 dimensions in each attention head. Others,
+# such as MiniLM with 384 dimensions, have fewer.
+_PUBLISHED_DIMS = (128, 256, 512, 768, 1024)
+_HEAD_DIM = 64
 
 
 def is_in(loaded: TorchCheckpoint) -> bool:
@@ -111,8 +114,9 @@ def _sizes(arrays: Mapping[str, np.ndarray], vocabulary: str, path: str) -> Size
                 "trained from"
             )
     dim = known["hidden_size"]
-    heads = stated.get("num_attention_heads", dim // _HEAD_DIM)
-    if not heads or (isinstance(heads, int) and dim % heads):
+    usual = dim // _HEAD_DIM if dim in _PUBLISHED_DIMS else None
+    heads = stated.get("num_attention_heads", usual)
+    if heads is None:
         raise InputError(
             f"{path}: its BERT has {dim} dimensions, so its number of attention heads "
             f"is not clear; set --vocabulary to a folder with tokenizer and "

@@ -124,14 +124,7 @@ def test_parity_of_states_with_vse_infinity():
         for name, array in golden.items()
         if name.startswith(prefix)
     }
-    sizes = SIZES._replace(
-        dim=48,
-        heads=int(golden["cfg/num_attention_heads"]),
-        mlp_dim=96,
-        positions=40,
-        vocabulary_size=120,
-        epsilon=float(golden["cfg/layer_norm_eps"]),
-    )
+    sizes = Sizes(**text_weights.stated_sizes("bert", parity.bert_config(golden), ""))
     params = text_weights.convert("bert", sizes, arrays, "the golden data")
     count = golden["in/caption_lengths"]
     tokens = golden["in/captions"].astype(np.int32)
