@@ -76,6 +76,14 @@ def assert_all_tasks(metrics, stand_in, inter, images, captions):
     assert_recalls(metrics, "i2i", images, sis | sis.T)
 
 
+@pytest.mark.parametrize("name", ["sis_test.csv", "sits_test.csv"])
+def test_files_without_right_answers_are_refused(stand_in, name):
+    first, second, score = stand_in.pairs[name]
+    stand_in.write_csv(name, first, second, np.minimum(score, 2.4))
+    with pytest.raises(InputError, match=f"{name}: has no judgement of at least"):
+        cxc.CrisscrossedCaptions.read(stand_in.coco, str(stand_in.folder))
+
+
 @pytest.mark.parametrize("similarity", SCORES)
 def test_recalls_are_those_of_dense_matrices(stand_in, suite, similarity):
     embeddings = stand_in.embeddings(unit=similarity == "order")

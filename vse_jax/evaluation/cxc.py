@@ -100,10 +100,20 @@ class CrisscrossedCaptions:
           folder: folder of CxC's files.
 
         Raises:
-          InputError: if a file is invalid.
+          InputError: if a file is invalid, or if it makes no answer right.
         """
         names = "sts_test.csv", "sis_test.csv", "sits_test.csv"
-        return cls(coco, *(cxc_judgements.read(folder, name, coco) for name in names))
+        sts, sis, sits = (cxc_judgements.read(folder, name, coco) for name in names)
+        for name, judged, least in (
+            ("sis_test.csv", sis, LEAST_OF_IMAGES),
+            ("sits_test.csv", sits, LEAST_OF_TEXT),
+        ):
+            if judged.score.max() < least:
+                raise InputError(
+                    f"{folder}/{name}: has no judgement of at least {least}, so no "
+                    "answer is right; download it again"
+                )
+        return cls(coco, sts, sis, sits)
 
     def measure(self, embeddings: Embeddings, similarity: str) -> dict[str, float]:
         """Computes all metrics.
