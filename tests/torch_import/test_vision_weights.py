@@ -9,7 +9,7 @@ import torch
 
 from tests.models.backbones import hugging_face
 from vse_jax.errors import InputError
-from vse_jax.torch_import import vision_weights
+from vse_jax.torch_import import text_weights, vision_weights
 
 transformers = hugging_face.transformers
 
@@ -91,6 +91,26 @@ def assert_same(actual, expected):
     assert flat.keys() == other.keys()
     for path, leaf in flat.items():
         np.testing.assert_array_equal(leaf, other[path])
+
+
+def test_old_sections_replace_the_others(tmp_path):
+    """As in transformers; the options of a `..._dict` are complete with defaults."""
+    sections = {
+        "vision_config": {"hidden_act": "gelu", "hidden_size": 64, "patch_size": 16},
+        "vision_config_dict": {"hidden_size": 96},
+        "text_config": {"hidden_act": "gelu", "num_hidden_layers": 3},
+        "text_config_dict": {"num_hidden_layers": 5},
+    }
+    content = {"model_type": "clip"} | sections
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    expected = transformers.CLIPConfig(**json.loads(json.dumps(sections)))
+    sizes = vision_weights.read_sizes("clip_vision", str(tmp_path))
+    vision, text = expected.vision_config, expected.text_config
+    assert (sizes["dim"], sizes["patch"]) == (vision.hidden_size, vision.patch_size)
+    assert sizes["activation"] == vision.hidden_act == "quick_gelu"
+    sizes = text_weights.read_sizes("clip_text", str(tmp_path))
+    assert sizes["layers"] == text.num_hidden_layers == 5
+    assert sizes["activation"] == text.hidden_act == "quick_gelu"
 
 
 def test_other_models_are_refused(tmp_path):

@@ -50,8 +50,7 @@ class TextTowerFiles(NamedTuple):
         Raises:
           InputError: if those of the tower are not a JSON object.
         """
-        sections = ("text_config", "text_config_dict")
-        return self.defaults | pretrained_folder.with_sections(config, *sections)
+        return self.defaults | pretrained_folder.section(config, "text_config")
 
     def paths(self, sizes: Sizes) -> dict[str, tuple[str, ...]]:
         """Returns our paths of all parameters, by the names of the file."""

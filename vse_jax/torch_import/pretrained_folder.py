@@ -100,29 +100,27 @@ def read_json(path: epath.Path) -> dict[str, Any]:
     return content
 
 
-def with_sections(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Returns options with those of a part of a model.
+def section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Returns the options of a part of a model.
 
     Args:
-      config: content of `config.json`.
-      *names: options that contain those of the part; later ones override. A file may
-        lack them.
+      config: content of `config.json`. A file of the part alone has no sections.
+      name: name of the section, such as `text_config`. In old files a section
+        `text_config_dict` replaces it, also where it lacks an option.
 
     Raises:
-      InputError: if one of them is not a JSON object. The message names no file.
+      InputError: if the section is not a JSON object. The message names no file.
     """
-    options = dict(config)
-    for name in names:
-        section = config.get(name)
-        if section is None:
-            continue
-        if not isinstance(section, dict):
+    for key in (f"{name}_dict", name):
+        options = config.get(key)
+        if isinstance(options, dict):
+            return options
+        if options is not None:
             raise InputError(
-                f"its {name} is {section!r}; expected a JSON object; download the "
-                "model again"
+                f"its {key} is {options!r}; expected a JSON object; download the model "
+                "again"
             )
-        options |= section
-    return options
+    return dict(config)
 
 
 def _folder_in_package(package):

@@ -79,8 +79,7 @@ def read_sizes(name: str, weights: str) -> dict[str, Any]:
     if kind not in MODEL_TYPES[name]:
         raise InputError(_of_other_type(path, kind, name))
     try:
-        sections = ("vision_config", "vision_config_dict")
-        config = pretrained_folder.with_sections(config, *sections)
+        config = pretrained_folder.section(config, "vision_config")
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     config = _DEFAULTS | _OF_TYPE[kind] | config
