@@ -341,7 +341,7 @@ def read_description(workdir: str, checkpoint: str) -> dict:
         except (OSError, ValueError):
             continue
     raise InputError(
-        f"{workdir} has no checkpoint; train first, or choose another --workdir"
+        f"{workdir} has no checkpoint; train first, or name the folder of another run"
     )
 
 

@@ -29,7 +29,7 @@ def restore(path: str, checkpoint: str = "best") -> Restored:
     steps = saved.steps()
     if not steps:
         raise InputError(
-            f"{path} has no checkpoint; train first, or choose another --workdir"
+            f"{path} has no checkpoint; train first, or name the folder of another run"
         )
     if checkpoint.isdecimal():
         if checkpoint not in map(str, steps):

@@ -87,7 +87,9 @@ def import_model(config: ml_collections.ConfigDict, workdir: str, folder: str) -
     if kind is None:
         raise InputError(
             f"{folder}: its model_type is {found.get('model_type')!r}, expected "
-            f"{' or '.join(map(repr, KINDS))}: a whole model with both towers"
+            f"{' or '.join(map(repr, KINDS))}: a whole model with both towers; a "
+            "training takes a tower alone as config.model.text_weights or "
+            "config.model.backbone.weights"
         )
     config = configure(config, kind, folder)
     tokens = text_weights.read_tokenizer(config)
