@@ -55,11 +55,14 @@ def saved(kind, tmp_path_factory):
 
 
 def draw_tokens():
-    """Captions whose last token is the end, padded with 0 to the longest."""
+    """Captions whose last token is the end, padded with 0 to the longest.
+
+    One of them has the end within it too, which stands for unknown characters.
+    """
     rng = np.random.default_rng(0)
     tokens = rng.integers(4, WORDS, (len(COUNT), COUNT.max())).astype(np.int32)
     tokens = np.where(np.arange(COUNT.max()) < COUNT[:, None], tokens, 0)
-    tokens[np.arange(len(COUNT)), COUNT - 1] = END
+    tokens[np.arange(len(COUNT)), COUNT - 1] = tokens[2, 4] = END
     return tokens
 
 
@@ -76,7 +79,7 @@ def run(kind, model, tokens):
 def apply(kind, sizes, params, tokens, dtype=jnp.float32):
     tower = TOWERS[KINDS[kind][0]](sizes, dtype)
     states = tower.apply({"params": params}, tokens, COUNT)
-    return states, tower.summary(states, COUNT)
+    return states, tower.summary(states, tokens, COUNT)
 
 
 def test_states_and_summary_equal_transformers(kind, saved):

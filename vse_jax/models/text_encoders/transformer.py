@@ -62,7 +62,7 @@ class TransformerEncoder(nn.Module):
             self.embed_dim, self.sizes.dim, dtype=self.dtype, name="projection"
         )
         if self.pooling == CLS:
-            summary = tower.summary(states, token_count)
+            summary = tower.summary(states, tokens, token_count)
             return projection(summary).astype(jnp.float32)
         pool = POOLINGS[self.pooling](self.dtype)
         return pool(projection(states).astype(jnp.float32), token_count)

@@ -92,9 +92,11 @@ class Bert(nn.Module):
         return layer_norm(sizes.epsilon, self.dtype, "norm")(embedded)
 
     @staticmethod
-    def summary(states: jax.Array, token_count: jax.Array) -> jax.Array:
+    def summary(
+        states: jax.Array, tokens: jax.Array, token_count: jax.Array
+    ) -> jax.Array:
         """Returns the state of the first token, `[CLS]`: `[batch, dim]`."""
-        del token_count
+        del tokens, token_count
         return states[:, 0]
 
 

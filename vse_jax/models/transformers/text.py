@@ -83,14 +83,20 @@ class ClipText(TextTower):
         return tokens
 
     @staticmethod
-    def summary(states: jax.Array, token_count: jax.Array) -> jax.Array:
-        """Returns the state of the last token, `[batch, dim]`.
+    def summary(
+        states: jax.Array, tokens: jax.Array, token_count: jax.Array
+    ) -> jax.Array:
+        """Returns the state of the first end of the caption, `[batch, dim]`.
 
-        This is the token of the caption's end. Files of CLIP that name another end
+        The last token is the end. It may also occur within a caption, as it stands for
+        what CLIP's tokenizer does not know. Files of CLIP that name another end
         (`eos_token_id` 2) take the token with the largest number, which is the same.
         """
-        is_last = jnp.arange(states.shape[1]) == token_count[:, None] - 1
-        return jnp.where(is_last[..., None], states, 0).sum(1)
+        place, last = jnp.arange(states.shape[1]), token_count[:, None] - 1
+        end = jnp.where(place == last, tokens, 0).sum(1, keepdims=True)
+        first = jnp.where(tokens == end, place, last).min(1, keepdims=True)
+        first = jnp.minimum(first, last)  # padding may have the end's number
+        return jnp.where((place == first)[..., None], states, 0).sum(1)
 
 
 class SiglipText(TextTower):
@@ -107,7 +113,9 @@ class SiglipText(TextTower):
         return jnp.where(exists, tokens, self.sizes.padding)
 
     @staticmethod
-    def summary(states: jax.Array, token_count: jax.Array) -> jax.Array:
+    def summary(
+        states: jax.Array, tokens: jax.Array, token_count: jax.Array
+    ) -> jax.Array:
         """Returns the state at the last position, `[batch, dim]`."""
-        del token_count
+        del tokens, token_count
         return states[:, -1]
