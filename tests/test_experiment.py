@@ -59,6 +59,14 @@ def test_photos_need_a_backbone_and_features_none(config, content):
     assert ("'stem'" in str(error.value).split("set it to")[1]) == (content == "image")
 
 
+def test_the_model_of_a_start_decides_the_dataset(config):
+    """Setting the option would change nothing, as the start replaces it."""
+    config.start_from = "runs/clip"
+    config.model.backbone.name = "resnet50"
+    with pytest.raises(InputError, match=r"is the model of config\.start_from, runs/"):
+        experiment.check_content(config, builder_of("regions"))
+
+
 def test_same_vocabulary_is_accepted():
     experiment.check_vocabulary(Vocabulary(["a", "b"]), Vocabulary(["a", "b"]))
 

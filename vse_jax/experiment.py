@@ -222,10 +222,10 @@ def check_content(
     backbone, encoder = config.model.backbone.name, config.model.image_encoder
     if bool(backbone) != (content == "image"):
         fitting = BACKBONES if content == "image" else ("",)
-        raise _unfit("backbone.name", backbone, builder, content, fitting)
+        raise _unfit(config, "backbone.name", builder, content, fitting)
     if content not in ("image", ENCODERS[encoder].content):
         fitting = [name for name, spec in ENCODERS.items() if spec.content == content]
-        raise _unfit("image_encoder", encoder, builder, content, fitting)
+        raise _unfit(config, "image_encoder", builder, content, fitting)
     if backbone and shape[0]:
         check_photo_size(config.model.backbone, shape[0], builder.data_dir)
 
@@ -247,10 +247,17 @@ def check_photo_size(
         )
 
 
-def _unfit(option, value, builder, content, fitting):
+def _unfit(config, option, builder, content, fitting):
+    value = run_config.value_of(config.model, option)
+    advice = f"set it to {' or '.join(map(repr, fitting))}"
+    if config.start_from:  # which decides the model
+        advice = (
+            f"that is the model of config.start_from, {config.start_from}: choose "
+            "another one, or a dataset of what it takes (config.data.builder)"
+        )
     return InputError(
         f"config.model.{option} is {value!r}, but the dataset {builder.data_dir} has "
-        f"{content!r} as input; set it to {' or '.join(map(repr, fitting))}"
+        f"{content!r} as input; {advice}"
     )
 
 

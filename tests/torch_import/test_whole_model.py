@@ -17,7 +17,8 @@ from vse_jax.checkpoint import Checkpoints
 from vse_jax.errors import InputError
 from vse_jax.exporting import export
 from vse_jax.starting_point import complete
-from vse_jax.torch_import import whole_model
+from vse_jax.torch_import import text_weights, whole_model
+from vse_jax.torch_import.resolve import resolved
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -242,6 +243,13 @@ def test_another_tokenizer_is_refused(root, tmp_path):
         whole_model.import_model, config, str(tmp_path / "run"), str(tmp_path / "clip")
     )
     assert "ends captions with token 60, but config.json says 5" in message
+    # So is it for the text tower alone.
+    config.model.text_encoder = "clip_text"
+    config.model.text_weights = str(tmp_path / "clip")
+    assert refusal(text_weights.read_tokenizer, resolved(config)) == message
+    content["text_config"]["eos_token_id"] = [5, 60]
+    path.write_text(json.dumps(content))
+    assert text_weights.read_tokenizer(resolved(config)).end == 60
 
 
 def test_command(root, tmp_path):

@@ -28,6 +28,7 @@ _FILES = {
     "siglip_text": clip_files.SIGLIP,
 }
 _TYPES = {"activation": str, "epsilon": float}  # of sizes; int of the others
+_LEGACY_END = 2  # `eos_token_id` in the first files of CLIP
 # Tables of tokens may be padded, so that their rows are a multiple of this.
 _MOST_UNUSED_ROWS = 127
 
@@ -119,7 +120,22 @@ def read_tokenizer(config: ml_collections.ConfigDict) -> Subwords:
     lowers = config.model.text_encoder == "siglip_text"
     found = tokenizer_files.read(weights, lowers=lowers)
     check_tokenizer(found, config.model.text_tower.vocabulary_size, weights)
+    if config.model.text_encoder == "clip_text":
+        _check_end(found, weights)
     return found
+
+
+def _check_end(tokenizer: Subwords, weights: str) -> None:
+    """Checks that captions end with the token at which CLIP summarizes them."""
+    options = clip_files.CLIP.options(pretrained_folder.read_config(weights))
+    ends = options["eos_token_id"]
+    if ends == _LEGACY_END:  # the token with the largest number
+        ends = len(tokenizer) - 1
+    if ends is not None and tokenizer.end not in np.atleast_1d(ends).tolist():
+        raise InputError(
+            f"{weights}: its tokenizer ends captions with token {tokenizer.end}, but "
+            f"config.json says {ends}; use the tokenizer that came with the weights"
+        )
 
 
 def check_tokenizer(tokenizer: Subwords, rows: int, name: str) -> None:

@@ -13,13 +13,11 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from vse_jax.data.text.subwords import Subwords
 from vse_jax.errors import InputError
 from vse_jax.models.backbones import sizes_of
 from vse_jax.models.pooling import CLS
 from vse_jax.models.transformers.sizes import Sizes
 from vse_jax.torch_import import (
-    clip_files,
     imported_run,
     parameters,
     pretrained_folder,
@@ -66,7 +64,6 @@ KINDS = {
     ),
 }
 _VISUAL_PROJECTION = "visual_projection.weight"
-_LEGACY_END = 2  # `eos_token_id` in the first files of CLIP
 
 
 def import_model(config: ml_collections.ConfigDict, workdir: str, folder: str) -> None:
@@ -93,7 +90,6 @@ def import_model(config: ml_collections.ConfigDict, workdir: str, folder: str) -
         )
     config = configure(config, kind, folder)
     tokens = text_weights.read_tokenizer(config)
-    _check_end(tokens, found, kind, folder)
     variables = convert(config, kind, pretrained_folder.read(folder), folder)
     # The workdir needs the folder no more.
     config.model.backbone.weights = config.model.text_weights = ""
@@ -144,21 +140,6 @@ def configure(
     shorter = tuple(length for length in lengths if length < positions)
     config.data.token_lengths = (*shorter, positions)
     return config
-
-
-def _check_end(tokens: Subwords, found: dict, kind: Kind, folder: str) -> None:
-    """Checks that captions end with the token at which CLIP summarizes them."""
-    if kind.text_encoder != "clip_text":
-        return
-    options = clip_files.CLIP.options(found)
-    end = options["eos_token_id"]
-    if end == _LEGACY_END:  # the token with the largest number
-        end = len(tokens) - 1
-    if tokens.end != end:
-        raise InputError(
-            f"{folder}: its tokenizer ends captions with token {tokens.end}, but "
-            f"config.json says {end}; use the tokenizer that came with the weights"
-        )
 
 
 def convert(
