@@ -1,17 +1,20 @@
 """Trainings that begin with the model of another run."""
 
 import json
+import logging
 import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from tests import saved_runs
-from vse_jax import train
+from vse_jax import loss_scalars, pretrained, train
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.errors import InputError
 from vse_jax.run_config import IMPORTED_FROM
+from vse_jax.train_step import TrainState
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -82,6 +85,23 @@ def test_pretrained_weights_beside_it_are_refused(other, tmp_path):
     config.model.text_weights = "bert"
     with pytest.raises(InputError, match="has all parameters; set only one"):
         train.train_and_evaluate(config, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(("loss", "scale"), [("infonce", 100.0), ("sigmoid", 117.0)])
+def test_the_scale_of_another_loss_is_limited(loss, scale, config, monkeypatch, caplog):
+    """That of published SigLIPs is 117, and that of InfoNCE at most 100."""
+    weights = {"w": np.ones(2, np.float32)}
+    scalars = {"log_scale": np.float32(np.log(117)), "bias": np.float32(-13)}
+    saved = types.SimpleNamespace(variables={"params": {**weights, "loss": scalars}})
+    monkeypatch.setattr(pretrained.saved_model, "restore", lambda path: saved)
+    config.start_from, config.loss.name = "runs/siglip", loss
+    own = loss_scalars.start_params(config.loss)
+    state = TrainState(step=0, params=weights | own, batch_stats={}, opt_state={})
+    with caplog.at_level(logging.INFO):
+        params = pretrained.load_pretrained(config, state).params
+    assert params["loss"].keys() == own["loss"].keys()
+    assert np.exp(params["loss"]["log_scale"]) == pytest.approx(scale, rel=1e-5)
+    assert f"begins with the scale {scale:g} of runs/siglip" in caplog.text
 
 
 def test_missing_run_is_refused(other, tmp_path):

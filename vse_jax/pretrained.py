@@ -1,12 +1,17 @@
 """Puts pretrained weights into the state of a new training."""
 
+import logging
+import math
+
 import ml_collections
 
-from vse_jax import saved_model
+from vse_jax import loss_scalars, saved_model
 from vse_jax.models.image_encoders import takes_pooled
 from vse_jax.models.vse import with_backbone, with_text_tower
 from vse_jax.torch_import import backbone_variables, parameters, text_weights
 from vse_jax.train_step import TrainState
+
+logger = logging.getLogger(__name__)
 
 
 def load_pretrained(config: ml_collections.ConfigDict, state: TrainState) -> TrainState:
@@ -39,7 +44,8 @@ def load_pretrained(config: ml_collections.ConfigDict, state: TrainState) -> Tra
 def _from_run(config, state):
     """Returns the state with the parameters of the run `config.start_from`.
 
-    The learnt scalars of the loss are those of the run if it has any.
+    The learnt scalars of the loss are those of the run if it has any, within the limits
+    of the loss: SigLIP's scale is beyond that of InfoNCE.
     """
     variables = saved_model.restore(config.start_from).variables
     params = dict(variables["params"])
@@ -54,5 +60,11 @@ def _from_run(config, state):
     )
     if own_scalars:
         known = {name: scalars.get(name, own_scalars[name]) for name in own_scalars}
-        params["loss"] = known
+        params = loss_scalars.limited(config.loss, {**params, "loss": known})
+    if own_scalars and scalars:
+        logger.info(
+            "the loss begins with the scale %.4g of %s, and not with config.loss.scale",
+            math.exp(params["loss"]["log_scale"]),
+            config.start_from,
+        )
     return state.replace(params=params, batch_stats=found["batch_stats"])
