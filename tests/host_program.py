@@ -82,6 +82,7 @@ def wait(folder: pathlib.Path) -> None:
 def gather(folder: pathlib.Path) -> None:
     """Gathers over the hosts until SIGTERM; all hosts then write the same step."""
     with termination.Termination() as stop:
+        stop.begin_steps()
         step = 0
         while not stop.is_due():
             parallel.gather_over_hosts(np.array([step]))
@@ -96,6 +97,7 @@ def two_trainings(folder: pathlib.Path) -> None:
     """Makes steps, waits for the file `go`, then makes others until SIGTERM."""
     for training in range(2):
         with termination.Termination() as stop:
+            stop.begin_steps()
             for step in range(1, 6):
                 parallel.gather_over_hosts(np.array([step]))
                 if stop.is_due():

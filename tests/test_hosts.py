@@ -201,19 +201,24 @@ def test_run_whose_optimizer_is_split_over_two_hosts_is_resumed_on_one(
     parity.assert_trees_close(found, expected, atol=1e-5)
 
 
-def test_signal_during_compilation_ends_both_with_its_exit_code(place):
-    workdir = place.workdir("stopped_while_compiling")
+@pytest.mark.parametrize(
+    "moment", ["parameters:", pytest.param("compiling ", marks=pytest.mark.slow)]
+)
+def test_signal_before_the_first_step_ends_both_with_its_exit_code(place, moment):
+    workdir = place.workdir(f"stopped_at_{moment[:4]}")
     processes = Hosts(place.start).start(
         f"--workdir={workdir}",
         "--config.model.embed_dim=1024",  # compiles for many seconds
         f"--config.compilation_cache={workdir}/cache",
     )
-    finished = stop_second_after(processes, "compiling ")
+    finished = stop_second_after(processes, moment)
     assert [host.returncode for host in finished] == [143, 143], finished
     lines = finished[0].stderr.splitlines()
-    assert lines[-1].startswith("stopped by SIGTERM during compilation; run the same")
-    assert finished[1].stderr.startswith("SIGTERM: ")
-    assert len(finished[1].stderr.splitlines()) == 1
+    assert lines[-1] == (
+        "stopped by SIGTERM on host 1 before the first step; run the same command on "
+        "every host to resume"
+    )
+    assert finished[1].stderr == "SIGTERM: leaving before the first step\n"
     assert "Traceback" not in finished[0].stderr
 
 

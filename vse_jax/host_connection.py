@@ -28,7 +28,7 @@ import ml_collections
 from jax._src import clusters, compilation_cache, compiler
 
 from vse_jax import host_links, termination
-from vse_jax.errors import InputError, ReportedError, one_line
+from vse_jax.errors import InputError, ReportedError, StoppedError, one_line
 from vse_jax.host_proxy import PROBE_SECONDS, Proxy
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
 
     Args:
       config: `CONNECTION_OPTIONS` are used.
-      preemptible: whether JAX notes SIGTERM, instead of the process ending.
+      preemptible: whether JAX notes SIGTERM once training makes steps.
 
     Raises:
       InputError: if the processes cannot be connected.
@@ -110,6 +110,8 @@ def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
             _link_hosts(config, address, count, number)
             compiler._cache_write = _write_to_cache
         _connect_jax(config, address, count, number)
+        if preemptible:
+            end_at_sigterm_before_steps()
     except (RuntimeError, ValueError, host_links.MissingHostError) as error:
         raise _not_connected(config, one_line(error)) from error
 
@@ -320,6 +322,26 @@ def failing_together() -> Iterator[None]:
         if _links is None:
             raise
         _fail(error)
+
+
+def end_at_sigterm_before_steps() -> None:
+    """Ends the processes of all hosts at SIGTERM, until training makes steps.
+
+    With a single host, SIGTERM ends the process as usual.
+    """
+
+    def end():
+        os.write(2, b"SIGTERM: leaving before the first step\n")
+        _fail(
+            StoppedError(
+                f"stopped by SIGTERM on host {_number} before the first step; run the "
+                "same command on every host to resume",
+                128 + signal.SIGTERM,
+            )
+        )
+
+    if _links is not None:
+        termination.end_at_sigterm_before_steps(end)
 
 
 def leave(code: int) -> None:
