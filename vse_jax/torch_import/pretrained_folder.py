@@ -101,7 +101,7 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 
 def _folder_in_package(package):
     """Returns the folder in a package that has `config.json` beside weights."""
-    paths = weight_file.package_files(package)
+    paths = weight_file.package_files(package, instead_of=f"folder with {CONFIG}")
     weights = {path.parent for path in paths if path.name in _WEIGHTS + _INDEXES}
     folders = sorted({p.parent for p in paths if p.name == CONFIG} & weights)
     if len(folders) != 1:
