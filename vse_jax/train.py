@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import logging
-import shlex
 
 import jax
 import ml_collections
@@ -18,7 +17,7 @@ from vse_jax.errors import StoppedError, TrainingError, reporting_writes
 from vse_jax.evaluate import default_split
 from vse_jax.evaluation import pictures
 from vse_jax.evaluation.evaluator import Evaluator, check_folds
-from vse_jax.evaluation.report import report
+from vse_jax.evaluation.report import print_commands, report
 from vse_jax.evaluation.suites import open_suite
 from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
 from vse_jax.feed import Feed
@@ -374,15 +373,5 @@ class Training:
         if parallel.is_primary_host():
             report_if_images(self._experiment, evaluation, self._workdir, restored)
             print(f"checkpoint:  {self._checkpoints.path(restored.step)}")
-            command = shlex.join(["tensorboard", "--logdir", self._workdir])
-            print(f"TensorBoard: {command}")
-            self._print_how_to_search(evaluation.index.captions[0])
+            print_commands(self._workdir, evaluation.index.captions[0])
         return reported
-
-    def _print_how_to_search(self, caption: str) -> None:
-        for name, mode, query in (
-            ("search", "--mode=search", [f"--query={caption}"]),
-            ("page", "--mode=serve", []),
-        ):
-            command = ["python", "main.py", mode, f"--workdir={self._workdir}", *query]
-            print(f"{name + ':':12} {shlex.join(command)}", flush=True)

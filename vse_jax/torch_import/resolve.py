@@ -146,7 +146,7 @@ def _check_sizes(sizes, tower):
             is_right, expected = 0 < value < 1, "a number between 0 and 1"
         else:
             at_least = 0 if name in _MAY_BE_ZERO else 1
-            is_right, expected = value >= at_least, "a number of at least 1"
+            is_right, expected = value >= at_least, f"a number of at least {at_least}"
         if not is_right:
             raise InputError(f"{where}{name} is {value!r}, expected {expected}")
     if sizes.dim % sizes.heads:

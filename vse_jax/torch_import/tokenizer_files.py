@@ -5,7 +5,7 @@ from typing import Any
 from etils import epath
 
 from vse_jax.data.text.subwords import Subwords
-from vse_jax.errors import InputError, unreadable
+from vse_jax.errors import InputError
 from vse_jax.torch_import import clip_tokenizer, pretrained_folder
 
 _TOKENIZER, _WORD_PIECES = "tokenizer.json", "vocab.txt"
@@ -77,13 +77,7 @@ def padding(weights: str) -> int | None:
 def _read_file(path: epath.Path) -> Subwords:
     if path.name.endswith(_TOKENIZER):
         return Subwords(pretrained_folder.read_json(path), str(path))
-    try:
-        # A word piece may be a line separator of Unicode, so lines end by \n only.
-        pieces = path.read_bytes().decode().rstrip("\n").split("\n")
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text in UTF-8; download it again") from None
+    pieces = pretrained_folder.read_lines(path)
     numbers = {piece.rstrip("\r"): number for number, piece in enumerate(pieces)}
     missing = [token for token in _NEEDED if token not in numbers]
     if missing or len(numbers) < len(pieces):
@@ -112,7 +106,9 @@ def _bert(numbers: dict[str, int], is_lower_case: bool) -> dict[str, Any]:
     return {
         "version": "1.0",
         "added_tokens": [
-            _special(token, numbers[token]) for token in _SPECIAL if token in numbers
+            clip_tokenizer.special_token(token, numbers[token])
+            for token in _SPECIAL
+            if token in numbers
         ],
         "normalizer": {
             "type": "BertNormalizer",
@@ -140,9 +136,3 @@ def _bert(numbers: dict[str, int], is_lower_case: bool) -> dict[str, Any]:
             "vocab": numbers,
         },
     }
-
-
-def _special(token: str, number: int) -> dict[str, Any]:
-    """Returns an entry of `added_tokens`."""
-    options = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": number, "content": token, "special": True} | options

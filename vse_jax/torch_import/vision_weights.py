@@ -41,6 +41,21 @@ _DEFAULTS = {
     "num_channels": 3,
     "qkv_bias": True,
 }
+# The least values of whole numbers, and the types of other options.
+_LEAST = {
+    "hidden_size": 1,
+    "intermediate_size": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "image_size": 1,
+    "patch_size": 1,
+    "num_register_tokens": 0,
+}
+_KINDS = {
+    "mlp_ratio": (int | float, "a number"),
+    "layer_norm_eps": (int | float, "a number"),
+    "hidden_act": (str, "a name"),
+}
 _CLIP = {"patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 _SIGLIP = {"hidden_act": "gelu_pytorch_tanh"}
 # Files leave out what equals the defaults of a model type: these and the above.
@@ -115,13 +130,18 @@ def _check(config: Mapping[str, Any], path: epath.Path) -> None:
                 f"{path}: {option} is {config[option]!r}, which is not supported; "
                 f"expected {' or '.join(map(repr, values))}"
             )
-    counts = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
-    for option in (*counts, "image_size", "intermediate_size"):
+    for option, least in _LEAST.items():
         value = config[option]
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or value < least:
             raise InputError(
                 f"{path}: {option} is {value!r}, expected a whole number of at least "
-                "1; download it again"
+                f"{least}; download it again"
+            )
+    for option, (kind, expected) in _KINDS.items():
+        if not isinstance(config[option], kind):
+            raise InputError(
+                f"{path}: {option} is {config[option]!r}, expected {expected}; "
+                "download it again"
             )
 
 
