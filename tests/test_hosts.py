@@ -217,15 +217,19 @@ def test_signal_during_compilation_ends_both_with_its_exit_code(place):
     assert "Traceback" not in finished[0].stderr
 
 
-def test_failure_of_one_host_ends_both_with_one_line(place):
+def test_host_with_another_option_ends_both_with_one_line(place):
+    """Its parameters would drift apart from those of the other host."""
     finished = Hosts(place.start).run(
-        f"--workdir={place.workdir('failing')}",
-        own_options=((), ["--config.loss.mining=unknown"]),
+        f"--workdir={place.workdir('different')}",
+        own_options=((), ["--config.optimizer.learning_rate=0.25"]),
     )
-    assert [host.returncode for host in finished] == [2, 2]
-    error = programs.refusal(finished[0])
-    assert error.startswith("error: config.loss.mining is 'unknown', expected one of")
-    assert "error" not in finished[1].stderr
+    assert [host.returncode for host in finished] == [2, 2], finished
+    assert programs.refusal(finished[0]) == (
+        "error: host 1 was started with --config.optimizer.learning_rate=0.25, host 0 "
+        "with --config.optimizer.learning_rate=0.0005; start the same command on every "
+        "host, except for config.process_id"
+    )
+    assert not finished[1].stderr
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +326,7 @@ def test_host_that_waits_in_vain_names_the_missing_one(number, missing):
 
 def test_host_that_fails_at_its_start_ends_both_with_one_line(place):
     """Before the data, the devices or the workdir are looked at."""
-    nowhere = ["--config.data.root=gs://no-such-bucket/features"]
+    nowhere = ["--config.compilation_cache=gs://no-such-bucket/cache"]
     environment = programs.environment() | {
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "0",
         "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{free_port()}",

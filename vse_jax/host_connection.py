@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import ml_collections
@@ -91,15 +91,21 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
+def connect(
+    config: ml_collections.ConfigDict,
+    *,
+    preemptible: bool,
+    command: Mapping[str, str] | None = None,
+) -> None:
     """Connects the processes, if the configuration says that there are several.
 
     Args:
       config: `CONNECTION_OPTIONS` are used.
       preemptible: whether JAX notes SIGTERM, instead of the process ending.
+      command: from `host_command.describe`, equal on all hosts; None for anything.
 
     Raises:
-      InputError: if the processes cannot be connected.
+      InputError: if the processes cannot be connected, or have different commands.
     """
     if not config.distributed and not config.coordinator:
         return
@@ -107,7 +113,7 @@ def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
     try:
         address, count, number = _place(config)
         if count > 1:
-            _link_hosts(config, address, count, number)
+            _link_hosts(config, address, count, number, command)
             compiler._cache_write = _write_to_cache
         _connect_jax(config, address, count, number)
     except (RuntimeError, ValueError, host_links.MissingHostError) as error:
@@ -196,7 +202,7 @@ def _place(config):
     return found
 
 
-def _link_hosts(config, address, count, number):
+def _link_hosts(config, address, count, number, command=None):
     """Waits for all hosts; from now on they notice each other's death.
 
     Raises:
@@ -208,19 +214,20 @@ def _link_hosts(config, address, count, number):
     host, port = _checked(address)
     try:
         if number == 0:
-            _links = links = _listen(address, count, port)
+            _links = links = _listen(address, count, port, command)
             links.accept(config.connection_timeout)
         else:
+            timeout = config.connection_timeout
             _links = host_links.HostLink(
-                (host, port), number, count, config.connection_timeout, _end
+                (host, port), number, count, timeout, _end, command
             )
     except host_links.HostGoneError as error:
         _end(str(error), host_links.FAILURE)
 
 
-def _listen(address, count, port):
+def _listen(address, count, port, command):
     try:
-        return host_links.PrimaryLinks(count, port, _end)
+        return host_links.PrimaryLinks(count, port, _end, command)
     except OSError as error:
         raise InputError(
             f"config.coordinator is {address!r}, but process 0 cannot use its port "
