@@ -14,6 +14,7 @@ from configs import common
 from tests import parity
 from tests.test_train_step import BATCH, VOCABULARY, adamw, make_batch
 from vse_jax import host_connection, parallel, termination
+from vse_jax.errors import InputError
 from vse_jax.models.kernels import packed_gru
 from vse_jax.models.vse import VSE
 from vse_jax.train_step import create_train_state, make_train_step
@@ -79,6 +80,13 @@ def wait(folder: pathlib.Path) -> None:
     parallel.wait_for_hosts("are all there")
 
 
+def fail(folder: pathlib.Path) -> None:
+    """Fails on the last host, while the others wait for it."""
+    if parallel.this_host()["process_index"] == jax.process_count() - 1:
+        raise InputError(f"{folder}: is missing")
+    parallel.wait_for_hosts("have all read it")
+
+
 def gather(folder: pathlib.Path) -> None:
     """Gathers over the hosts until SIGTERM; all hosts then write the same step."""
     with termination.Termination() as stop:
@@ -119,7 +127,7 @@ def main() -> None:
     with host_connection.failing_together():
         host_connection.connect(config, preemptible=True)
         parallel.set_up(config, f"{folder}/run")
-        functions = {f.__name__: f for f in (train, wait, gather, two_trainings)}
+        functions = {f.__name__: f for f in (train, wait, fail, gather, two_trainings)}
         functions[name](pathlib.Path(folder))
     host_connection.leave(0)
 

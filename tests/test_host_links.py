@@ -9,6 +9,7 @@ from concurrent import futures
 import pytest
 
 from vse_jax import host_links
+from vse_jax.errors import InputError
 from vse_jax.host_links import HostLink, MissingHostError, PrimaryLinks
 from vse_jax.host_proxy import Proxy
 
@@ -158,6 +159,28 @@ def test_unexpected_host_is_refused(ends, number, of, expected):
             HostLink(primary.address, number, of, PROMPTLY, ends.of(number))
         HostLink(primary.address, 1, 2, PROMPTLY, ends.of(1))
         accepted.result(PROMPTLY)
+
+
+@pytest.mark.parametrize("command", [{"--mode": "train"}, None])
+def test_host_of_another_command_ends_all(ends, command):
+    """A host without a command has a mistake in it, and says so itself."""
+    primary = PrimaryLinks(3, 0, ends.of(0), {"--mode": "train"})
+    started = {1: {"--mode": "train"}, 2: {"--mode": "eval"} if command else None}
+    with futures.ThreadPoolExecutor(3) as pool:
+        accepted = pool.submit(primary.accept, PROMPTLY)
+        for number, own in started.items():
+            options = number, 3, PROMPTLY, ends.of(number), own
+            threading.Thread(
+                target=HostLink, args=(primary.address, *options), daemon=True
+            ).start()
+        if command is None:
+            accepted.result(PROMPTLY)
+            return
+        with pytest.raises(InputError, match="host 2 was started with --mode=eval"):
+            accepted.result(PROMPTLY)
+    primary.dismiss(2)
+    ends.wait_for(1, 2)
+    assert ends.codes == {1: 2, 2: 2}
 
 
 def test_hosts_that_do_not_start_are_named(ends, monkeypatch, caplog):
