@@ -151,7 +151,9 @@ def test_stranger_is_no_host(ends):
     ("number", "of", "expected"),
     [(1, 3, "expects 2 processes, not 3"), (0, 2, "another process with num")],
 )
-def test_unexpected_host_is_refused(ends, number, of, expected):
+def test_unexpected_host_is_refused(ends, number, of, expected, caplog):
+    """The primary host says so too, since it still waits for another one."""
+    caplog.set_level("INFO")
     primary = PrimaryLinks(2, 0, ends.of(0))
     with futures.ThreadPoolExecutor(1) as pool:
         accepted = pool.submit(primary.accept, PROMPTLY)
@@ -159,6 +161,18 @@ def test_unexpected_host_is_refused(ends, number, of, expected):
             HostLink(primary.address, number, of, PROMPTLY, ends.of(number))
         HostLink(primary.address, 1, 2, PROMPTLY, ends.of(1))
         accepted.result(PROMPTLY)
+    assert expected in caplog.text
+
+
+def test_host_that_waits_in_vain_says_whom_it_refused(ends):
+    primary = PrimaryLinks(2, 0, ends.of(0))
+    with futures.ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(primary.accept, 1.0)
+        with pytest.raises(MissingHostError):
+            HostLink(primary.address, 1, 3, PROMPTLY, ends.of(1))
+        expected = "host 1 of 2 .* was refused: host 0 expects 2 processes, not 3"
+        with pytest.raises(MissingHostError, match=expected):
+            accepted.result(PROMPTLY)
 
 
 @pytest.mark.parametrize("command", [{"--mode": "train"}, None])

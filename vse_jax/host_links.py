@@ -32,6 +32,7 @@ SECONDS_BETWEEN_LINES = 10.0  # that name the hosts which are missing
 _LONGEST_LINE = 1 << 20
 _HELLO_SECONDS = 5.0
 _POLL_SECONDS = 0.5
+_ABSENT = "not started, or not reachable"
 
 End = Callable[[str, int], None]
 
@@ -112,6 +113,7 @@ class PrimaryLinks:
         self._commands = {}  # of the other hosts
         self._num_hosts = num_hosts
         self._missing = set(range(1, num_hosts))
+        self._refused = ""  # why the last process was refused
         self._links = {}
         self._changed = threading.Condition()
         self._finished = set()
@@ -137,7 +139,8 @@ class PrimaryLinks:
         wait = _Wait(timeout, SECONDS_BETWEEN_LINES)
         with self._server:
             while self._missing:
-                self._server.settimeout(wait.seconds(self._which_are_missing()))
+                which = self._which_are_missing()
+                self._server.settimeout(wait.seconds(which, self._refused or _ABSENT))
                 with contextlib.suppress(TimeoutError):
                     connection, _ = self._server.accept()
                     connection.settimeout(_HELLO_SECONDS)
@@ -168,7 +171,10 @@ class PrimaryLinks:
             link.close()  # not a host
             return
         if hello["of"] != self._num_hosts or number not in self._missing:
-            link.send(refusal=self._refusal(number, hello["of"]))
+            refusal = self._refusal(number, hello["of"])
+            self._refused = f"{hello['name']} was refused: {refusal}"
+            logger.info("%s", self._refused)
+            link.send(refusal=refusal)
             link.close()
             return
         connection.settimeout(None)
@@ -291,7 +297,7 @@ class _Wait:
         self._start = time.monotonic()
         self._next_line = between_lines
 
-    def seconds(self, missing, reason="not started, or not reachable"):
+    def seconds(self, missing, reason):
         """Returns for how long to wait now.
 
         Args:
