@@ -14,6 +14,7 @@ from configs import common
 from tests import parity
 from tests.test_train_step import BATCH, VOCABULARY, adamw, make_batch
 from vse_jax import host_connection, parallel, termination
+from vse_jax.errors import InputError
 from vse_jax.models.kernels import packed_gru
 from vse_jax.models.vse import VSE
 from vse_jax.train_step import create_train_state, make_train_step
@@ -79,9 +80,17 @@ def wait(folder: pathlib.Path) -> None:
     parallel.wait_for_hosts("are all there")
 
 
+def fail(folder: pathlib.Path) -> None:
+    """Fails on the last host, while the others wait for it."""
+    if parallel.this_host()["process_index"] == jax.process_count() - 1:
+        raise InputError(f"{folder}: is missing")
+    parallel.wait_for_hosts("have all read it")
+
+
 def gather(folder: pathlib.Path) -> None:
     """Gathers over the hosts until SIGTERM; all hosts then write the same step."""
     with termination.Termination() as stop:
+        stop.begin_steps()
         step = 0
         while not stop.is_due():
             parallel.gather_over_hosts(np.array([step]))
@@ -96,6 +105,7 @@ def two_trainings(folder: pathlib.Path) -> None:
     """Makes steps, waits for the file `go`, then makes others until SIGTERM."""
     for training in range(2):
         with termination.Termination() as stop:
+            stop.begin_steps()
             for step in range(1, 6):
                 parallel.gather_over_hosts(np.array([step]))
                 if stop.is_due():
@@ -117,7 +127,7 @@ def main() -> None:
     with host_connection.failing_together():
         host_connection.connect(config, preemptible=True)
         parallel.set_up(config, f"{folder}/run")
-        functions = {f.__name__: f for f in (train, wait, gather, two_trainings)}
+        functions = {f.__name__: f for f in (train, wait, fail, gather, two_trainings)}
         functions[name](pathlib.Path(folder))
     host_connection.leave(0)
 

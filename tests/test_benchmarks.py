@@ -4,10 +4,16 @@ import importlib.util
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from benchmarks import sides
+from benchmarks import sides, text_to_text
 from tests import pretrained_files, programs
+from tests.evaluation.coco_stand_in import CocoStandIn
+from tests.models.transformers import test_bert
+from vse_jax.evaluation import coco_test, correlation, cxc
+from vse_jax.models.transformers.bert import Bert
+from vse_jax.torch_import import tokenizer_files
 
 BENCHMARKS = {
     "backbones": ["efficientnet_lite0", "ratio"],
@@ -81,3 +87,38 @@ def test_captions_of_text_to_text_are_checked_first(captions, message, tmp_path)
 def test_side_that_fails_ends_the_benchmark():
     with pytest.raises(SystemExit, match=r"a side ended with 2: .* --unknown"):
         sides.in_turns("benchmarks.train_step", ["--unknown"], ["JAX"], repeats=1)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_text_to_text_evaluates_the_mean_of_the_tokens(tmp_path, monkeypatch, capsys):
+    """It has no tiny form, since it reads COCO's captions."""
+    stand_in = CocoStandIn(tmp_path, images=6)
+    monkeypatch.setattr(coco_test, "data_file", stand_in.data_file)
+    monkeypatch.setattr(correlation, "SAMPLES", 50)
+    weights = pretrained_files.write_bert(tmp_path / "bert")
+    words = [w for w in pretrained_files.word_pieces() if w.isalpha() and len(w) > 1]
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 12, len(stand_in.coco.image))
+    captions = [" ".join(rng.choice(words, length)) for length in lengths]
+    path = tmp_path / "captions.txt"
+    path.write_text("\n".join(captions) + "\n")
+    evaluated = []
+
+    def evaluate(embeddings, folder, text_text=cxc.text_text):
+        evaluated.append(embeddings)
+        return text_text(embeddings, folder)
+
+    monkeypatch.setattr(cxc, "text_text", evaluate)
+    arguments = [str(path), str(tmp_path), f"--weights={weights}"]
+    monkeypatch.setattr(sys, "argv", ["text_to_text", *arguments])
+    text_to_text.main()
+    table = cxc.format_metrics(cxc.text_text(evaluated[0], str(tmp_path)))
+    assert capsys.readouterr().out.endswith(f"{table}\n")
+
+    sizes, params = test_bert.load(weights)
+    tokenizer = tokenizer_files.read(str(weights))
+    for caption, found in list(zip(captions, evaluated[0], strict=True))[::7]:
+        tokens = tokenizer.encode(caption)[None]
+        count = np.array([tokens.shape[1]], np.int32)
+        mean = Bert(sizes).apply({"params": params}, tokens, count)[0].mean(0)
+        np.testing.assert_allclose(found, mean / np.linalg.norm(mean), atol=1e-6)

@@ -1,5 +1,6 @@
 """Runs the program with a tiny pretrained BERT, from training to its uses."""
 
+import re
 import shutil
 
 import pytest
@@ -70,8 +71,11 @@ def test_eval_without_the_weights(place, trained):
     workdir, finished = trained
     again = programs.finish(programs.start("--mode=eval", f"--workdir={workdir}"))
     assert again.returncode == 0, again.stderr
-    table = [line for line in finished.stdout.splitlines() if "text" in line][:2]
-    assert all(line in again.stdout for line in table)
+    to_text, to_image = (
+        re.search(rf"^{direction} .*$", finished.stdout, re.MULTILINE)[0]
+        for direction in ("image to text", "text to image")
+    )
+    assert f"{to_text}\n{to_image}\n" in again.stdout
 
 
 def test_resume_without_the_weights(place, trained, tmp_path):

@@ -73,6 +73,14 @@ def test_primary_host_killed_while_others_wait_is_named(tmp_path):
     assert seconds < 10
 
 
+def test_failure_of_one_host_ends_all_with_one_line(tmp_path):
+    """The others wait at a barrier."""
+    finished = hosts_of("fail", tmp_path, 2).run()
+    assert [host.returncode for host in finished] == [2, 2], finished
+    assert finished[0].stderr == f"error: {tmp_path}: is missing\n"
+    assert not finished[1].stderr
+
+
 def test_signal_of_one_host_stops_all_at_one_step(tmp_path):
     processes = started("gather", tmp_path, "gathering")
     processes[3].send_signal(signal.SIGTERM)

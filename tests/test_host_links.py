@@ -9,6 +9,7 @@ from concurrent import futures
 import pytest
 
 from vse_jax import host_links
+from vse_jax.errors import InputError
 from vse_jax.host_links import HostLink, MissingHostError, PrimaryLinks
 from vse_jax.host_proxy import Proxy
 
@@ -150,7 +151,9 @@ def test_stranger_is_no_host(ends):
     ("number", "of", "expected"),
     [(1, 3, "expects 2 processes, not 3"), (0, 2, "another process with num")],
 )
-def test_unexpected_host_is_refused(ends, number, of, expected):
+def test_unexpected_host_is_refused(ends, number, of, expected, caplog):
+    """The primary host says so too, since it still waits for another one."""
+    caplog.set_level("INFO")
     primary = PrimaryLinks(2, 0, ends.of(0))
     with futures.ThreadPoolExecutor(1) as pool:
         accepted = pool.submit(primary.accept, PROMPTLY)
@@ -158,6 +161,40 @@ def test_unexpected_host_is_refused(ends, number, of, expected):
             HostLink(primary.address, number, of, PROMPTLY, ends.of(number))
         HostLink(primary.address, 1, 2, PROMPTLY, ends.of(1))
         accepted.result(PROMPTLY)
+    assert expected in caplog.text
+
+
+def test_host_that_waits_in_vain_says_whom_it_refused(ends):
+    primary = PrimaryLinks(2, 0, ends.of(0))
+    with futures.ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(primary.accept, 1.0)
+        with pytest.raises(MissingHostError):
+            HostLink(primary.address, 1, 3, PROMPTLY, ends.of(1))
+        expected = "host 1 of 2 .* was refused: host 0 expects 2 processes, not 3"
+        with pytest.raises(MissingHostError, match=expected):
+            accepted.result(PROMPTLY)
+
+
+@pytest.mark.parametrize("command", [{"--mode": "train"}, None])
+def test_host_of_another_command_ends_all(ends, command):
+    """A host without a command has a mistake in it, and says so itself."""
+    primary = PrimaryLinks(3, 0, ends.of(0), {"--mode": "train"})
+    started = {1: {"--mode": "train"}, 2: {"--mode": "eval"} if command else None}
+    with futures.ThreadPoolExecutor(3) as pool:
+        accepted = pool.submit(primary.accept, PROMPTLY)
+        for number, own in started.items():
+            options = number, 3, PROMPTLY, ends.of(number), own
+            threading.Thread(
+                target=HostLink, args=(primary.address, *options), daemon=True
+            ).start()
+        if command is None:
+            accepted.result(PROMPTLY)
+            return
+        with pytest.raises(InputError, match="host 2 was started with --mode=eval"):
+            accepted.result(PROMPTLY)
+    primary.dismiss(2)
+    ends.wait_for(1, 2)
+    assert ends.codes == {1: 2, 2: 2}
 
 
 def test_hosts_that_do_not_start_are_named(ends, monkeypatch, caplog):

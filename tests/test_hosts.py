@@ -6,7 +6,6 @@ import signal
 import socket
 import time
 
-import jax
 import pytest
 
 from configs import common
@@ -23,7 +22,7 @@ from tests.host_processes import (
     with_regions,
 )
 from vse_jax import host_connection
-from vse_jax.errors import InputError, TrainingError
+from vse_jax.errors import InputError
 
 STEPS = programs.STEPS_PER_EPOCH
 
@@ -201,31 +200,40 @@ def test_run_whose_optimizer_is_split_over_two_hosts_is_resumed_on_one(
     parity.assert_trees_close(found, expected, atol=1e-5)
 
 
-def test_signal_during_compilation_ends_both_with_its_exit_code(place):
-    workdir = place.workdir("stopped_while_compiling")
+@pytest.mark.parametrize(
+    "moment", ["parameters:", pytest.param("compiling ", marks=pytest.mark.slow)]
+)
+def test_signal_before_the_first_step_ends_both_with_its_exit_code(place, moment):
+    workdir = place.workdir(f"stopped_at_{moment[:4]}")
     processes = Hosts(place.start).start(
         f"--workdir={workdir}",
         "--config.model.embed_dim=1024",  # compiles for many seconds
         f"--config.compilation_cache={workdir}/cache",
     )
-    finished = stop_second_after(processes, "compiling ")
+    finished = stop_second_after(processes, moment)
     assert [host.returncode for host in finished] == [143, 143], finished
     lines = finished[0].stderr.splitlines()
-    assert lines[-1].startswith("stopped by SIGTERM during compilation; run the same")
-    assert finished[1].stderr.startswith("SIGTERM: ")
-    assert len(finished[1].stderr.splitlines()) == 1
+    assert lines[-1] == (
+        "stopped by SIGTERM on host 1 before the first step; run the same command on "
+        "every host to resume"
+    )
+    assert finished[1].stderr == "SIGTERM: leaving before the first step\n"
     assert "Traceback" not in finished[0].stderr
 
 
-def test_failure_of_one_host_ends_both_with_one_line(place):
+def test_host_with_another_option_ends_both_with_one_line(place):
+    """Its parameters would drift apart from those of the other host."""
     finished = Hosts(place.start).run(
-        f"--workdir={place.workdir('failing')}",
-        own_options=((), ["--config.loss.mining=unknown"]),
+        f"--workdir={place.workdir('different')}",
+        own_options=((), ["--config.optimizer.learning_rate=0.25"]),
     )
-    assert [host.returncode for host in finished] == [2, 2]
-    error = programs.refusal(finished[0])
-    assert error.startswith("error: config.loss.mining is 'unknown', expected one of")
-    assert "error" not in finished[1].stderr
+    assert [host.returncode for host in finished] == [2, 2], finished
+    assert programs.refusal(finished[0]) == (
+        "error: host 1 was started with --config.optimizer.learning_rate=0.25, host 0 "
+        "with --config.optimizer.learning_rate=0.0005; start the same command on every "
+        "host, except for config.process_id"
+    )
+    assert not finished[1].stderr
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +330,7 @@ def test_host_that_waits_in_vain_names_the_missing_one(number, missing):
 
 def test_host_that_fails_at_its_start_ends_both_with_one_line(place):
     """Before the data, the devices or the workdir are looked at."""
-    nowhere = ["--config.data.root=gs://no-such-bucket/features"]
+    nowhere = ["--config.compilation_cache=gs://no-such-bucket/cache"]
     environment = programs.environment() | {
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "0",
         "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{free_port()}",
@@ -394,22 +402,3 @@ def test_same_mistake_in_all_command_lines_ends_all_at_once(place):
 def test_hosts_are_found_in_an_invalid_command_line(argv, expected):
     found = host_connection._options_in(argv).to_dict()
     assert found == host_connection.CONNECTION_DEFAULTS | expected
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"), True),
-        (jax.errors.JaxRuntimeError("UNAVAILABLE: Socket closed"), True),
-        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), False),
-        (OSError("connection to the file server was lost"), False),
-        (InputError("config.coordinator has no connection"), False),
-        (KeyError("step"), False),
-    ],
-)
-def test_errors_due_to_another_host_are_told_from_others(error, expected):
-    """Also if the save of a checkpoint failed because of them."""
-    assert host_connection._is_of_connection(error) == expected
-    wrapped = TrainingError("cannot save the checkpoint")
-    wrapped.__cause__ = error
-    assert host_connection._is_of_connection(wrapped) == expected

@@ -18,9 +18,3 @@ def test_line_has_speed_and_time_left(caplog, monkeypatch):
     assert caplog.messages == [
         "extracting: 700/1,000 images  10.0 images/s  0:00:30 left"
     ]
-
-
-def test_tracked_items_are_counted():
-    shown = progress.Progress("reading", 3, "captions")
-    assert list(shown.track("abc")) == ["a", "b", "c"]
-    assert shown._done == 3

@@ -18,8 +18,7 @@ import socket
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import ml_collections
@@ -27,8 +26,8 @@ import ml_collections
 # These have no public names.
 from jax._src import clusters, compilation_cache, compiler
 
-from vse_jax import host_links, termination
-from vse_jax.errors import InputError, ReportedError, one_line
+from vse_jax import host_errors, host_links, termination
+from vse_jax.errors import InputError, StoppedError, one_line
 from vse_jax.host_proxy import PROBE_SECONDS, Proxy
 
 logger = logging.getLogger(__name__)
@@ -43,10 +42,6 @@ CONNECTION_DEFAULTS = {
 }
 CONNECTION_OPTIONS = tuple(CONNECTION_DEFAULTS)
 _JAX_TIMEOUT = 300  # seconds until JAX gives up to connect hosts that are linked
-# What JAX says of a host that does not answer.
-_LOST = re.compile(
-    "UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|(?i:gloo|heartbeat|connection)"
-)
 _links = None  # to the other hosts, once they are linked
 _number = 0  # of this host
 _has_tried = False  # to link the hosts
@@ -91,15 +86,21 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
+def connect(
+    config: ml_collections.ConfigDict,
+    *,
+    preemptible: bool,
+    command: Mapping[str, str] | None = None,
+) -> None:
     """Connects the processes, if the configuration says that there are several.
 
     Args:
       config: `CONNECTION_OPTIONS` are used.
-      preemptible: whether JAX notes SIGTERM, instead of the process ending.
+      preemptible: whether JAX notes SIGTERM once training makes steps.
+      command: from `host_command.describe`, equal on all hosts; None for anything.
 
     Raises:
-      InputError: if the processes cannot be connected.
+      InputError: if the processes cannot be connected, or have different commands.
     """
     if not config.distributed and not config.coordinator:
         return
@@ -107,9 +108,11 @@ def connect(config: ml_collections.ConfigDict, *, preemptible: bool) -> None:
     try:
         address, count, number = _place(config)
         if count > 1:
-            _link_hosts(config, address, count, number)
+            _link_hosts(config, address, count, number, command)
             compiler._cache_write = _write_to_cache
         _connect_jax(config, address, count, number)
+        if preemptible:
+            end_at_sigterm_before_steps()
     except (RuntimeError, ValueError, host_links.MissingHostError) as error:
         raise _not_connected(config, one_line(error)) from error
 
@@ -196,7 +199,7 @@ def _place(config):
     return found
 
 
-def _link_hosts(config, address, count, number):
+def _link_hosts(config, address, count, number, command=None):
     """Waits for all hosts; from now on they notice each other's death.
 
     Raises:
@@ -208,19 +211,20 @@ def _link_hosts(config, address, count, number):
     host, port = _checked(address)
     try:
         if number == 0:
-            _links = links = _listen(address, count, port)
+            _links = links = _listen(address, count, port, command)
             links.accept(config.connection_timeout)
         else:
+            timeout = config.connection_timeout
             _links = host_links.HostLink(
-                (host, port), number, count, config.connection_timeout, _end
+                (host, port), number, count, timeout, _end, command
             )
     except host_links.HostGoneError as error:
         _end(str(error), host_links.FAILURE)
 
 
-def _listen(address, count, port):
+def _listen(address, count, port, command):
     try:
-        return host_links.PrimaryLinks(count, port, _end)
+        return host_links.PrimaryLinks(count, port, _end, command)
     except OSError as error:
         raise InputError(
             f"config.coordinator is {address!r}, but process 0 cannot use its port "
@@ -322,6 +326,26 @@ def failing_together() -> Iterator[None]:
         _fail(error)
 
 
+def end_at_sigterm_before_steps() -> None:
+    """Ends the processes of all hosts at SIGTERM, until training makes steps.
+
+    With a single host, SIGTERM ends the process as usual.
+    """
+
+    def end():
+        os.write(2, b"SIGTERM: leaving before the first step\n")
+        _fail(
+            StoppedError(
+                f"stopped by SIGTERM on host {_number} before the first step; run the "
+                "same command on every host to resume",
+                128 + signal.SIGTERM,
+            )
+        )
+
+    if _links is not None:
+        termination.end_at_sigterm_before_steps(end)
+
+
 def leave(code: int) -> None:
     """Exits with `code` if there are several hosts, all of which have finished.
 
@@ -334,51 +358,14 @@ def leave(code: int) -> None:
 
 def _fail(error):
     """Reports an error of this host, which ends all hosts."""
-    if _is_of_connection(error):
+    if host_errors.is_of_connection(error):
         # If another host is gone, its link says so, and names it.
         time.sleep(PROBE_SECONDS)
-    message, code = _message(error), _exit_code(error)
+    message = host_errors.message(error, _number)
+    code = host_errors.exit_code(error)
     if isinstance(_links, host_links.HostLink):
         _links.report(message, code)  # the primary host prints it, and ends this one
     _end(message, code)
-
-
-def _message(error):
-    if _is_of_connection(error):
-        return (
-            f"host {_number} lost its connection to another host "
-            f"({one_line(error)}); start the same command again on every host"
-        )
-    if isinstance(error, ReportedError):
-        return str(error)
-    if isinstance(error, KeyboardInterrupt):
-        return f"interrupted by Ctrl-C on host {_number}: completed work is kept"
-    if isinstance(error, BrokenPipeError):
-        return f"the output of host {_number} is closed: completed work is kept"
-    traceback.print_exception(error)
-    return f"host {_number} failed ({one_line(error)}); see its traceback"
-
-
-def _exit_code(error):
-    """Returns the exit code of all hosts, which is that of a single host."""
-    if isinstance(error, KeyboardInterrupt):
-        return 128 + signal.SIGINT
-    if isinstance(error, BrokenPipeError):
-        return 128 + signal.SIGPIPE
-    return getattr(error, "exit_code", host_links.FAILURE)
-
-
-def _is_of_connection(error):
-    """Whether an error, or one that it was raised from, is due to another host.
-
-    JAX raises errors of its runtime as several types.
-    """
-    while error is not None:
-        is_known = isinstance(error, (ReportedError, OSError))
-        if not is_known and _LOST.search(str(error)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _end(message, code):

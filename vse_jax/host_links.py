@@ -18,8 +18,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
+from vse_jax.errors import InputError
+from vse_jax.host_command import difference
 from vse_jax.host_proxy import probe, start_thread
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ SECONDS_BETWEEN_LINES = 10.0  # that name the hosts which are missing
 _LONGEST_LINE = 1 << 20
 _HELLO_SECONDS = 5.0
 _POLL_SECONDS = 0.5
+_ABSENT = "not started, or not reachable"
 
 End = Callable[[str, int], None]
 
@@ -85,7 +88,13 @@ class _Link:
 class PrimaryLinks:
     """The primary host's links to all other hosts."""
 
-    def __init__(self, num_hosts: int, port: int, end: End):
+    def __init__(
+        self,
+        num_hosts: int,
+        port: int,
+        end: End,
+        command: Mapping[str, str] | None = None,
+    ):
         """Listens for the other hosts.
 
         Args:
@@ -93,13 +102,18 @@ class PrimaryLinks:
           port: port to listen to until all hosts are linked.
           end: ends the process because of a failure, given its message and the exit
             code. Called by a thread.
+          command: what this host was started with, see `host_command.describe`; None
+            if the others may have been started with anything.
 
         Raises:
           OSError: if the port cannot be used.
         """
         self._end = end
+        self._command = command
+        self._commands = {}  # of the other hosts
         self._num_hosts = num_hosts
         self._missing = set(range(1, num_hosts))
+        self._refused = ""  # why the last process was refused
         self._links = {}
         self._changed = threading.Condition()
         self._finished = set()
@@ -119,18 +133,29 @@ class PrimaryLinks:
           timeout: seconds to wait.
 
         Raises:
+          InputError: if a host was started with another command.
           MissingHostError: if hosts are missing after the time.
         """
         wait = _Wait(timeout, SECONDS_BETWEEN_LINES)
         with self._server:
             while self._missing:
-                self._server.settimeout(wait.seconds(self._which_are_missing()))
+                which = self._which_are_missing()
+                self._server.settimeout(wait.seconds(which, self._refused or _ABSENT))
                 with contextlib.suppress(TimeoutError):
                     connection, _ = self._server.accept()
                     connection.settimeout(_HELLO_SECONDS)
                     self._welcome(connection)
+        self._check_commands()
         for link in self._links.values():
             link.send(name=this_process())
+
+    def _check_commands(self):
+        for number, command in sorted(self._commands.items()):
+            # A host with a mistake in its command line has none.
+            both_known = command and self._command
+            message = both_known and difference(number, command, self._command)
+            if message:
+                raise InputError(message)
 
     def _which_are_missing(self):
         *most, last = map(str, sorted(self._missing))
@@ -146,12 +171,17 @@ class PrimaryLinks:
             link.close()  # not a host
             return
         if hello["of"] != self._num_hosts or number not in self._missing:
-            link.send(refusal=self._refusal(number, hello["of"]))
+            refusal = self._refusal(number, hello["of"])
+            self._refused = f"{hello['name']} was refused: {refusal}"
+            logger.info("%s", self._refused)
+            link.send(refusal=refusal)
             link.close()
             return
         connection.settimeout(None)
         self._missing.remove(number)
         self._links[number] = link
+        command = hello.get("command")
+        self._commands[number] = command if isinstance(command, dict) else {}
         self._open.add(number)
         start_thread(self._watch, number, hello["name"], messages)
 
@@ -203,6 +233,7 @@ class HostLink:
         num_hosts: int,
         timeout: float,
         end: End,
+        command: Mapping[str, str] | None = None,
     ):
         """Connects to the primary host, and waits until it has links to all hosts.
 
@@ -213,6 +244,7 @@ class HostLink:
           timeout: seconds to wait for the primary host.
           end: ends the process, given a message to print and the exit code; called by a
             thread. The message is empty if the primary host has printed one.
+          command: what this host was started with, or None; see `PrimaryLinks`.
 
         Raises:
           HostGoneError: if the primary host ends meanwhile.
@@ -222,7 +254,9 @@ class HostLink:
         self._finished = threading.Event()
         connection = _connect(address, timeout)
         self._link = _Link(connection)
-        self._link.send(number=number, of=num_hosts, name=this_process())
+        self._link.send(
+            number=number, of=num_hosts, name=this_process(), command=command
+        )
         # The primary host decides how long to wait for the others.
         connection.settimeout(None)
         messages = self._link.messages()
@@ -263,7 +297,7 @@ class _Wait:
         self._start = time.monotonic()
         self._next_line = between_lines
 
-    def seconds(self, missing, reason="not started, or not reachable"):
+    def seconds(self, missing, reason):
         """Returns for how long to wait now.
 
         Args:

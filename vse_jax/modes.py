@@ -49,10 +49,23 @@ def _connected(config, workdir, *, preemptible=False):
 
     with host_connection.failing_together():
         host_connection.check_options(config)
-        host_connection.connect(config, preemptible=preemptible)
+        command = _command(config)
+        host_connection.connect(config, preemptible=preemptible, command=command)
         # What may fail on one host alone comes after, so that the others hear of it.
         _check_storage(config, workdir)
         yield
+
+
+def _command(config):
+    """Returns what all hosts must be started with; None for a single host."""
+    if not (config.distributed or config.coordinator):
+        return None
+    from vse_jax import host_command, run_config
+
+    flags_of_modes = FLAGS.flags_by_module_dict()["vse_jax.cli"]
+    values = {flag.name: flag.value for flag in flags_of_modes}
+    del values["config"]
+    return host_command.describe(values, run_config.flatten(config))
 
 
 def _check_storage(config, workdir):

@@ -54,9 +54,10 @@ def _from_run(config, state):
     own_scalars = own.pop("loss", {})
     found = {"params": params, "batch_stats": variables.get("batch_stats", {})}
     parameters.refuse_other_variables(
-        f"{config.start_from}: its parameters are not those of this model",
+        f"{config.start_from}: its parameters are not those of a model of this dataset",
         found,
         {"params": own, "batch_stats": state.batch_stats},
+        advice="choose data whose images have the form of that run's",
     )
     if own_scalars:
         known = {name: scalars.get(name, own_scalars[name]) for name in own_scalars}

@@ -3,8 +3,6 @@
 import datetime
 import logging
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
 import tqdm
 
@@ -13,8 +11,6 @@ from vse_jax import termination
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 30.0
-
-_Item = TypeVar("_Item")
 
 
 class Progress:
@@ -71,13 +67,6 @@ class Progress:
         if self._bar.disable and is_due:
             self._last_line = now
             self._log(self._counted / (now - self._first))
-
-    def track(self, items: Iterable[_Item]) -> Iterator[_Item]:
-        """Yields the items and counts each one when the next is requested."""
-        with self:
-            for item in items:
-                yield item
-                self.add()
 
     def _log(self, speed):
         seconds = round((self._total - self._done) / speed)

@@ -7,6 +7,10 @@ is written can be interrupted at any moment.
 
 In training, both signals are noted instead, so that the loop can save a checkpoint
 after the step it is at. A second Ctrl-C ends the process at once.
+
+With several hosts JAX notes SIGTERM, and all hosts agree on a step to stop after. JAX
+does so from the moment the hosts are connected. Before the first step there is nothing
+to save, so until then this module replaces JAX's handler.
 """
 
 import contextlib
@@ -15,6 +19,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 WATCHDOG_SECONDS = 10.0
 _SIGACTION_BYTES = 512  # more than any system's `struct sigaction`
@@ -23,6 +28,7 @@ _HOW_TO_QUIT = "; press Ctrl-C again to exit immediately"
 _noted: signal.Signals | None = None  # the last signal that asked the program to end
 _is_noted_only = False  # in training: nothing is raised
 _is_raised = False  # a Ctrl-C was raised
+_replaced = None  # JAX's handler of SIGTERM, while another one replaces it
 
 
 def install() -> None:
@@ -74,7 +80,7 @@ class Termination:
     def __enter__(self):
         global _is_noted_only
         _is_noted_only = True
-        self._received = self._is_before_steps = False
+        self._received, self._is_before_steps = False, True
         self._handlers = {
             number: signal.signal(number, self._note) for number in self._signals()
         }
@@ -105,20 +111,16 @@ class Termination:
     def is_received(self) -> bool:
         """Whether this host received a signal that it handles itself.
 
-        With several hosts, JAX handles SIGTERM, except in `before_steps`. A host never
-        stops alone between steps.
+        With several hosts, none stops alone between steps.
         """
         from vse_jax import parallel
 
         return self._received and (self._is_before_steps or parallel.is_single_host())
 
-    @contextlib.contextmanager
-    def before_steps(self):
-        """Notes SIGTERM on several hosts too, where JAX would wait for a step."""
-        self._is_before_steps = True
-        with _own_handler(signal.SIGTERM, self._note):
-            yield
+    def begin_steps(self) -> None:
+        """From now on, hosts stop together, after a step."""
         self._is_before_steps = False
+        _restore_sigterm()
 
     def is_due(self) -> bool:
         """Whether to save and leave after this step; the same on all hosts.
@@ -130,22 +132,41 @@ class Termination:
         return parallel.agree_to_stop(self._received)
 
 
-@contextlib.contextmanager
-def _own_handler(number, handler):
-    """Handles a signal in Python, then restores the handler, which may be a library's.
+def end_at_sigterm_before_steps(end: Callable[[], None]) -> None:
+    """Ends the processes of all hosts at SIGTERM, until `Termination.begin_steps`.
 
-    `signal.signal` cannot restore a handler that was not set by Python.
+    Args:
+      end: ends them; called in a thread, since the main thread may be waiting in a
+        library, which no Python handler interrupts.
     """
-    library = ctypes.CDLL(None)
-    saved = ctypes.create_string_buffer(_SIGACTION_BYTES)
-    library.sigaction(number, None, saved)
-    before = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(number, before)
-        library.sigaction(number, saved, None)
+    global _replaced
+    if _replaced is not None:
+        return
+    _replaced = ctypes.create_string_buffer(_SIGACTION_BYTES)
+    ctypes.CDLL(None).sigaction(signal.SIGTERM, None, _replaced)
+    received, notice = os.pipe()
+    os.set_blocking(notice, False)
+
+    def wait():
+        while number := os.read(received, 1):
+            if number[0] == signal.SIGTERM and _replaced is not None:
+                end()
+
+    threading.Thread(target=wait, name="SIGTERM", daemon=True).start()
+    signal.set_wakeup_fd(notice, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)  # the thread reads it
+
+
+def _restore_sigterm():
+    """Restores JAX's handler, which `signal.signal` cannot, as it is not Python's."""
+    global _replaced
+    if _replaced is None:
+        return
+    notice = signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).sigaction(signal.SIGTERM, _replaced, None)
+    _replaced = None
+    os.close(notice)
 
 
 def exit_now(code: int) -> None:

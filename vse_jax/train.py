@@ -3,14 +3,13 @@
 import contextlib
 import functools
 import logging
-import shlex
 
 import jax
 import ml_collections
 import numpy as np
 from clu import parameter_overview, periodic_actions
 
-from vse_jax import parallel, starting_point
+from vse_jax import host_connection, parallel, starting_point
 from vse_jax.checkpoint import Checkpoints, find_description
 from vse_jax.data import input_pipeline
 from vse_jax.data.text import vocabularies
@@ -18,7 +17,7 @@ from vse_jax.errors import StoppedError, TrainingError, reporting_writes
 from vse_jax.evaluate import default_split
 from vse_jax.evaluation import pictures
 from vse_jax.evaluation.evaluator import Evaluator, check_folds
-from vse_jax.evaluation.report import report
+from vse_jax.evaluation.report import print_commands, report
 from vse_jax.evaluation.suites import open_suite
 from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
 from vse_jax.feed import Feed
@@ -60,6 +59,7 @@ def train_and_evaluate(
       InputError: if the configuration, the dataset or the workdir is invalid.
       TrainingError: if the loss is not finite or a checkpoint cannot be saved.
     """
+    host_connection.end_at_sigterm_before_steps()
     goodput = Goodput(
         seconds_compiling=parallel.seconds_compiling, seconds_before=seconds_before
     )
@@ -238,6 +238,7 @@ class Training:
                     self._begin_stage(stage)
                 stopping = not self._compile(batch, termination)
                 if not stopping:
+                    termination.begin_steps()
                     self._train(batch, step_log)
                     profile(self.step)
                     stopping = termination.is_due()
@@ -253,15 +254,10 @@ class Training:
 
     def _compile(self, batch: dict, termination: Termination) -> bool:
         """Compiles what a batch needs; returns False if a signal was received."""
-        is_before_steps = not self._has_stepped
-        before_steps = contextlib.nullcontext()
-        if is_before_steps:
-            before_steps = termination.before_steps()
-        with before_steps:
-            compiled = self._programs.compile_for(
-                self.step, self._state.variables, batch, termination.is_received
-            )
-        if not compiled and is_before_steps and not parallel.is_single_host():
+        compiled = self._programs.compile_for(
+            self.step, self._state.variables, batch, termination.is_received
+        )
+        if not compiled and not self._has_stepped and not parallel.is_single_host():
             raise StoppedError(  # the other hosts still compile
                 f"stopped by {signal_name()} during compilation; run the same command "
                 "on every host to resume",
@@ -377,15 +373,5 @@ class Training:
         if parallel.is_primary_host():
             report_if_images(self._experiment, evaluation, self._workdir, restored)
             print(f"checkpoint:  {self._checkpoints.path(restored.step)}")
-            command = shlex.join(["tensorboard", "--logdir", self._workdir])
-            print(f"TensorBoard: {command}")
-            self._print_how_to_search(evaluation.index.captions[0])
+            print_commands(self._workdir, evaluation.index.captions[0])
         return reported
-
-    def _print_how_to_search(self, caption: str) -> None:
-        for name, mode, query in (
-            ("search", "--mode=search", [f"--query={caption}"]),
-            ("page", "--mode=serve", []),
-        ):
-            command = ["python", "main.py", mode, f"--workdir={self._workdir}", *query]
-            print(f"{name + ':':12} {shlex.join(command)}", flush=True)

@@ -155,7 +155,7 @@ def test_captions_alone_have_the_metrics_of_all(stand_in, suite):
 
 
 def test_other_numbers_of_captions_are_refused(stand_in):
-    with pytest.raises(InputError, match=r"are 154 embeddings .* expected 155"):
+    with pytest.raises(InputError, match=r"154 captions or .* expected 155"):
         cxc.text_text(np.ones((154, 4)), str(stand_in.folder))
 
 

@@ -59,11 +59,18 @@ def test_ties_count_against_the_model(stand_in):
 
 
 @pytest.mark.parametrize(
-    "relation", [{"12345": [100]}, {"0": [12345]}, {"0": []}], ids=str
+    ("relation", "expected"),
+    [
+        ({"12345": [100]}, "has 12345, which is none of COCO's test split"),
+        ({"0": [12345]}, "has no right answer for 0 in COCO's test split"),
+        ({"0": []}, "has no right answer for 0 in COCO's test split"),
+    ],
+    ids=str,
 )
-def test_ground_truth_of_other_images_is_refused(stand_in, relation):
+def test_ground_truth_of_other_images_is_refused(stand_in, relation, expected):
     (stand_in.folder / "eccv_image_to_caption.json").write_text(json.dumps(relation))
-    with pytest.raises(InputError, match=r"eccv_image_to_caption\.json: has .*install"):
+    match = rf"eccv_image_to_caption\.json: {expected}; pip install .*--force-reinstall"
+    with pytest.raises(InputError, match=match):
         eccv.EccvCaption.read(stand_in.coco)
 
 

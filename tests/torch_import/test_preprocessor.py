@@ -105,6 +105,8 @@ def test_without_a_file(name, image_size, expected, write):
         ({"image_std": [0.1, 0, 0.3]}, "expected three numbers above 0"),
         ({"image_mean": [0.1, "a", 0.3]}, "image_mean is [0.1, 'a', 0.3], expected"),
         ({"image_mean": [0.5]}, "image_mean is [0.5], expected three numbers"),
+        ({"image_std": ["a", 1, 1]}, "image_std is ['a', 1, 1], expected three"),
+        ({"rescale_factor": "1/255"}, "rescale_factor is '1/255', expected 1 / 255"),
     ],
 )
 def test_unsupported_options_are_refused(change, expected, write):

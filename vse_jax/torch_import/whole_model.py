@@ -184,14 +184,7 @@ def convert(
 
 def _check_joint(kind, arrays, dim, text_dim, folder):
     """Checks the parameters that belong to no tower."""
-    name = f"{kind.text_projection}.weight"
-    shape = arrays[name].shape if name in arrays else ()
-    embed = shape[0] if len(shape) == 2 else dim
-    expected = {name: (embed, text_dim)}
-    if kind.backbone == "clip_vision":
-        expected[_VISUAL_PROJECTION] = (embed, dim)
-    else:
-        expected = {name: (dim, text_dim), f"{kind.text_projection}.bias": (dim,)}
+    expected = _joint_shapes(kind, arrays, dim, text_dim)
     expected |= dict.fromkeys(kind.scalars.values(), ())
     shapes = {key: arrays[key].shape for key in expected if key in arrays}
     for theirs in kind.scalars.values():  # arrays of no axis, or of one
@@ -200,6 +193,16 @@ def _check_joint(kind, arrays, dim, text_dim, folder):
     parameters.refuse(
         f"{folder}: not a whole model", parameters.differences(shapes, expected)
     )
+
+
+def _joint_shapes(kind, arrays, dim, text_dim):
+    """Returns the shapes of the projections of a photo's and a caption's feature."""
+    weight = f"{kind.text_projection}.weight"
+    if kind.backbone == "siglip_vision":  # the feature of a photo is its embedding
+        return {weight: (dim, text_dim), f"{kind.text_projection}.bias": (dim,)}
+    found = arrays[weight].shape if weight in arrays else ()
+    embed = found[0] if len(found) == 2 else dim
+    return {weight: (embed, text_dim), _VISUAL_PROJECTION: (embed, dim)}
 
 
 def _projection(arrays, name):

@@ -8,6 +8,7 @@ import pytest
 from tests.models.transformers import test_bert
 from tests.models.transformers.test_bert import COUNT, SIZES, tokens_of
 from vse_jax.models.kernels import equal_layers
+from vse_jax.models.transformers import bert, layer_stack
 from vse_jax.models.transformers.bert import Bert
 from vse_jax.models.transformers.token_dropout import LayerSites, TokenDropout
 
@@ -113,7 +114,13 @@ def test_evaluation_drops_nothing(params):
     )
 
 
-def test_loop_of_accelerators_equals_the_sequence_of_cpus(params, monkeypatch):
+@pytest.mark.parametrize(
+    ("chooser", "smallest"), [(equal_layers, 10**6), (layer_stack, 1)]
+)
+def test_loop_of_accelerators_equals_the_sequence_of_cpus(
+    params, monkeypatch, chooser, smallest
+):
+    """With and without another form for CPUs."""
     tokens = tokens_of(SIZES)
     expected = apply(params, tokens)
     used = []
@@ -122,7 +129,8 @@ def test_loop_of_accelerators_equals_the_sequence_of_cpus(params, monkeypatch):
         used.append(loop)
         return loop(*args)
 
-    monkeypatch.setattr(equal_layers, "per_platform", otherwise)
+    monkeypatch.setattr(bert, "SMALLEST_DIM", smallest)
+    monkeypatch.setattr(chooser, "per_platform", otherwise)
     np.testing.assert_allclose(apply(params, tokens), expected, atol=1e-6)
     assert used
 

@@ -62,7 +62,7 @@ class VisionSizes(NamedTuple):
       image_size: height and width in pixels of the images of the pretraining, which
         give the grid of position embeddings.
       registers: number of tokens that are dropped at the end; 0 for none.
-      activation: one of `blocks.ACTIVATIONS`.
+      activation: one of `activations.ACTIVATIONS`.
       epsilon: of the normalizations.
       gated: whether the MLPs have gates.
       mean, deviation: of RGB, for pixels from 0 to 1.

@@ -6,6 +6,7 @@ few numbers of rows, and a branch chooses the next larger one when the program r
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +18,19 @@ def on_first_rows(
     rows: jax.Array,
     block: int,
     padded_size: int | None = None,
-) -> jax.Array:
+) -> Any:
     """Calls `function` with the first `rows` of `arrays`, rounded up to `block` rows.
 
     Args:
-      function: maps arrays `[n, ...]` to one.
+      function: maps arrays `[n, ...]` to an array or to a pytree of arrays.
       arrays: `[size, ...]`.
       rows: int32, number of rows that are used.
       block: the function is compiled for each multiple of it up to `size`.
-      padded_size: rows of the result, padded with zeros; None if the result has the
-        same shape for any number of rows.
+      padded_size: rows of each array of the result, `[n, dim]`, padded with zeros; None
+        if the result has the same shape for any number of rows.
+
+    Returns:
+      What `function` returns.
     """
     size = len(arrays[0])
 

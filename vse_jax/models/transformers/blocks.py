@@ -19,7 +19,7 @@ class MLP(nn.Module):
 
     Attributes:
       hidden_dim: dimensions between the layers.
-      activation: one of `ACTIVATIONS`; a gate ignores it.
+      activation: one of `activations.ACTIVATIONS`; a gate ignores it.
       gated: whether the hidden layer is `silu(a) * b` (Shazeer, "GLU Variants Improve
         Transformer", 2020), as in DINOv2-giant.
       dtype: of the arithmetic.
@@ -49,7 +49,7 @@ class PreNormBlock(nn.Module):
     Attributes:
       heads: of the attention.
       mlp_dim: dimensions of the MLP's hidden layer.
-      activation: one of `ACTIVATIONS`.
+      activation: one of `activations.ACTIVATIONS`.
       epsilon: of the normalizations.
       gated: whether the MLP has a gate.
       layer_scale: whether the result of each part is multiplied by learnt factors
