@@ -45,6 +45,27 @@ def test_process_and_arguments_remain():
     assert process.communicate()[0] == f"{process.pid} --mode=eval two words\n"
 
 
+@pytest.mark.parametrize("program", ["''", "'/no/such/python'", "'/'"])
+def test_program_that_cannot_be_restarted_goes_on(program):
+    prepare = f"import os, sys\nsys.executable = {program}\n"
+    went_on = "\nprint('GLIBC_TUNABLES' in os.environ)"
+    process = start(prepare + START + went_on)
+    assert process.communicate()[0] == "False\n"
+
+
+def test_program_from_standard_input_is_not_lost():
+    finished = subprocess.run(
+        [sys.executable, "-", "--mode=eval"],
+        input=START + "print('went on')",
+        cwd=programs.REPOSITORY,
+        env={k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert finished.stdout == "went on\n"
+
+
 def has_huge_pages():
     library, version = platform.libc_ver()
     return (

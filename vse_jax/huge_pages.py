@@ -6,6 +6,7 @@ when it ends. With pages of 4 kB, the system spends a fifth of the processor tim
 of 2 MB if a variable of the environment says so, which it reads when a program starts.
 """
 
+import contextlib
 import os
 import sys
 
@@ -19,6 +20,10 @@ def restart() -> None:
     The process remains the same one. Call it first: the command line is read again, and
     what the program did before is repeated.
     """
-    if sys.platform == "linux" and _VARIABLE not in os.environ:
-        os.environ.update(ENVIRONMENT)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    is_read_from_input = sys.argv[0] in ("", "-")  # which cannot be read again
+    if sys.platform != "linux" or _VARIABLE in os.environ or is_read_from_input:
+        return
+    arguments = [sys.executable, *sys.orig_argv[1:]]
+    # Large pages only save time, so a system that cannot restart it is no failure.
+    with contextlib.suppress(OSError, ValueError):
+        os.execve(sys.executable, arguments, os.environ | ENVIRONMENT)
