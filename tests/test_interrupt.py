@@ -43,6 +43,18 @@ def test_training_is_saved_and_resumed(place):
     programs.assert_same_run(workdir, reference, 2 * programs.STEPS_PER_EPOCH)
 
 
+def test_signal_during_the_last_evaluation_is_not_lost(place):
+    """The report on the test split may take minutes, after all steps are saved."""
+    workdir = place.workdir("interrupted_at_the_end")
+    last = 2 * programs.STEPS_PER_EPOCH
+    process = place.start(f"--workdir={workdir}")
+    stopped = programs.stop_after(process, f"step {last}/", signal.SIGTERM)
+    assert stopped.returncode == 143, stopped.stderr
+    assert f"stopped by SIGTERM after step {last}, which is saved" in stopped.stderr
+    assert programs.checkpoint_steps(workdir)[0] == last
+    assert not (workdir / "eval").exists()
+
+
 def test_preparation_ends_at_once_and_leaves_nothing(tmp_path):
     """Scenes are drawn one by one in Python, so thousands take seconds."""
     data_dir = tmp_path / "data"

@@ -250,6 +250,8 @@ class Training:
                     step_log.report(self.step)
                 if stopping:
                     return self._leave()
+            if termination.is_due():  # since the last step
+                return self._leave()
         return True
 
     def _compile(self, batch: dict, termination: Termination) -> bool:

@@ -88,7 +88,8 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         "model.embed_dim",
         "model.word_dim",
     )
-    _require(config, "data.folds", config.data.folds >= 0, "at least 0")
+    for option in ("data.folds", "profile_at_step", "stuck_steps"):
+        _require(config, option, value_of(config, option) >= 0, "at least 0")
     alpha = config.evaluation.hubness_alpha
     _require(config, "evaluation.hubness_alpha", 0 <= alpha < math.inf, "at least 0")
     _check_rates(config)
