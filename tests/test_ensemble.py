@@ -200,8 +200,12 @@ def test_report_of_several_runs(runs, tmp_path):
         (["--mode=report", "--runs={0}", "--workdir={1}"], ["leave out --workdir"]),
         (["--mode=report", "--workdir={0}", "--split=testall"], ["'testall'"]),
         (
-            ["--mode=report", "--workdir={0}", "--output={0}/none/a.html"],
-            ["cannot write to", "none/a.html"],
+            ["--mode=report", "--workdir={0}", "--output=/dev/null/a.html"],
+            ["cannot write to", "null/a.html"],
+        ),
+        (
+            ["--mode=eval", "--ensemble={0},{1}", "--output={0}"],
+            ["--output is", "which is a folder; name a file"],
         ),
     ],
 )

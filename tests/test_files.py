@@ -5,6 +5,7 @@ from array_record.python import array_record_module
 from etils import epath
 
 from vse_jax import files
+from vse_jax.errors import InputError, TrainingError
 
 
 def names_in(folder):
@@ -66,3 +67,17 @@ def test_full_disk_is_distinguished_from_other_errors():
         fill_disk()
     with pytest.raises(RuntimeError, match="thread"):
         fail_otherwise()
+
+
+def test_output_that_cannot_be_written_is_reported_before_it_is_computed(tmp_path):
+    files.check_output("")
+    files.check_output(str(tmp_path / "new" / "out.json"))
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(InputError, match="which is a folder; name a file"):
+        files.check_output(str(tmp_path))
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(TrainingError, match=r"cannot write to .*file/out\.json"):
+        files.check_output(str(tmp_path / "file" / "out.json"))
+    existing = tmp_path / "file"
+    files.check_output(str(existing))
+    assert existing.read_text() == "kept"

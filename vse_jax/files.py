@@ -14,6 +14,7 @@ from typing import BinaryIO
 from etils import epath
 
 from vse_jax import storage
+from vse_jax.errors import InputError, reporting_writes
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,28 @@ def _lock(descriptor: int, folder: epath.Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:  # some network file systems have no locks
         logger.warning("%s cannot be locked: %s", folder, error)
+
+
+def check_output(output: str) -> None:
+    """Reports a file that cannot be written, before minutes of work for its content.
+
+    Args:
+      output: path of a file; "" for none.
+
+    Raises:
+      InputError: if it is a folder.
+      TrainingError: if it cannot be written.
+    """
+    if not output:
+        return
+    path = epath.Path(output).expanduser()
+    if path.is_dir():
+        raise InputError(f"--output is {output!r}, which is a folder; name a file")
+    with reporting_writes(output):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f"{UNFINISHED}{path.name}"
+        probe.write_text("")
+        probe.unlink()
 
 
 def absolute(path: str) -> str:

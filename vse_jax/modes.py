@@ -53,7 +53,16 @@ def _connected(config, workdir, *, preemptible=False):
         host_connection.connect(config, preemptible=preemptible, command=command)
         # What may fail on one host alone comes after, so that the others hear of it.
         _check_storage(config, workdir)
+        _check_output()
         yield
+
+
+def _check_output():
+    """Reports a file that cannot be written, before anything is computed."""
+    from vse_jax import files, parallel
+
+    if FLAGS.mode != "export" and parallel.is_primary_host():
+        files.check_output(FLAGS.output)
 
 
 def _command(config):

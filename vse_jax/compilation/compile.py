@@ -48,7 +48,7 @@ def compile_programs(
         config.compile.vocabulary_size = len(vocabulary)
     config.dtype = _dtype(config)
     check_options(config)
-    _check_output(output)
+    files.check_output(output)
     if config.dtype == "float32":
         # As in `parallel.set_up`: TPUs would multiply in bfloat16 otherwise.
         jax.config.update("jax_default_matmul_precision", "float32")
@@ -95,20 +95,6 @@ def check_options(config: ml_collections.ConfigDict) -> None:
 
 def _dtype(config):
     return config.dtype or "bfloat16"
-
-
-def _check_output(output):
-    """Reports a folder that cannot be written to before minutes of compilation."""
-    if not output:
-        return
-    path = epath.Path(output).expanduser()
-    if path.is_dir():
-        raise InputError(f"--output is {output!r}, which is a folder; name a file")
-    with reporting_writes(output):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.parent / f"{files.UNFINISHED}{path.name}"
-        probe.write_text("")
-        probe.unlink()
 
 
 def _write(described, output):
