@@ -75,6 +75,8 @@ def test_output_that_cannot_be_written_is_reported_before_it_is_computed(tmp_pat
     assert not list((tmp_path / "new").iterdir())
     with pytest.raises(InputError, match="which is a folder; name a file"):
         files.check_output(str(tmp_path))
+    with pytest.raises(InputError, match="is no regular file; name another one"):
+        files.check_output("/dev/null")
     (tmp_path / "file").write_text("kept")
     with pytest.raises(TrainingError, match=r"cannot write to .*file/out\.json"):
         files.check_output(str(tmp_path / "file" / "out.json"))

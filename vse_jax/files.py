@@ -88,7 +88,7 @@ def check_output(output: str) -> None:
       output: path of a file; "" for none.
 
     Raises:
-      InputError: if it is a folder.
+      InputError: if it is a folder or a device.
       TrainingError: if it cannot be written.
     """
     if not output:
@@ -96,6 +96,10 @@ def check_output(output: str) -> None:
     path = epath.Path(output).expanduser()
     if path.is_dir():
         raise InputError(f"--output is {output!r}, which is a folder; name a file")
+    if is_local(path) and path.exists() and not os.path.isfile(path):
+        raise InputError(
+            f"--output is {output!r}, which is no regular file; name another one"
+        )
     with reporting_writes(output):
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = path.parent / f"{UNFINISHED}{path.name}"
