@@ -53,7 +53,6 @@ def _connected(config, workdir, *, preemptible=False):
         host_connection.connect(config, preemptible=preemptible, command=command)
         # What may fail on one host alone comes after, so that the others hear of it.
         _check_storage(config, workdir)
-        _check_output()
         yield
 
 
@@ -61,7 +60,7 @@ def _check_output():
     """Reports a file that cannot be written, before anything is computed."""
     from vse_jax import files, parallel
 
-    if FLAGS.mode != "export" and parallel.is_primary_host():
+    if parallel.is_primary_host():
         files.check_output(FLAGS.output)
 
 
@@ -105,6 +104,7 @@ def _train(config, workdir):
         numbers = command_line.seeds()
         config.dtype = config.dtype or _saved_dtype(_workdirs(workdir))
         parallel.set_up(config, workdir)
+        _check_output()
         seconds_before = goodput.seconds_since_process_start()
         if numbers:
             finished = seeds.train_and_evaluate(
@@ -135,6 +135,7 @@ def _evaluate(config, workdir):
     del config  # the checkpoint has one
     workdirs = _workdirs(workdir)
     with _restored(*workdirs) as overrides:
+        _check_output()
         if FLAGS.suite:
             overrides["evaluation.suite"] = FLAGS.suite
         options = FLAGS.split, FLAGS.checkpoint, overrides
@@ -157,6 +158,7 @@ def _report(config, workdir):
     del config
     workdirs = _workdirs(workdir)
     with _restored(*workdirs) as overrides:
+        _check_output()
         from vse_jax.run_report import report_mode
 
         report_mode.report(
@@ -196,6 +198,7 @@ def _encode(config, workdir):
 def _search(config, workdir):
     del config
     with _embedding(workdir) as overrides:
+        _check_output()
         from vse_jax.search import search_mode
 
         request = search_mode.Request(
