@@ -151,6 +151,7 @@ def end_at_sigterm_before_steps(end: Callable[[], None]) -> None:
         while number := os.read(received, 1):
             if number[0] == signal.SIGTERM and _replaced is not None:
                 end()
+        os.close(received)
 
     threading.Thread(target=wait, name="SIGTERM", daemon=True).start()
     signal.set_wakeup_fd(notice, warn_on_full_buffer=False)
