@@ -224,11 +224,14 @@ def test_primary_host_that_does_not_start_is_named(ends):
 
 def test_host_that_dies_before_all_have_started_is_named(ends):
     primary = PrimaryLinks(3, 0, ends.of(0))
-    threading.Thread(target=primary.accept, args=[PROMPTLY], daemon=True).start()
-    with socket.create_connection(primary.address) as host:
-        host.sendall(b'{"number": 1, "of": 3, "name": "worker"}\n')
-        time.sleep(0.2)
-    ends.wait_for(0)
+    with futures.ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(primary.accept, 1.0)
+        with socket.create_connection(primary.address) as host:
+            host.sendall(b'{"number": 1, "of": 3, "name": "worker"}\n')
+            time.sleep(0.2)
+        ends.wait_for(0)
+        with pytest.raises(MissingHostError, match="host 2 of 3 did not answer"):
+            accepted.result(PROMPTLY)
     assert ends.messages[0] == host_links.gone(1, "worker")
 
 

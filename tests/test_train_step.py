@@ -233,7 +233,7 @@ def test_backends_are_the_same_program(platform):
     assert "num_partitions = 8" in programs[0]
 
 
-BERT = Sizes(2, 8, 2, 12, 20, VOCABULARY, "gelu", 1e-6)
+BERT = Sizes(1, 8, 2, 12, 20, VOCABULARY, "gelu", 1e-6)
 DROPOUT = {
     "inputs": {"text_encoder": "gru", "dropout": 0.4},
     "bert": {"text_encoder": "bert", "text_tower": BERT, "text_dropout": 0.2},
