@@ -10,7 +10,7 @@ from tests.models.transformers.test_bert import COUNT, SIZES, tokens_of
 from vse_jax.models.kernels import equal_layers
 from vse_jax.models.transformers import bert, layer_stack
 from vse_jax.models.transformers.bert import Bert
-from vse_jax.models.transformers.token_dropout import LayerSites, TokenDropout
+from vse_jax.models.transformers.token_dropout import LayerDropout, TokenDropout
 
 RATE = 0.3
 KEY = jax.random.key(5)
@@ -51,9 +51,8 @@ def test_states_and_gradients_equal_those_of_transformers(tmp_path):
     weights = np.ones((batch, sizes.heads, time, time), np.float32)
     factors = [dropout.of_states(0, states)]
     for layer in range(sizes.layers):
-        sites = LayerSites.of(layer)
-        factors.append(dropout.of_weights(sites.weights, weights))
-        factors += [dropout.of_states(site, states) for site in sites[1:]]
+        drop = LayerDropout(dropout, layer)
+        factors += [drop.weights(weights), drop.attended(states), drop.out(states)]
     test_bert.assert_equals_transformers(
         folder,
         folder,

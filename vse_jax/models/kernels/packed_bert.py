@@ -10,7 +10,6 @@ the arrays of all branches.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.attention import attend
 from vse_jax.models.transformers.blocks import layer_norm
 from vse_jax.models.transformers.sizes import Sizes
-from vse_jax.models.transformers.token_dropout import LayerSites, TokenDropout
+from vse_jax.models.transformers.token_dropout import LayerDropout, TokenDropout
 
 PACKED_PARTS = 8
 # With smaller states, compiling a product of each size takes longer than it saves.
@@ -107,39 +106,11 @@ def packed_layers(
     packing = Packing.create(token_count, time)
     exists = jnp.arange(time) < token_count[:, None]
     rows = packing.pack(states)
+    tokens = jnp.divmod(packing.order, time)
     for number, of_layer in enumerate(params):
-        drop = _Drop(dropout, LayerSites.of(number), packing.order, time)
+        drop = LayerDropout(dropout, number, tokens)
         rows = _layer(sizes, dtype, of_layer, rows, packing, exists, drop)
     return packing.unpack(rows, batch)
-
-
-class _Drop(NamedTuple):
-    """The dropout of a layer, if any.
-
-    Attributes:
-      dropout: None for no dropout.
-      sites: of the layer.
-      order: see `Packing`.
-      time: length of padded captions.
-    """
-
-    dropout: TokenDropout | None
-    sites: LayerSites
-    order: jax.Array
-    time: int
-
-    def rows(self, site: int, rows: jax.Array) -> jax.Array:
-        """Drops numbers of packed states, `[rows, dim]`."""
-        if self.dropout is None:
-            return rows
-        return self.dropout.of_rows(site, rows, *jnp.divmod(self.order, self.time))
-
-    @property
-    def weights(self) -> Callable[[jax.Array], jax.Array] | None:
-        """Dropout of the attention's weights."""
-        if self.dropout is None:
-            return None
-        return functools.partial(self.dropout.of_weights, self.sites.weights)
 
 
 def _layer(sizes, dtype, params, rows, packing, exists, drop):
@@ -150,10 +121,10 @@ def _layer(sizes, dtype, params, rows, packing, exists, drop):
     attended = _attention(
         sizes, dtype, params["attention"], rows, packing, exists, drop.weights
     )
-    rows = norm("attention_norm", rows + drop.rows(drop.sites.attended, attended))
+    rows = norm("attention_norm", rows + drop.attended(attended))
     hidden, out = (_in(dtype, params[name]) for name in ("hidden", "out"))
     mapped = _mlp(rows, hidden, out, packing, sizes.activation)
-    return norm("norm", rows + drop.rows(drop.sites.out, mapped))
+    return norm("norm", rows + drop.out(mapped))
 
 
 def _attention(sizes, dtype, params, rows, packing, exists, drop_weights):

@@ -17,7 +17,7 @@ from vse_jax.models.transformers.layer_stack import apply_layers
 from vse_jax.models.transformers.sizes import Sizes
 from vse_jax.models.transformers.token_dropout import (
     EMBEDDINGS_SITE,
-    LayerSites,
+    LayerDropout,
     TokenDropout,
 )
 
@@ -127,20 +127,13 @@ class Layer(nn.Module):
           dropout: None for no dropout.
           number: of the layer, from 0.
         """
-        sizes, sites = self.sizes, LayerSites.of(number)
-        drop_weights = None
-        if dropout is not None:
-            drop_weights = functools.partial(dropout.of_weights, sites.weights)
-
-        def drop(site, x):
-            return x if dropout is None else dropout.of_states(site, x)
-
+        sizes, drop = self.sizes, LayerDropout(dropout, number)
         norm = functools.partial(layer_norm, sizes.epsilon, self.dtype)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
         attention = SelfAttention(sizes.heads, self.dtype, name="attention")
-        attended = attention(states, exists[:, None, None], drop=drop_weights)
-        states = norm("attention_norm")(states + drop(sites.attended, attended))
+        attended = attention(states, exists[:, None, None], drop=drop.weights)
+        states = norm("attention_norm")(states + drop.attended(attended))
         hidden = dense(sizes.mlp_dim, name="hidden")(states)
         hidden = ACTIVATIONS[sizes.activation](hidden)
         out = dense(sizes.dim, name="out")(hidden)
-        return norm("norm")(states + drop(sites.out, out))
+        return norm("norm")(states + drop.out(out))

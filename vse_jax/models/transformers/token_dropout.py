@@ -1,5 +1,7 @@
 """Dropout within BERT, of each token by the numbers of its caption and its place."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,26 +10,6 @@ import jax.numpy as jnp
 from vse_jax.models.dropout import drop, row_keys
 
 EMBEDDINGS_SITE = 0
-
-
-class LayerSites(NamedTuple):
-    """Numbers of the places in a layer where numbers are dropped.
-
-    Attributes:
-      weights: the attention's weights.
-      attended: the result of the attention.
-      out: the result of the dense layers.
-    """
-
-    weights: int | jax.Array
-    attended: int | jax.Array
-    out: int | jax.Array
-
-    @classmethod
-    def of(cls, layer: int | jax.Array) -> "LayerSites":
-        """Returns those of the layer of a number, from 0."""
-        first = EMBEDDINGS_SITE + 1 + 3 * layer
-        return cls(first, first + 1, first + 2)
 
 
 class TokenDropout(NamedTuple):
@@ -74,3 +56,43 @@ class TokenDropout(NamedTuple):
         # Keys before heads, so that padding does not change the choice of a pair.
         by_query = weights.transpose(0, 2, 3, 1)
         return self.of_states(site, by_query).transpose(0, 3, 1, 2)
+
+
+class LayerDropout(NamedTuple):
+    """The dropout of a layer in its three places, if any.
+
+    Attributes:
+      dropout: None for no dropout.
+      layer: number of the layer, from 0.
+      tokens: caption and position of each row, see `TokenDropout.of_rows`, if the
+        states are `[rows, dim]`; None if they are `[batch, time, dim]`.
+    """
+
+    dropout: TokenDropout | None
+    layer: int | jax.Array
+    tokens: tuple[jax.Array, jax.Array] | None = None
+
+    @property
+    def weights(self) -> Callable[[jax.Array], jax.Array] | None:
+        """Drops the attention's weights, `[batch, heads, queries, keys]`."""
+        if self.dropout is None:
+            return None
+        return functools.partial(self.dropout.of_weights, self._site(0))
+
+    def attended(self, states: jax.Array) -> jax.Array:
+        """Drops numbers of the result of the attention."""
+        return self._of_states(1, states)
+
+    def out(self, states: jax.Array) -> jax.Array:
+        """Drops numbers of the result of the dense layers."""
+        return self._of_states(2, states)
+
+    def _site(self, place):
+        return EMBEDDINGS_SITE + 1 + 3 * self.layer + place
+
+    def _of_states(self, place, states):
+        if self.dropout is None:
+            return states
+        if self.tokens is None:
+            return self.dropout.of_states(self._site(place), states)
+        return self.dropout.of_rows(self._site(place), states, *self.tokens)
