@@ -63,11 +63,37 @@ def test_invalid_option_is_refused_by_its_name(config, option, value, expected):
     assert "\n" not in message
 
 
-def test_warm_up_needs_a_mining(config):
-    config.loss.warmup_epochs = 1
-    with pytest.raises(InputError, match=r"warmup_mining is empty"):
+@pytest.mark.parametrize(
+    ("option", "value", "message", "needed", "fitting"),
+    [
+        (
+            "loss.warmup_epochs",
+            1,
+            r"warmup_mining is empty",
+            "loss.warmup_mining",
+            "all",
+        ),
+        (
+            "model.backbone.weights",
+            "resnet50.pth",
+            r"backbone.name is empty",
+            "model.backbone.name",
+            "stem",
+        ),
+        (
+            "model.text_dropout",
+            0.1,
+            r"text_dropout is 0\.1.*'bert'; set it to 0",
+            "model.text_encoder",
+            "bert",
+        ),
+    ],
+)
+def test_option_needs_another(config, option, value, message, needed, fitting):
+    config.update_from_flattened_dict({option: value})
+    with pytest.raises(InputError, match=message):
         run_config.check_options(config)
-    config.loss.warmup_mining = "all"
+    config.update_from_flattened_dict({needed: fitting})
     run_config.check_options(config)
 
 
@@ -153,22 +179,6 @@ def test_training_is_extended_unless_its_schedule_depends_on_the_end(config, sch
         return
     with pytest.raises(InputError, match=r"config\.epochs was 25 and is now 26"):
         run_config.check_same_run(before, config, "runs/x")
-
-
-def test_weights_need_an_architecture(config):
-    config.model.backbone.weights = "resnet50.pth"
-    with pytest.raises(InputError, match=r"backbone.name is empty"):
-        run_config.check_options(config)
-    config.model.backbone.name = "stem"
-    run_config.check_options(config)
-
-
-def test_dropout_within_a_text_encoder_needs_bert(config):
-    config.model.text_dropout = 0.1
-    with pytest.raises(InputError, match=r"text_dropout is 0\.1.*'bert'; set it to 0"):
-        run_config.check_options(config)
-    config.model.text_encoder = "bert"
-    run_config.check_options(config)
 
 
 @pytest.mark.parametrize(
