@@ -141,7 +141,6 @@ class Training:
         self._check_groups()
         state = self._restore_or_create()
         self.step = self._saved = int(state.step)
-        self._has_stepped = False
         self._state = self._steps.placement.put(state)
         self._programs = TrainingPrograms(
             experiment, self._evaluator, self._stages, self._steps_of, self._example
@@ -259,8 +258,9 @@ class Training:
         compiled = self._programs.compile_for(
             self.step, self._state.variables, batch, termination.is_received
         )
-        if not compiled and not self._has_stepped and not parallel.is_single_host():
-            raise StoppedError(  # the other hosts still compile
+        if not compiled and not parallel.is_single_host():
+            # It is before the first step, and the other hosts still compile.
+            raise StoppedError(
                 f"stopped by {signal_name()} during compilation; run the same command "
                 "on every host to resume",
                 exit_code(),
@@ -271,7 +271,6 @@ class Training:
         step = self._steps.at(self.step)
         self._state, metrics = step(self._state, batch)
         self.step += 1
-        self._has_stepped = True
         step_log.add(self.step, metrics)
 
     def _profile(self):
