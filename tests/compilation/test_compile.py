@@ -294,34 +294,3 @@ def test_embedding_steps_share_the_memory_with_the_features():
 )
 def test_what_does_not_fit(message, expected):
     assert measured.refusal(RuntimeError(message)) == expected
-
-
-@pytest.mark.parametrize(("most", "expected"), [(1000, (960, 1000)), (100, (96, 100))])
-def test_the_largest_batch_is_found_to_1_part_in_16(monkeypatch, most, expected):
-    tried = []
-
-    def fits(config, size, topology):
-        assert size % 8 == 0
-        tried.append(size)
-        return size <= most
-
-    monkeypatch.setattr(compilation, "_fits", fits)
-    largest = compilation.largest_batch(common.get_config(), EIGHT)
-    assert expected[0] * 15 / 16 <= largest <= expected[1]
-    assert len(tried) == len(set(tried)) <= 9
-
-
-def test_no_batch_fits(monkeypatch):
-    monkeypatch.setattr(compilation, "_fits", lambda *args: False)
-    assert compilation.largest_batch(common.get_config(), EIGHT) == 0
-
-
-def test_tried_batches_have_equal_microbatches(monkeypatch):
-    tried = []
-    monkeypatch.setattr(
-        compilation, "_fits", lambda config, size, _: tried.append(size) or size <= 200
-    )
-    config = common.get_config()
-    config.microbatches = 4
-    assert compilation.largest_batch(config, EIGHT) == 192
-    assert all(size % 32 == 0 for size in tried)

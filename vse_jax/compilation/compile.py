@@ -1,7 +1,6 @@
 """--mode=compile: the cost of a configuration's programs on a topology."""
 
 import json
-import logging
 from collections.abc import Sequence
 
 import jax
@@ -10,16 +9,12 @@ from etils import epath
 
 from vse_jax import files, parallel, run_config, starting_point
 from vse_jax.compilation import measured, report
-from vse_jax.compilation.chips import GIB
-from vse_jax.compilation.programs import PROGRAMS, programs, train_programs
+from vse_jax.compilation.largest_batch import largest_batch
+from vse_jax.compilation.programs import PROGRAMS, programs
 from vse_jax.compilation.resident import check_fits, resident_features
-from vse_jax.compilation.topology import Topology, get_topology
+from vse_jax.compilation.topology import get_topology
 from vse_jax.data.batch_options import token_lengths
 from vse_jax.errors import InputError, reporting_writes
-
-logger = logging.getLogger(__name__)
-
-_PRECISION = 1 / 16  # of the largest batch
 
 
 def compile_programs(
@@ -115,45 +110,3 @@ def refuse(refused: Sequence[measured.Measured]) -> None:
         f"{one.program.name}: {one.refusal}{more}; set config.{option} to less than "
         f"{one.program.size}, or choose a topology with more devices"
     )
-
-
-def largest_batch(config: ml_collections.ConfigDict, topology: Topology) -> int:
-    """Returns the largest batch whose training steps fit, to 1 part in 16.
-
-    Each try compiles the step with the longest captions of each stage. Tries start at
-    `config.batch_size`, double or halve it, and then bisect.
-
-    Returns:
-      A multiple of the devices and the microbatches; 0 if not even one pair per device
-      and microbatch fits.
-    """
-    smallest = len(topology.devices) * config.microbatches
-    fits, too_large = 0, None
-    size = config.batch_size
-    while too_large is None or too_large - fits > max(smallest, fits * _PRECISION):
-        if _fits(config, size, topology):
-            fits = size
-        else:
-            too_large = size
-        if too_large is None:
-            size = 2 * fits
-        else:
-            size = max(smallest, (fits + too_large) // 2 // smallest * smallest)
-        if size in (fits, too_large):
-            break
-    return fits
-
-
-def _fits(config, size, topology):
-    config = config.copy_and_resolve_references()
-    config.batch_size = size
-    tried = train_programs(config, topology.devices, largest_only=True)
-    results = measured.measure_all(tried, topology)
-    refused = [f"{one.program.name}: {one.refusal}" for one in results if one.refusal]
-    peak = max(one.peak_bytes for one in results) / GIB
-    logger.info(
-        "largest batch: %d %s",
-        size,
-        f"does not fit: {refused[0]}" if refused else f"fits, peak {peak:.2f} GiB",
-    )
-    return not refused

@@ -1,0 +1,90 @@
+"""The search for the largest batch, against a scan of all sizes."""
+
+import pytest
+
+from configs import common
+from vse_jax.compilation import largest_batch, measured, topology
+from vse_jax.compilation.chips import CHIPS, GIB
+
+EIGHT = topology.Topology("v5e:2x4", [None] * 8, CHIPS["v5e"])
+AVAILABLE = 16 * GIB
+MEMORY = {
+    "linear": lambda size: 260e6 + 0.21e6 * size,
+    "proportional": lambda size: 1e6 * size,
+    "in steps": lambda size: 300e6 + 100e6 * (size // 512),
+    "quadratic": lambda size: 300e6 + 0.2e6 * size + 100.0 * size**2,
+    "of all pairs": lambda size: 300e6 + 500.0 * size**2,
+    "of the root": lambda size: 300e6 + 80e6 * size**0.5,
+    "large": lambda size: 1e9 * size,
+    "too large": lambda size: 1e10 * size,
+    "constant": lambda size: 1e9 if size <= 6000 else 1e11,
+}
+MOST_TRIES = {"linear": 5, "proportional": 4, "in steps": 5}
+
+
+def search(memory, start, step):
+    """Returns what is found and the sizes that were tried."""
+    tried = []
+
+    def peak_bytes(size):
+        tried.append(size)
+        peak = memory(size)
+        return peak if peak <= AVAILABLE else None
+
+    found = largest_batch.search(
+        peak_bytes, available=AVAILABLE, start=start, step=step
+    )
+    return found, tried
+
+
+@pytest.mark.parametrize(("start", "step"), [(128, 8), (64, 64), (4096, 32)])
+@pytest.mark.parametrize("name", MEMORY)
+def test_the_largest_size_is_found_to_1_part_in_16(name, start, step):
+    memory = MEMORY[name]
+    largest = max(
+        (size for size in range(step, 100_000, step) if memory(size) <= AVAILABLE),
+        default=0,
+    )
+    found, tried = search(memory, start, step)
+    assert largest - max(step, largest / 16) <= found <= largest
+    assert all(size > 0 and size % step == 0 for size in tried)
+    assert len(tried) == len(set(tried)) <= MOST_TRIES.get(name, 10)
+
+
+def test_tries_have_equal_microbatches(monkeypatch):
+    tried = []
+
+    def peak_bytes(config, size, of_topology):
+        tried.append(size)
+        return 1 if size <= 200 else None
+
+    monkeypatch.setattr(largest_batch, "_peak_bytes", peak_bytes)
+    config = common.get_config()
+    config.microbatches = 4
+    assert largest_batch.largest_batch(config, EIGHT) == 192
+    assert all(size % 32 == 0 for size in tried)
+
+
+def test_a_batch_fits_if_all_its_steps_do(monkeypatch):
+    def measure_all(programs, of_topology):
+        return [
+            measured.Measured(None, of_topology, 1.0, peak_bytes=bytes_of * batch)
+            if bytes_of * batch <= AVAILABLE
+            else measured.Measured(
+                measured.Program(name, *[None] * 4), of_topology, 1.0, refusal="no"
+            )
+            for name, bytes_of, batch in programs
+        ]
+
+    def train_programs(config, devices, largest_only):
+        assert largest_only
+        return [
+            ("stage 1", 1e6, config.batch_size),
+            ("stage 2", 4e6, config.batch_size),
+        ]
+
+    monkeypatch.setattr(largest_batch, "train_programs", train_programs)
+    monkeypatch.setattr(largest_batch.measured, "measure_all", measure_all)
+    largest = AVAILABLE / 4e6
+    found = largest_batch.largest_batch(common.get_config(), EIGHT)
+    assert largest * 15 / 16 <= found <= largest

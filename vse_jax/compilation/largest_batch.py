@@ -1,0 +1,114 @@
+"""Searches for the largest batch whose training steps fit the memory."""
+
+import logging
+import math
+from collections.abc import Callable
+
+import ml_collections
+
+from vse_jax.compilation import measured
+from vse_jax.compilation.chips import GIB
+from vse_jax.compilation.programs import train_programs
+from vse_jax.compilation.topology import Topology
+
+logger = logging.getLogger(__name__)
+
+_PRECISION = 1 / 16  # of the largest batch
+_LARGEST_FACTOR = 32  # from one batch that fits to the next try
+
+
+def largest_batch(config: ml_collections.ConfigDict, topology: Topology) -> int:
+    """Returns the largest batch whose training steps fit, to 1 part in 16.
+
+    Each try compiles the step with the longest captions of each stage, which takes
+    minutes for large batches. The first is `config.batch_size`.
+
+    Returns:
+      A multiple of the devices and the microbatches; 0 if not even one pair per device
+      and microbatch fits.
+    """
+    return search(
+        lambda size: _peak_bytes(config, size, topology),
+        available=topology.chip.hbm_bytes,
+        start=config.batch_size,
+        step=len(topology.devices) * config.microbatches,
+    )
+
+
+def search(
+    peak_bytes: Callable[[int], int | None], *, available: int, start: int, step: int
+) -> int:
+    """Returns the largest size that fits, to 1 part in 16.
+
+    Memory grows almost linearly with the size. So the search expects the limit where
+    the line through the largest sizes that fit reaches it, and tries a size just below
+    and one just above. Where the line misleads, it bisects.
+
+    Args:
+      peak_bytes: returns the memory that a size needs; None if it does not fit.
+      available: bytes of memory.
+      start: first size to try, a multiple of `step`.
+      step: sizes are multiples of it.
+
+    Returns:
+      A multiple of `step`; 0 if no size fits.
+    """
+    fitting, too_large = {}, None
+    size = start
+    while size not in fitting and size != too_large:
+        peak = peak_bytes(size)
+        if peak is None:
+            too_large = size
+        else:
+            fitting[size] = peak
+        size = _next_size(fitting, too_large, available, step)
+    return max(fitting, default=0)
+
+
+def _next_size(fitting, too_large, available, step):
+    """Returns the next size to try; one that was tried ends the search."""
+    fits = max(fitting, default=0)
+    above = fits + max(step, int(fits * _PRECISION) // step * step)
+    if too_large is not None and too_large <= above:
+        return too_large
+    below = int(_expected_limit(fitting, available) * (1 - _PRECISION / 2))
+    size = max(below // step * step, above)
+    if too_large is None:
+        return min(size, _LARGEST_FACTOR * fits)
+    if size < too_large:
+        return size
+    middle = math.sqrt(fits * too_large)
+    return max(int(middle) // step * step, above)
+
+
+def _expected_limit(fitting, available):
+    """Returns where a line through the two largest sizes reaches `available`.
+
+    With one size, it is a line through 0, which expects too little.
+    """
+    sizes = sorted(fitting)[-2:]
+    if not sizes:
+        return 0
+    first, last = (0, sizes[0]) if len(sizes) == 1 else sizes
+    slope = (fitting[last] - fitting.get(first, 0)) / (last - first)
+    if slope <= 0:
+        return _LARGEST_FACTOR * last
+    return last + (available - fitting[last]) / slope
+
+
+def _peak_bytes(config, size, topology):
+    """Returns the HBM that the training steps need; None if one does not fit."""
+    config = config.copy_and_resolve_references()
+    config.batch_size = size
+    tried = train_programs(config, topology.devices, largest_only=True)
+    results = measured.measure_all(tried, topology)
+    refused = [f"{one.program.name}: {one.refusal}" for one in results if one.refusal]
+    peak = max(one.peak_bytes for one in results)
+    logger.info(
+        "largest batch: %d %s",
+        size,
+        f"does not fit: {refused[0]}"
+        if refused
+        else f"fits, peak {peak / GIB:.2f} GiB",
+    )
+    return None if refused else peak
