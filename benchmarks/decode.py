@@ -9,8 +9,8 @@ before, so they come from the memory of the operating system, not from the disk.
 """
 
 import argparse
+import concurrent.futures
 import functools
-import json
 import multiprocessing
 import os
 import tempfile
@@ -79,21 +79,17 @@ def _stages(paths: list[str]) -> dict[str, Callable[[], None]]:
     return {name: functools.partial(run, call) for name, call in functions.items()}
 
 
-def _measure(cores: set[int], paths: list[str], results) -> None:
+def _measure(cores: set[int], paths: list[str]) -> Mapping[str, float]:
     # Before TensorFlow is imported, which starts a thread for each core it may use.
     os.sched_setaffinity(0, cores)
     timings = timing.median_seconds(_stages(paths), repeats=_REPEATS, warmup=1)
-    results.put(json.dumps({name: t.median for name, t in timings.items()}))
+    return {name: found.median for name, found in timings.items()}
 
 
 def _in_own_process(cores: set[int], paths: list[str]) -> Mapping[str, float]:
     context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=_measure, args=(cores, paths, results))
-    process.start()
-    seconds = json.loads(results.get())
-    process.join()
-    return seconds
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_measure, cores, paths).result()
 
 
 def _rows(cores: set[int], paths: list[str]) -> list[dict[str, object]]:

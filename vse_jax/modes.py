@@ -284,7 +284,7 @@ def _extract(config, workdir):
 def _import(config, workdir):
     source = FLAGS.import_file
     path = epath.Path(source).expanduser()
-    is_folder = bool(source) and (not path.suffix or path.is_dir())
+    is_folder = bool(source) and (path.is_dir() or not (path.suffix or path.is_file()))
     for flag in () if is_folder else ("import_file", "vocabulary"):
         if not FLAGS[flag].present:
             raise InputError(

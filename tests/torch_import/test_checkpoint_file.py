@@ -274,9 +274,11 @@ def test_program_imports_and_evaluates(tmp_path_factory):
     playground = programs.playground(tmp_path_factory.getbasetemp())
     folder = playground.folder / "published"
     make_torch_checkpoint(playground, folder)
+    # A file without an ending is not taken for a folder.
+    checkpoint = (folder / "model_best.pth").rename(folder / "model_best")
     workdir = f"--workdir={playground.workdir('imported')}"
     files = [
-        f"--import_file={folder / 'model_best.pth'}",
+        f"--import_file={checkpoint}",
         f"--vocabulary={folder / 'vocab.json'}",
     ]
     imported = playground.run("--mode=import", workdir, *files)
