@@ -11,8 +11,8 @@ command gives its zero-shot recalls. A SigLIP takes `--config.loss.name=sigmoid`
 third command. COCO contains Karpathy's `dataset_coco.json` with the photos in
 `train2014` and `val2014`.
 
-`--config.loss.name=triplet` continues with SelHN. Its recall is not known: no weights
-of CLIP were at hand.
+`--config.loss.name=triplet` continues with SelHN. It was not trained here, for lack of
+CLIP's weights.
 """
 
 from configs import common

@@ -15,7 +15,7 @@ To compute the patches once, extract them and train on them:
     python main.py --config configs/coco_siglip_head.py:features \
         --config.data.root=runs/extract_siglip_vision/features
 
-Its recall is not known: no weights of SigLIP were at hand.
+It was not trained here, for lack of SigLIP's weights.
 """
 
 from configs import common, vsepp

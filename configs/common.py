@@ -63,14 +63,14 @@ def get_config() -> ml_collections.ConfigDict:
     data.drop_words = 0.2
     data.image_size = 0  # height and width in pixels; 0 if stored photos have one size
     data.resize = 0  # shorter side in pixels before a crop; 0: image_size * 256 / 224
-    # How a photo becomes square in evaluation: crop (its centre) or stretch (all).
+    # How a photo becomes square in evaluation: crop (its center) or stretch (all).
     # "" is that of the weights of a vision transformer, and crop for other backbones.
     data.fit = ""
     # PIL's bilinear, bicubic or lanczos; or opencv, which is bilinear with a filter of
     # constant width. "" is that of the weights of a vision transformer, and bilinear
     # for other backbones.
     data.interpolation = ""
-    data.crops = 1  # crops per photo in evaluation: 1 (centre) or 10 (also mirrored)
+    data.crops = 1  # crops per photo in evaluation: 1 (center) or 10 (also mirrored)
     data.device_resident = False  # True: training features in the devices' memory
     data.folds = 0  # folds whose mean is also reported; 0 for none, 5 for COCO's 1K
     data.train_split = "train"  # or a sum of splits, such as COCO's train+restval
@@ -112,7 +112,7 @@ def get_config() -> ml_collections.ConfigDict:
     # weights, whose tokens are the words of the training captions.
     model.text_weights = ""
     # Sizes of a transformer. 0 and "" are those of the weights. A run remembers them,
-    # with the tokenizer, so it needs the weights no more once it has begun.
+    # with the tokenizer, so it does not need the weights once it has begun.
     model.text_tower = tower = ml_collections.ConfigDict()
     tower.layers = 0
     tower.dim = 0  # dimensions of a token's state

@@ -7,7 +7,7 @@
 PHOTOS contains Karpathy's JSON and the photos. For photos with a captions file, add
 `--config.data.builder=image_folder`. Features are written to `runs/extract/features`,
 and the last line of the output is the command that trains on them. 7,000 photos take
-about three minutes on two CPU cores.
+one to three minutes on two CPU cores.
 
 The patches of a vision transformer, whose FOLDER of weights determines the size and the
 crop of the photos:

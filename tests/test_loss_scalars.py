@@ -1,4 +1,4 @@
-"""The learnt scale and bias of a loss in training steps, runs and checkpoints."""
+"""The learned scale and bias of a loss in training steps, runs and checkpoints."""
 
 import jax
 import jax.numpy as jnp

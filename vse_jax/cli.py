@@ -133,8 +133,8 @@ flags.DEFINE_enum(
     "train or resume training; evaluate a checkpoint; write an HTML report of runs; "
     "encode photos or captions into a gallery; search a gallery; serve a gallery over "
     "HTTP; prepare the dataset; extract features from photos; import a checkpoint of "
-    "the PyTorch repositories; export a model as ONNX and StableHLO; compile for a TPU "
-    "that is not at hand.",
+    "the PyTorch repositories; export a model as ONNX and StableHLO; compile for a "
+    "TPU, without one.",
 )
 
 

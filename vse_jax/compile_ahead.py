@@ -51,7 +51,7 @@ def is_busy() -> bool:
 
 
 def compile_all(programs: Sequence[Program], should_stop: Callable[[], bool]) -> bool:
-    """Compiles programs side by side, with progress.
+    """Compiles programs in parallel, with progress.
 
     Args:
       programs: programs to compile.

@@ -1,4 +1,4 @@
-"""Puts training batches on the devices one step ahead, and measures the waiting."""
+"""Puts training batches on the devices one step ahead, and measures the wait."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -79,7 +79,7 @@ def _clause(name, command):
 
 
 def _digest_of_code():
-    """Returns a digest of the package's source files, of which a host may lack some."""
+    """Returns a digest of the package's source files; a host may lack some."""
     folder = pathlib.Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""What a host reports of an error that ends the processes of all hosts."""
+"""How a host reports an error that ends the processes of all hosts."""
 
 import re
 import signal

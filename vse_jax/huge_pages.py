@@ -1,9 +1,9 @@
-"""Large pages for the memory of the program, on Linux.
+"""Huge pages for the memory of the program, on Linux.
 
 A training step on CPUs takes hundreds of megabytes from the system and gives them back
-when it ends. With pages of 4 kB, the system spends a fifth of the processor time of
+when it ends. With pages of 4 kB, the system spends a fifth of the CPU time of
 `configs/f8k_rvse_infonce.py` on handing them out. glibc (2.35 or newer) asks for pages
-of 2 MB if a variable of the environment says so, which it reads when a program starts.
+of 2 MB if an environment variable says so, which it reads when a program starts.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ ENVIRONMENT = {_VARIABLE: "glibc.malloc.hugetlb=1"}
 
 
 def restart() -> None:
-    """Restarts this program with large pages, unless its environment chooses itself.
+    """Restarts this program with huge pages, unless the environment sets them.
 
     The process remains the same one. Call it first: the command line is read again, and
     what the program did before is repeated.
@@ -24,6 +24,6 @@ def restart() -> None:
     if sys.platform != "linux" or _VARIABLE in os.environ or is_read_from_input:
         return
     arguments = [sys.executable, *sys.orig_argv[1:]]
-    # Large pages only save time, so a system that cannot restart it is no failure.
+    # Huge pages only save time, so a system that cannot restart it is no failure.
     with contextlib.suppress(OSError, ValueError):
         os.execve(sys.executable, arguments, os.environ | ENVIRONMENT)

@@ -1,7 +1,7 @@
-"""The scale and the bias of similarities in a loss, which may be learnt.
+"""The scale and the bias of similarities in a loss, which may be learned.
 
-Learnt scalars are parameters below `loss`. They belong to training alone: embeddings do
-not depend on them, and a model without them can be evaluated.
+Learned scalars are parameters below `loss`. They belong to training alone: embeddings
+do not depend on them, and a model without them can be evaluated.
 
 - `log_scale`: logarithm of the scale, so that the scale stays positive.
 - `bias`: of the sigmoid loss only.
@@ -18,7 +18,7 @@ from vse_jax.parameter_groups import Groups
 
 # Scales at the start: CLIP's temperature of 0.07, and SigLIP's.
 START_SCALES = {"infonce": 1 / 0.07, "sigmoid": 10.0}
-# CLIP keeps its learnt scale below this; SigLIP has no limit.
+# CLIP keeps its learned scale below this; SigLIP has no limit.
 LARGEST_SCALES = {"infonce": 100.0, "sigmoid": math.inf}
 
 
@@ -33,13 +33,13 @@ UNSCALED = Scalars()
 
 
 def start_params(loss: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns the learnt scalars at the start, as a part of the parameters.
+    """Returns the learned scalars at the start, as a part of the parameters.
 
     Args:
       loss: `config.loss`.
 
     Returns:
-      `{"loss": ...}` with float32 scalars; {} if nothing is learnt.
+      `{"loss": ...}` with float32 scalars; {} if nothing is learned.
     """
     if not _learns(loss):
         return {}
@@ -79,7 +79,7 @@ def limited(loss: ml_collections.ConfigDict, params: dict) -> dict:
 
 
 def metrics(loss: ml_collections.ConfigDict, params: dict) -> dict[str, jax.Array]:
-    """Returns the learnt scale and bias by name, for the log."""
+    """Returns the learned scale and bias by name, for the log."""
     if not _learns(loss):
         return {}
     scalars = values(loss, params)
@@ -88,7 +88,7 @@ def metrics(loss: ml_collections.ConfigDict, params: dict) -> dict[str, jax.Arra
 
 
 def groups(loss: ml_collections.ConfigDict) -> Groups:
-    """Returns the parameter groups of the learnt scalars, to follow those of the user.
+    """Returns the parameter groups of the learned scalars, to follow those of the user.
 
     Weight decay would pull the scale to 1 and the bias to 0, which is no simpler model.
     """

@@ -12,7 +12,7 @@ Triplet losses differ in how they mine the negatives of an anchor:
   Matching", 2023).
 
 InfoNCE and the sigmoid loss use every negative. They multiply similarities by a scale,
-which may be learnt, see `loss_scalars`:
+which may be learned, see `loss_scalars`:
 
 - `infonce`: cross entropy of the own candidate among the negatives (van den Oord et
   al., "Representation Learning with Contrastive Predictive Coding", 2018), in both

@@ -1,10 +1,10 @@
 """The sigmoid loss, without all similarities on one device; per-device code.
 
 Every device keeps its images. The captions travel around the devices, with the sums of
-their costs, and are home after as many steps as there are devices (Zhai et al.,
-"Sigmoid Loss for Language Image Pre-Training", 2023, section 3.3). A device never has
-more similarities than those of its images and one device's captions. These are computed
-in blocks of images, and again for the gradient.
+their costs, and return after as many steps as there are devices (Zhai et al., "Sigmoid
+Loss for Language Image Pre-Training", 2023, section 3.3). A device never has more
+similarities than those of its images and one device's captions. These are computed in
+blocks of images, and again for the gradient.
 """
 
 import functools

@@ -44,8 +44,8 @@ def load_pretrained(config: ml_collections.ConfigDict, state: TrainState) -> Tra
 def _from_run(config, state):
     """Returns the state with the parameters of the run `config.start_from`.
 
-    The learnt scalars of the loss are those of the run if it has any, within the limits
-    of the loss: SigLIP's scale is beyond that of InfoNCE.
+    The learned scalars of the loss are those of the run if it has any, within the
+    limits of the loss: SigLIP's scale is larger than InfoNCE's limit.
     """
     variables = saved_model.restore(config.start_from).variables
     params = dict(variables["params"])

@@ -2,7 +2,7 @@
 
 `config.start_from` names a run, an export or an imported model. A new run begins with
 its parameters, its vocabulary and its architecture. From then on the new run remembers
-all of this, and the other one is needed no more.
+all of this, and does not need the other one.
 """
 
 import logging

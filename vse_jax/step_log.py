@@ -202,13 +202,7 @@ class CollapseWatch:
 
     In this local minimum the gradient vanishes; `selective` mining avoids it. The
     collapse is detected by the gap between an anchor's positive and its hardest
-    negative, because the loss is ambiguous:
-
-    - With `semi_hard`, the loss is 0 if similarities are exactly equal, as it is after
-      perfect training. If they are nearly equal, it is about the margin, as it is at
-      the start of normal training.
-    - With `mean` and `all`, normal training also starts at about the loss of a
-      collapse.
+    negative, because no value of the loss identifies it; see docs/design.md.
     """
 
     def __init__(self, config: ml_collections.ConfigDict):

@@ -2,8 +2,8 @@
 
 Outside of training, the first Ctrl-C raises `KeyboardInterrupt`. Libraries that run our
 code in their threads or destructors may swallow it, so it is raised once more by the
-next `check`, and a watchdog ends the process after a few seconds in any case. All that
-is written can be interrupted at any moment.
+next `check`, and a watchdog ends the process after a few seconds in any case. Every
+write may be interrupted at any moment.
 
 In training, both signals are noted instead, so that the loop can save a checkpoint
 after the step it is at. A second Ctrl-C ends the process at once.

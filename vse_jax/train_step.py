@@ -28,7 +28,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     Attributes:
       step: int32, number of updates made.
-      params: the model's parameters and the loss's learnt scalars, float32.
+      params: the model's parameters and the loss's learned scalars, float32.
       batch_stats: running statistics of batch normalization, float32.
       opt_state: the optimizer's state.
       average: average of `variables` over the steps, see `parameter_average`; None
@@ -72,7 +72,7 @@ def init_variables(
     seed: int,
     loss: ml_collections.ConfigDict | None = None,
 ) -> dict:
-    """Returns random variables of the model, and the start of the learnt scalars.
+    """Returns random variables of the model, and the start of the learned scalars.
 
     Args:
       model: the model.

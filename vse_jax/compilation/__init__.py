@@ -1,1 +1,1 @@
-"""Compiles the programs of a configuration for a TPU that is not at hand."""
+"""Compiles the programs of a configuration for a TPU, without one."""

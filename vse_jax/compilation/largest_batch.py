@@ -42,7 +42,7 @@ def search(
 
     Memory grows almost linearly with the size. So the search expects the limit where
     the line through the largest sizes that fit reaches it, and tries a size just below
-    and one just above. Where the line misleads, it bisects.
+    and one just above. If that fails, it bisects.
 
     Args:
       peak_bytes: returns the memory that a size needs; None if it does not fit.

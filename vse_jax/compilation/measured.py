@@ -134,7 +134,7 @@ def measure(program: Program, topology: Topology) -> Measured:
 
 
 def _needed(program, peak_bytes, topology):
-    """Returns what a program needs that fits only without the features in memory."""
+    """Returns what a program needs, if it fits only without resident features."""
     sizes = peak_bytes, program.other_bytes, topology.chip.hbm_bytes
     total, features, available = (size / GIB for size in sizes)
     return (

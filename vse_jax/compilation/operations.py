@@ -109,8 +109,8 @@ def main_memory_bytes(
 ) -> int:
     """Returns the bytes that an instruction reads from and writes to main memory.
 
-    Of an operand that is only sliced, the slice counts. Of an update in place, only the
-    update counts.
+    An operand that is only sliced counts as its slice. An update in place counts as the
+    update.
     """
     if any(f'"{target}"' in instruction.attributes for target in _NO_TRAFFIC):
         return 0

@@ -1,8 +1,8 @@
 """The cost of a compiled program, from the text of its optimized HLO.
 
 `cost_analysis()` of a compiled program counts the body of a loop once. Here it is
-multiplied by the number of iterations. Of a conditional the branch with the most
-operations counts, unless the program determines the branch.
+multiplied by the number of iterations. A conditional counts as its branch with the most
+operations, unless the program determines the branch.
 """
 
 import dataclasses

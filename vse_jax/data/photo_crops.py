@@ -132,7 +132,7 @@ def random_crops(
 
 
 def center_crops(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
-    """Decodes photos, resizes their shorter side, and crops the centre.
+    """Decodes photos, resizes their shorter side, and crops the center.
 
     Args:
       encoded: string `[batch]`, JPEG or PNG.
@@ -168,7 +168,7 @@ def ten_crops(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
 
     Returns:
       uint8 `[batch, 10, size, size, 3]`: the corners (top left, top right, bottom left,
-      bottom right) and the centre, then the same crops of the mirrored photo.
+      bottom right) and the center, then the same crops of the mirrored photo.
     """
     size, shorter, interpolation = geometry
 

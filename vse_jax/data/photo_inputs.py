@@ -29,7 +29,7 @@ def pixels_reader(
 
     Args:
       geometry: of the crops.
-      crops: 1 (centre) or 10 (also corners, and mirrored).
+      crops: 1 (center) or 10 (also corners, and mirrored).
       maximum_pixels: largest width times height of a photo in a file.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Counts the candidates ahead of a limit, of which ranks are made."""
+"""Counts the candidates that score at least a limit; a rank is such a count."""
 
 import math
 

@@ -38,8 +38,8 @@ def bias(
 
     Args:
       embeddings: `[rows, dim]`, or blocks of them.
-      bank: embeddings of queries, `[queries, dim]`. Of more than `MAX_BANK`, evenly
-        spaced ones are taken.
+      bank: embeddings of queries, `[queries, dim]`. At most `MAX_BANK` evenly spaced
+        ones are used.
       alpha: weight of the bias.
       k: number of largest similarities, at most that of the queries.
       similarity: one of `similarity.SIMILARITIES`.

@@ -120,7 +120,7 @@ def path_of(folder: epath.Path, host: int = 0) -> epath.Path:
 
 
 def paths_of_other_hosts(folder: epath.Path) -> list[epath.Path]:
-    """Returns the paths of the manifests that hosts left which are not the primary."""
+    """Returns the paths of the manifests of hosts other than the primary one."""
     names = filter(_IS_NAME_OF_HOST.fullmatch, names_in(folder))
     return [folder / name for name in sorted(names)]
 
@@ -216,7 +216,7 @@ def check_same(
       found: description of the gallery.
       wanted: what it should be.
       folder: folder of the gallery, for the message.
-      advice: how to mend it.
+      advice: how to fix it.
 
     Raises:
       InputError: if they differ; names the differences.

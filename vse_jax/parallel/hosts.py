@@ -1,4 +1,4 @@
-"""What hosts agree on, and waiting for each other."""
+"""Agreement between hosts, and barriers."""
 
 import contextlib
 import itertools

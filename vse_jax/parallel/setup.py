@@ -129,7 +129,7 @@ def check_batch_size(batch_size: int, name: str, devices: int | None = None) -> 
       devices: number of devices; None for all that JAX finds.
 
     Raises:
-      InputError: naming the option, with batch sizes that would do.
+      InputError: naming the option and valid batch sizes.
     """
     devices = devices or jax.device_count()
     if batch_size < 1 or batch_size % devices:
@@ -153,7 +153,7 @@ def check_microbatches(
       devices: number of devices; None for all that JAX finds.
 
     Raises:
-      InputError: with the nearest numbers that would do.
+      InputError: naming the nearest valid numbers.
     """
     devices = devices or jax.device_count()
     pairs = batch_size // devices

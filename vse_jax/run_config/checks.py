@@ -323,7 +323,7 @@ def _check_scaled_loss(config):
     largest = LARGEST_SCALES[loss.name]
     if loss.learn_scale and loss.scale > largest:
         raise InputError(
-            f"config.loss.scale is {loss.scale}, but a learnt scale of {loss.name} is "
+            f"config.loss.scale is {loss.scale}, but a learned scale of {loss.name} is "
             f"at most {largest:g}; set config.loss.learn_scale=False to keep it"
         )
 

@@ -53,7 +53,7 @@ def by_rarity(
 
 
 def group_by_rarest(rarest: np.ndarray, ranks: np.ndarray) -> list[RecallGroup]:
-    """Returns the recalls of captions by the number of their rarest word.
+    """Returns the recalls of captions by how frequent their rarest word is.
 
     Args:
       rarest: `[captions]` int, how often the rarest word of each caption is in the

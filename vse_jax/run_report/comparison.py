@@ -1,4 +1,4 @@
-"""Sections that lay several runs side by side. They return HTML."""
+"""Sections that compare several runs. They return HTML."""
 
 import pathlib
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ _SECTIONS: tuple[tuple[str, Callable[[RunFacts, int], str]], ...] = (
 
 
 def page(runs: Sequence[RunFacts]) -> str:
-    """Returns the report of one run, or of several side by side, as HTML."""
+    """Returns the report of one run, or the comparison of several, as HTML."""
     names = comparison.names([run.workdir for run in runs])
     if len(runs) == 1:
         return _document(

@@ -23,7 +23,7 @@ def report(
     overrides: dict | None = None,
     output: str = "",
 ) -> None:
-    """Evaluates runs and writes a report of one, or of several side by side.
+    """Evaluates runs and writes the report of one, or a comparison of several.
 
     Args:
       workdirs: folders of the runs.

@@ -106,7 +106,7 @@ def training(run: RunFacts, level: int) -> str:
 
 
 def no_curves() -> str:
-    """Returns what stands in place of missing curves."""
+    """Returns a note in place of missing curves."""
     return element("p", "The workdir has no TensorBoard files, so there are no curves.")
 
 

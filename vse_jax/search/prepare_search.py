@@ -75,7 +75,7 @@ def prepare(
 
 
 def is_prepared(gallery: Gallery, options: ml_collections.ConfigDict) -> bool:
-    """Returns whether a gallery has what the options ask for, of its present rows."""
+    """Returns whether a gallery has, for its present rows, what the options ask for."""
     try:
         correction = hubness.load(gallery) if options.hubness else None
     except InputError:

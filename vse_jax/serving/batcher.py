@@ -31,7 +31,7 @@ class Search(NamedTuple):
 
 
 class Batcher:
-    """Collects queries while a thread answers earlier ones; nobody waits for company.
+    """Collects the next batch of queries while a thread answers the one before.
 
     All methods are called in one event loop.
     """

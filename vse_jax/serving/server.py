@@ -1,4 +1,4 @@
-"""Listens, answers until Ctrl-C or SIGTERM, and ends with what is in flight."""
+"""Listens, answers until Ctrl-C or SIGTERM, and completes pending answers."""
 
 import contextlib
 import errno

@@ -37,7 +37,7 @@ _SPLIT = {
 
 
 def read(folder: epath.Path) -> dict[str, Any]:
-    """Returns the content of the `tokenizer.json` that the two files stand for.
+    """Returns the content of a `tokenizer.json` that equals the two files.
 
     Raises:
       InputError: if a file is missing, damaged or not CLIP's.

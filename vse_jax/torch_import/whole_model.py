@@ -36,7 +36,7 @@ class Kind(NamedTuple):
       text_encoder: name of the text tower.
       loss: name of the loss of its pretraining.
       text_projection: name of the layer that embeds a caption.
-      scalars: our names of the loss's learnt scalars, and those of the file.
+      scalars: our names of the loss's learned scalars, and those of the file.
     """
 
     backbone: str
@@ -91,7 +91,7 @@ def import_model(config: ml_collections.ConfigDict, workdir: str, folder: str) -
     config = configure(config, kind, folder)
     tokens = text_weights.read_tokenizer(config)
     variables = convert(config, kind, pretrained_folder.read(folder), folder)
-    # The workdir needs the folder no more.
+    # The workdir does not need the folder.
     config.model.backbone.weights = config.model.text_weights = ""
     imported_run.check_shapes(config, len(tokens), _without_scalars(variables), folder)
     imported_run.save(config, tokens, variables, step=0, source=folder, workdir=workdir)

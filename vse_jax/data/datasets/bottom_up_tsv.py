@@ -3,7 +3,7 @@
 Fields are separated by tabs: `image_id`, `image_w`, `image_h` (in either order),
 `num_boxes`, `boxes`, `features`; or the ten of LXMERT, whose last three are the same. A
 first line with these names is allowed. `features` is base64 of little-endian float32
-`[num_boxes, dim]`. The files have tens of gigabytes, so that only the places of their
+`[num_boxes, dim]`. The files have tens of gigabytes, so only the positions of their
 lines are kept in memory.
 """
 
@@ -44,7 +44,7 @@ class _Columns(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """One line, taken apart but not decoded."""
+    """One line, split into fields but not decoded."""
 
     image_id: str
     boxes: int
@@ -161,7 +161,7 @@ def index_files(paths: Sequence[epath.Path]) -> TsvIndex:
     """Reads all files once, and checks each line but its base64.
 
     Raises:
-      InputError: naming the line that is not as it should be, or repeats an image id.
+      InputError: if a line is invalid or repeats an image id; names it.
     """
     rows: dict[str, Row] = {}
     dim = 0

@@ -72,7 +72,7 @@ def shard_bounds(
     Args:
       image_count: of the split, at least 1.
       image_bytes: of one image.
-      shard_bytes: that a shard has at most, unless one image has more.
+      shard_bytes: largest size of a shard, unless one image is larger.
     """
     images = max(1, shard_bytes // image_bytes)
     shard_count = math.ceil(image_count / images)

@@ -191,7 +191,7 @@ def open_array(path: epath.Path) -> ArrayContent | None:
     """Returns the array of all images; None if the file has an array per image.
 
     Raises:
-      InputError: if the file cannot be read, or an array is not as it should be.
+      InputError: if the file cannot be read, or an array is invalid.
     """
     with _open(path) as file:
         dataset = _named(path, file, _FEATURES)
@@ -225,7 +225,7 @@ def open_images(
     """Checks the array of each image, without reading its values.
 
     Raises:
-      InputError: if an image has no array, or the arrays are not as they should be.
+      InputError: if an image has no array, or an array is invalid.
     """
     missing, shapes, first = [], {}, None
     with _open(path) as file:
@@ -321,7 +321,7 @@ def _get(path: epath.Path, group: Any, name: str) -> Any:
 
 
 def _check_is_inside(path: epath.Path, group: Any, found: Any) -> None:
-    """Refuses other files that HDF5 would open, which may be any of this machine."""
+    """Refuses links to other files, which may be any file of this machine."""
     is_dataset = hasattr(found, "shape")
     if found.file.filename != group.file.filename or (
         is_dataset and (found.is_virtual or found.external)

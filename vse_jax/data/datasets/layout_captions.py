@@ -146,7 +146,7 @@ def missing_id(
       ids_path: file of the ids.
       missing: numbers of the images.
       features_name: names of the features' files.
-      known: names of which there are features, of which some are shown.
+      known: names that have features; the message shows some.
     """
     examples = ", ".join(quoted(name) for name in itertools.islice(known, 2))
     first = missing[0]

@@ -1,4 +1,4 @@
-"""Which files of a folder are of which split, and in which form."""
+"""Finds the files of each split in a folder, and their form."""
 
 import re
 from collections.abc import Sequence

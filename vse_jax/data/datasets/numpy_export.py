@@ -33,8 +33,8 @@ _SOURCES = {
 def count_captions_taken(indexes: Mapping[str, SplitIndex]) -> dict[str, int]:
     """Returns how many captions of each image the layout takes.
 
-    It has no place for more of one image than of another. Where all have at least five,
-    as in COCO, it has the first five of each, as the published files do.
+    All images have equally many captions there: all of their captions, or the first
+    five if the numbers differ, as in the published files.
 
     Args:
       indexes: of the splits, by name.
@@ -48,7 +48,7 @@ def count_captions_taken(indexes: Mapping[str, SplitIndex]) -> dict[str, int]:
     if "dev" in indexes and "val" in indexes:
         raise InputError(
             "config.extract.numpy_layout: the dataset has the splits 'dev' and 'val', "
-            "and that layout one of them only; leave the option empty, or join them"
+            "but that layout has only one of them; leave the option empty, or join them"
         )
     return {
         target: _count_captions_taken({name: indexes[name] for name in names})
@@ -67,7 +67,7 @@ def _count_captions_taken(indexes):
             raise InputError(
                 f"config.extract.numpy_layout: image {index.image_id_of(image)!r} of "
                 f"{split!r} has {index.caption_counts[image]} captions and others have "
-                f"up to {counts.max()}; that layout needs as many of each, or "
+                f"up to {counts.max()}; that layout needs equally many, or "
                 f"{_CAPTIONS} or more: leave the option empty, or even out the "
                 "captions of the source"
             )
@@ -75,7 +75,7 @@ def _count_captions_taken(indexes):
     left_out = counts.sum() - taken * len(counts)
     if left_out:
         logger.info(
-            "numpy layout: of the images of %s the first %d captions; %s are left out",
+            "numpy layout: images of %s keep the first %d captions; %s are left out",
             " and ".join(indexes),
             taken,
             f"{left_out:,}",
@@ -90,7 +90,7 @@ def _check_captions(split, index):
             raise InputError(
                 f"config.extract.numpy_layout: a caption of image "
                 f"{index.image_id_of(image)!r} of {split!r} is empty, which that "
-                "layout does not allow; mend the source, or leave the option empty"
+                "layout does not allow; fix the source, or leave the option empty"
             )
 
 
@@ -101,14 +101,13 @@ def export(
 ) -> list[epath.Path]:
     """Writes `{split}_ims.npy`, `{split}_caps.txt` and `{split}_ids.txt`.
 
-    Where images have different numbers of regions, the array is padded with zeros, and
+    If images have different numbers of regions, the array is padded with zeros, and
     `{split}_counts.npy` has the numbers. It is also written if an image ends in a
     region of zeros, which would be read as padding.
 
-    Karpathy's `restval` follows `train` in one array, his `val` becomes `dev`, and of
-    COCO his `test` becomes `testall`. The images keep their order. Each file is whole,
-    or is absent; the features are written last, so that a split with features is
-    complete.
+    Karpathy's `restval` follows `train` in one array, `val` becomes `dev`, and COCO's
+    `test` becomes `testall`. The images keep their order. Each file is whole, or is
+    absent; the features are written last, so that a split with features is complete.
 
     Args:
       builder: of a dataset with `regions` or `feature`.

@@ -42,14 +42,14 @@ logger = logging.getLogger(__name__)
 def open_layout(root: epath.Path) -> dict[str, LayoutSplit]:
     """Reads the captions and ids of all splits in a folder, and checks the features.
 
-    Of the features the headers are read, and of TSV files the lines, but no values.
+    It reads the headers of features, and the lines of TSV files, but no values.
 
     Returns:
       The splits by name, in the order of `SPLITS`; those whose files are absent are
       left out.
 
     Raises:
-      InputError: if anything but the features' values is not as it should be.
+      InputError: if anything but the features' values is invalid.
     """
     names = names_in(root)
     splits = splits_in(names)
@@ -253,7 +253,7 @@ def _second_counts(path: epath.Path, other: str) -> InputError:
 
 
 def _check_alike(arrays: list[ImageFeatures]) -> None:
-    """Refuses splits that differ in rank or dim, as one model has to read them all."""
+    """Refuses splits that differ in rank or dim: one model must read all."""
     first = arrays[0]
     for array in arrays[1:]:
         if (array.has_regions, array.dim) != (first.has_regions, first.dim):

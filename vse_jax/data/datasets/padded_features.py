@@ -194,8 +194,8 @@ def read_counts(
       int64 `[images]`.
 
     Raises:
-      InputError: if the file is not as it should be, or a count is not between 1 and
-        the regions of the array.
+      InputError: if the file is invalid, or a count is not between 1 and the regions of
+        the array.
     """
     counts = feature_array.read_integers(path, array.shape[0])
     return check_counts(os.fspath(path), counts, array, repeats, image_ids)
@@ -234,7 +234,7 @@ def check_counts(
         raise InputError(
             f"{name}: image {image} (from 0; image id {quoted(image_ids[image])}) has "
             f"{counts[image]} regions; expected 1 to {regions}, as {array.path.name} "
-            f"has the shape {list(array.shape)}: mend the count or remove the image"
+            f"has the shape {list(array.shape)}: fix the count or remove the image"
         )
     return counts
 

@@ -41,7 +41,7 @@ def available() -> tuple[str, ...]:
 
 
 def recognized(content: bytes) -> str | None:
-    """Returns the format that a file's first 16 bytes tell; None if it is no photo."""
+    """Returns the format that a file's first 16 bytes show; None for no photo."""
     for name in available():
         accepts = Image.OPEN[name][1]
         if accepts is not None and accepts(content[:16]) is True:

@@ -184,7 +184,7 @@ class RegionFeaturesSource:
         """Returns a builder that prepares the folder.
 
         Raises:
-          InputError: if the folder is not as it should be.
+          InputError: if the folder is invalid.
         """
         config = dataclasses.replace(self._checked_config, version=version)
         return RegionFeatures(data_dir=data_dir, config=config)
@@ -194,7 +194,7 @@ class RegionFeaturesSource:
         _ = self._checked_config
 
     def check_prepared(self, builder: tfds.core.DatasetBuilder) -> None:
-        """Raises InputError if the prepared features have not the dim asked for."""
+        """Raises InputError if the prepared features have another dim."""
         name = "regions" if "regions" in builder.info.features else "feature"
         dim = builder.info.features[name].shape[-1]
         holds_features = f"{builder.data_dir}: was prepared from features"

@@ -1,7 +1,7 @@
-"""The dataset `shapes`: drawn scenes of coloured shapes, with five captions each.
+"""The dataset `shapes`: drawn scenes of colored shapes, with five captions each.
 
 A scene has two or three objects on a grid of two rows and two columns. Every caption
-names the size, colour and shape of each object, and relations that determine its
+names the size, color and shape of each object, and relations that determine its
 position. So no two scenes share a caption.
 """
 
@@ -29,7 +29,7 @@ IMAGE_SIZE = 64  # pixels
 _OVERSAMPLING = 4
 _CELL_CENTERS = (18.0, 46.0)  # pixels
 _JITTER = 1.5  # pixels, of each object
-_SHADE_JITTER = 14  # of 255, of each colour channel
+_SHADE_JITTER = 14  # of 255, of each color channel
 
 RADII = {"small": 6.0, "large": 11.0}  # pixels
 _RADIUS_JITTER = 0.8  # pixels

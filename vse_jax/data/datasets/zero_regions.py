@@ -1,4 +1,4 @@
-"""What a split's regions of zeros were taken for, in at most three lines of the log."""
+"""Logs how the regions of zeros of a split were read, in at most three lines."""
 
 import dataclasses
 import logging
@@ -27,7 +27,7 @@ class _Tally:
 
 
 class ZeroReport:
-    """Counts regions of zeros while a split is read, and logs what became of them."""
+    """Counts regions of zeros while a split is read, and logs how they were read."""
 
     def __init__(self):
         self._padding = _Tally()

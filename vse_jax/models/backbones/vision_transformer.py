@@ -194,7 +194,7 @@ class PatchEmbedding(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """SigLIP's pooling: a learnt query attends to the patches; then an MLP.
+    """SigLIP's pooling: a learned query attends to the patches; then an MLP.
 
     Attributes:
       sizes: of the model.

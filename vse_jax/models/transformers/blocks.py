@@ -52,7 +52,7 @@ class PreNormBlock(nn.Module):
       activation: one of `activations.ACTIVATIONS`.
       epsilon: of the normalizations.
       gated: whether the MLP has a gate.
-      layer_scale: whether the result of each part is multiplied by learnt factors
+      layer_scale: whether the result of each part is multiplied by learned factors
         (Touvron et al., "Going Deeper with Image Transformers", 2021), as in DINOv2.
       dtype: of the arithmetic.
     """
