@@ -21,9 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_processes = 0  # number of processes; 0 without a coordinator
     config.process_id = -1  # index of this process, from 0; -1 without a coordinator
     config.connection_timeout = 120.0  # seconds within which all hosts must start
-    config.mapping = (
-        "pmap"  # or shard_map: runs steps on all devices, with equal results
-    )
+    # What runs a step on all devices: pmap or shard_map, with equal results.
+    config.mapping = "pmap"
     config.platform = ""  # required device: cpu, gpu or tpu; "" uses the best one
 
     # Run, export or imported model that a new run begins with: its parameters, its
@@ -53,7 +52,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.scene_counts = (6000, 500, 500)  # scenes in train, dev and test; shapes only
     data.region_dim = 2048  # required dimensions of the features; 0 allows any
     data.tokenizer = "nltk"  # or nltk_sentences, which splits sentences first (VSE++)
-    data.vocabulary = "dataset"  # must equal a checkpoint's; checkpoint: may differ
+    # dataset: its vocabulary must equal that of a checkpoint. checkpoint: it may differ.
+    data.vocabulary = "dataset"
     data.minimum_word_count = 4  # in training captions; rarer words become <unk>
     data.token_lengths = (16, 24, 32, 48, 64)  # tokens; batches are padded to the next
     data.augment = True  # in training, drop regions and words, or crop and flip photos
@@ -78,9 +78,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.test_split = "test"  # split that --mode=eval evaluates
 
     config.model = model = ml_collections.ConfigDict()
-    model.image_encoder = (
-        "region_residual"  # or region_parallel, region_linear or global
-    )
+    # Or region_parallel, region_linear or global.
+    model.image_encoder = "region_residual"
     model.backbone = backbone = ml_collections.ConfigDict()  # for datasets of photos
     backbone.name = ""  # a name in `vse_jax.models.backbones.BACKBONES`; "" for none
     # .pth or .safetensors file, a package, or for vision transformers a folder in

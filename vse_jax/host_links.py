@@ -1,8 +1,8 @@
 """TCP links between the hosts of a run, by which they notice that one is gone.
 
 Every host has a link to the primary host. The kernel closes it as soon as a process
-ends, even if it is killed, and probes it so that a machine which stopped is noticed
-within half a minute. A host that only waits for others, or is suspended, still answers.
+ends, even if it is killed, and probes it, so that a machine that stopped is noticed
+within 20 s. A host that only waits for others, or is suspended, still answers.
 
 The hosts are linked before JAX connects them. The primary host listens to the port of
 JAX's service, which does not run yet, and knows which hosts are missing.
