@@ -52,7 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.scene_counts = (6000, 500, 500)  # scenes in train, dev and test; shapes only
     data.region_dim = 2048  # required dimensions of the features; 0 allows any
     data.tokenizer = "nltk"  # or nltk_sentences, which splits sentences first (VSE++)
-    # dataset: its vocabulary must equal that of a checkpoint. checkpoint: it may differ.
+    # dataset: its vocabulary must be that of a checkpoint. checkpoint: it may differ.
     data.vocabulary = "dataset"
     data.minimum_word_count = 4  # in training captions; rarer words become <unk>
     data.token_lengths = (16, 24, 32, 48, 64)  # tokens; batches are padded to the next
