@@ -134,7 +134,7 @@ flags.DEFINE_enum(
     "encode photos or captions into a gallery; search a gallery; serve a gallery over "
     "HTTP; prepare the dataset; extract features from photos; import a checkpoint of "
     "the PyTorch repositories; export a model as ONNX and StableHLO; compile for a "
-    "TPU, without one.",
+    "TPU topology, without a TPU.",
 )
 
 

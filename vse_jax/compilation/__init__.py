@@ -1,1 +1,1 @@
-"""Compiles the programs of a configuration for a TPU, without one."""
+"""Compiles the programs of a configuration for a TPU topology, without a TPU."""
