@@ -103,7 +103,7 @@ def _read_file(path: epath.Path, lowers: bool) -> Subwords:
 def _lowering(content: dict[str, Any]) -> dict[str, Any]:
     """Returns the content of a `tokenizer.json`; its BPE lowers letters first."""
     own, model = content.get("normalizer"), content.get("model")
-    is_bpe = isinstance(model, dict) and model.get("type") == "BPE"
+    is_bpe = isinstance(model, dict) and "merges" in model  # old files have no `type`
     if not is_bpe or "Lowercase" in json.dumps(own):
         return content
     normalizers = [{"type": "Lowercase"}, *([own] if own else [])]

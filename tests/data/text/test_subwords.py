@@ -79,10 +79,11 @@ def test_an_empty_caption_has_a_token_without_start_and_end(tmp_path):
     assert counts.tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("kind", [{}, {"type": "BPE"}])
 @pytest.mark.parametrize("normalizer", [None, {"type": "NFC"}])
-def test_siglip_2_lowers_letters(normalizer, tmp_path):
+def test_siglip_2_lowers_letters(normalizer, kind, tmp_path):
     """As its tokenizer in transformers; its tokenizer.json is Gemma's."""
-    model = {"type": "BPE", "vocab": {"a": 0, "A": 1}, "merges": []}
+    model = {**kind, "vocab": {"a": 0, "A": 1}, "merges": []}
     content = {"version": "1.0", "normalizer": normalizer, "model": model}
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(content))
@@ -206,6 +207,17 @@ def test_words_begin_where_the_text_has_spaces(tokens):
             n for n in encoded[first:behind] if n not in (tokens.start, tokens.end)
         ]
         assert tokens.decode(piece).strip() == word
+
+
+def test_files_without_the_kind_of_tokenizer(word_pieces):
+    """The package tokenizers reads them: the kind follows from the other entries."""
+    content = json.loads(word_pieces.to_json())["tokenizer"]
+    del content["model"]["type"]
+    old = Subwords(content)
+    encoded = old.encode("running dogs and cats")[None]
+    np.testing.assert_array_equal(
+        old.begins_word(encoded), word_pieces.begins_word(encoded)
+    )
 
 
 def test_a_run_remembers_the_tokens(tokens):

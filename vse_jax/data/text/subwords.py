@@ -205,7 +205,7 @@ class Subwords:
         if suffix := model.get("end_of_word_suffix"):
             ends = np.array([word.endswith(suffix) for word in words])
             return anywhere, ends | self._special
-        if model.get("type") == "WordPiece":
+        if self.kind == "WordPiece":  # old files have no `type`
             prefix = model["continuing_subword_prefix"]
             return np.array([not word.startswith(prefix) for word in words]), anywhere
         begins = np.array([word.startswith(_WORD_MARKS) for word in words])
