@@ -10,7 +10,13 @@ from vse_jax.errors import InputError
 from vse_jax.torch_import import clip_tokenizer, pretrained_folder
 
 _TOKENIZER, _WORD_PIECES = "tokenizer.json", "vocab.txt"
-_OPTIONS = "tokenizer_config.json"
+_OPTIONS, _ADDED = "tokenizer_config.json", "added_tokens.json"
+# Names of tokenizer_config.json by those of the normalizer.
+_NORMALIZER_OPTIONS = {
+    "handle_chinese_chars": "tokenize_chinese_chars",
+    "strip_accents": "strip_accents",
+    "lowercase": "do_lower_case",
+}
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _NEEDED = ("[UNK]", "[CLS]", "[SEP]")
 
@@ -39,7 +45,7 @@ def read(weights: str, *, lowers: bool = False) -> Subwords:
         if (folder / name).exists():
             return _read_file(folder / name, lowers)
     if (folder / clip_tokenizer.MERGES).exists():
-        return Subwords(clip_tokenizer.read(folder), str(folder))
+        return _with_added(clip_tokenizer.read(folder), folder, str(folder))
     raise InputError(
         f"{folder}: has no tokenizer ({_TOKENIZER}, {_WORD_PIECES}, or "
         f"{clip_tokenizer.VOCABULARY} and {clip_tokenizer.MERGES}); download the whole "
@@ -87,7 +93,14 @@ def padding(weights: str) -> int | None:
 def _read_file(path: epath.Path, lowers: bool) -> Subwords:
     if path.name.endswith(_TOKENIZER):
         content = pretrained_folder.read_json(path)
-        return Subwords(_lowering(content) if lowers else content, str(path))
+        content = _lowering(content) if lowers else content
+        content = _with_stated_options(content, path.parent)
+    else:
+        content = _read_word_pieces(path)
+    return _with_added(content, path.parent, str(path))
+
+
+def _read_word_pieces(path):
     pieces = pretrained_folder.read_lines(path)
     numbers = {piece.rstrip("\r"): number for number, piece in enumerate(pieces)}
     missing = [token for token in _NEEDED if token not in numbers]
@@ -97,7 +110,43 @@ def _read_file(path: epath.Path, lowers: bool) -> Subwords:
             f"{path}: {reason}; expected BERT's word pieces, one per line; download it "
             "again"
         )
-    return Subwords(_bert(numbers, _normalizer(path.parent, numbers)), str(path))
+    return _bert(numbers, _normalizer(path.parent, numbers))
+
+
+def _with_stated_options(content: dict[str, Any], folder: epath.Path) -> dict[str, Any]:
+    """Returns BERT's tokenizer with the options beside it; transformers does so too."""
+    own = content.get("normalizer")
+    if not isinstance(own, dict) or own.get("type") != "BertNormalizer":
+        return content
+    return content | {"normalizer": own | _stated_options(folder)}
+
+
+def _with_added(content: dict[str, Any], folder: epath.Path, name: str) -> Subwords:
+    """Returns a tokenizer with the tokens of `added_tokens.json`, if there is one.
+
+    A tokenizer that was saved without a `tokenizer.json` has its added tokens there.
+    Their numbers follow those of the vocabulary.
+    """
+    tokens, path = Subwords(content, name), folder / _ADDED
+    if not path.exists():
+        return tokens
+    known = set(tokens.words)
+    added = pretrained_folder.read_json(path)
+    numbers = {token: n for token, n in added.items() if token not in known}
+    expected = range(len(tokens), len(tokens) + len(numbers))
+    in_range = all(number in expected for number in numbers.values())
+    if not in_range or len({*numbers.values()}) < len(numbers):
+        raise InputError(
+            f"{path}: expected the numbers {expected.start} to {expected.stop - 1} for "
+            f"the {len(numbers)} tokens that {name} lacks; save the tokenizer again"
+        )
+    new = [
+        clip_tokenizer.special_token(token, numbers[token])
+        | {"special": False, "normalized": True}
+        for token in sorted(numbers, key=numbers.get)
+    ]
+    old = content.get("added_tokens") or []
+    return Subwords(content | {"added_tokens": [*old, *new]}, name)
 
 
 def _lowering(content: dict[str, Any]) -> dict[str, Any]:
@@ -112,23 +161,34 @@ def _lowering(content: dict[str, Any]) -> dict[str, Any]:
 
 def _normalizer(folder: epath.Path, numbers: dict[str, int]) -> dict[str, Any]:
     """Returns how BERT's tokenizer changes texts before it splits them."""
+    # Only cased models have pieces with capitals, besides the special ones.
+    is_lower = all(piece == piece.lower() for piece in numbers if piece[:1] != "[")
+    usual = {
+        "handle_chinese_chars": True,
+        "strip_accents": None,  # if letters are lowered
+        "lowercase": is_lower,
+    }
+    stated = _stated_options(folder)
+    return {"type": "BertNormalizer", "clean_text": True, **usual, **stated}
+
+
+def _stated_options(folder: epath.Path) -> dict[str, bool | None]:
+    """Returns the options of BERT's normalizer that `tokenizer_config.json` states."""
     path, options = folder / _OPTIONS, {}
     if path.exists():
         options = pretrained_folder.read_json(path)
-    # Only cased models have pieces with capitals, besides the special ones.
-    is_lower = all(piece == piece.lower() for piece in numbers if piece[:1] != "[")
-    chosen = {
-        "handle_chinese_chars": options.get("tokenize_chinese_chars", True),
-        "strip_accents": options.get("strip_accents"),  # None: if letters are lowered
-        "lowercase": options.get("do_lower_case", is_lower),
+    stated = {
+        name: options[theirs]
+        for name, theirs in _NORMALIZER_OPTIONS.items()
+        if theirs in options
     }
-    for name, value in chosen.items():
+    for name, value in stated.items():
         if not isinstance(value, bool) and (name, value) != ("strip_accents", None):
             raise InputError(
                 f"{path}: an option of the tokenizer is {value!r}, expected true or "
-                "false as do_lower_case, strip_accents and tokenize_chinese_chars"
+                f"false as {_NORMALIZER_OPTIONS[name]}"
             )
-    return {"type": "BertNormalizer", "clean_text": True, **chosen}
+    return stated
 
 
 def _bert(numbers: dict[str, int], normalizer: dict[str, Any]) -> dict[str, Any]:

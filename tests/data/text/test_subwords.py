@@ -29,6 +29,7 @@ ACCENTS = [
     "",
     " \t",
     "[MASK] a",
+    "a <Sky>a",
 ]
 
 
@@ -58,15 +59,30 @@ def test_options_of_word_pieces_are_those_of_transformers(options, tmp_path):
     (folder / "vocab.txt").write_text("\n".join(lines) + "\n")
     content = {"tokenizer_class": "BertTokenizer"} | options
     (folder / "tokenizer_config.json").write_text(json.dumps(content))
-    ours = tokenizer_files.read(str(folder))
+    (folder / "added_tokens.json").write_text(json.dumps({"<Sky>": len(lines)}))
+    pieces_alone = tokenizer_files.read(str(folder))
+    # It says something else than the options beside it.
+    other = json.loads(pieces_alone.to_json())["tokenizer"]
+    other["normalizer"] |= {"lowercase": not options["do_lower_case"]}
+    (folder / "tokenizer.json").write_text(json.dumps(other))
     expected = transformers_reference.tokens_of(folder, ACCENTS, tmp_path)
-    assert [ours.encode(text).tolist() for text in ACCENTS] == expected
+    for ours in (pieces_alone, tokenizer_files.read(str(folder))):
+        assert [ours.encode(text).tolist() for text in ACCENTS] == expected
+
+
+@pytest.mark.parametrize("numbers", [[35], [34, 34], [34, "35"], [[34], 35]])
+def test_numbers_of_added_tokens_follow_those_of_the_vocabulary(numbers, tmp_path):
+    folder = pretrained_files.write_bert(tmp_path)
+    added = dict(zip(("<sky>", "<sea>"), numbers, strict=False))
+    (folder / "added_tokens.json").write_text(json.dumps(added | {"dog": 3}))
+    with pytest.raises(InputError, match=r"added_tokens.json: expected the numbers 34"):
+        tokenizer_files.read(str(folder))
 
 
 def test_options_of_word_pieces_must_be_true_or_false(tmp_path):
     folder = pretrained_files.write_bert(tmp_path)
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": "yes"}')
-    with pytest.raises(InputError, match=r"config.json: an option of the tok"):
+    with pytest.raises(InputError, match=r"config.json: an option.* as do_lower_case"):
         tokenizer_files.read(str(folder))
 
 
