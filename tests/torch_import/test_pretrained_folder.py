@@ -65,6 +65,19 @@ def test_file_of_pytorch(folder, expected, wrapped):
     assert_same(pretrained_folder.read(str(folder)).arrays, expected)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "model._orig_mod."])
+def test_prefixes_of_training_code_are_removed(folder, expected, prefix):
+    arrays = {f"{prefix}{name}": array for name, array in expected.items()}
+    safetensors.numpy.save_file(arrays, folder / "model.safetensors")
+    assert_same(pretrained_folder.read(str(folder)).arrays, expected)
+
+
+def test_numbers_as_names_are_refused(folder):
+    torch.save({0: torch.ones(1), "a": torch.ones(1)}, folder / "weights.pth")
+    message = message_of(pretrained_folder.read, str(folder / "weights.pth"))
+    assert "weights.pth: contains no named parameters" in message
+
+
 def test_weights_in_shards(folder, expected):
     (folder / "model.safetensors").unlink()
     names = sorted(expected)

@@ -31,6 +31,19 @@ def test_tensors_and_options_are_read(tmp_path, zipped):
     assert read["best_rsum"] == 123.4
 
 
+@pytest.mark.parametrize("kind", ["float8", "sparse", "meta"])
+def test_tensors_that_numpy_cannot_have_are_refused(kind, tmp_path):
+    tensor = {
+        "float8": lambda: torch.ones(2).to(torch.float8_e4m3fn),
+        "sparse": lambda: torch.eye(2).to_sparse(),
+        "meta": lambda: torch.ones(2, device="meta"),
+    }[kind]()
+    path = tmp_path / "x.pth"
+    torch.save({"w": tensor}, path)
+    with pytest.raises(InputError, match=r"x\.pth: contains a tensor .* float32$"):
+        torch_file.read(str(path))
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_is_refused_and_not_run(tmp_path, zipped):
     path, made = tmp_path / "x.pth", tmp_path / "made"

@@ -1,7 +1,6 @@
 """Reads pretrained weights of convolutional backbones from published files."""
 
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,14 +79,8 @@ def convert(name: str, content: Any, path: str, *, pooled: bool = True) -> dict:
 
 def _unwrapped(content, path):
     """Returns the arrays by name, without nesting and prefixes of training code."""
-    arrays = {
-        re.sub(r"(^|\.)module\.", r"\1", name): array
-        for name, array in _flatten(weight_file.state_dict(content, path)).items()
-    }
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in arrays):
-            arrays = {name.removeprefix(prefix): a for name, a in arrays.items()}
-    return arrays
+    arrays = _flatten(weight_file.state_dict(content, path))
+    return weight_file.unwrapped(arrays, _PREFIXES)
 
 
 def _flatten(content, prefix=""):

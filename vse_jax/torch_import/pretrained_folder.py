@@ -15,6 +15,7 @@ from vse_jax.torch_import import weight_file
 
 CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_PREFIXES = ("model.",)  # of training code
 _INDEXES = tuple(f"{name}.index.json" for name in _WEIGHTS)
 
 
@@ -48,6 +49,7 @@ def read(weights: str) -> Pretrained:
     arrays = {}
     for file in files:
         arrays |= _named_arrays(weight_file.read(file), file)
+    arrays = weight_file.unwrapped(arrays, _PREFIXES)
     return Pretrained(folder, read_json(folder / CONFIG), arrays)
 
 

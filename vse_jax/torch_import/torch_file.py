@@ -24,8 +24,8 @@ def read(path: str) -> Any:
       The content, with tensors as numpy arrays and options as a dict.
 
     Raises:
-      InputError: if the file does not exist, is damaged or contains anything else, or
-        if PyTorch is not installed.
+      InputError: if the file does not exist, is damaged or contains anything else, such
+        as tensors that numpy cannot have, or if PyTorch is not installed.
     """
     try:
         # Safe after TensorFlow only without PyTorch's compiler, `torch._dynamo`, which
@@ -55,7 +55,13 @@ def read(path: str) -> Any:
             f"{path}: not a PyTorch file, or damaged ({one_line(error)}); download it "
             "again"
         ) from None
-    return _to_numpy(content)
+    try:
+        return _to_numpy(content)
+    except (TypeError, RuntimeError) as error:  # sparse, quantized, 8-bit floats, ...
+        raise InputError(
+            f"{path}: contains a tensor that numpy cannot have ({one_line(error)}); "
+            "convert it to a dense one of float32"
+        ) from None
 
 
 def _admitted() -> list:

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import pathlib
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -25,6 +27,8 @@ _DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+# What PyTorch's data parallelism and its compiler put into names.
+_WRAPPERS = re.compile(r"(^|(?<=\.))((module|_orig_mod)\.)+")
 SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin", ".safetensors")
 
 
@@ -114,9 +118,26 @@ def state_dict(content: Any, path: str) -> dict[str, Any]:
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not content:
+    is_named = isinstance(content, dict) and all(isinstance(n, str) for n in content)
+    if not is_named or not content:
         raise without_parameters(path)
     return content
+
+
+def unwrapped(
+    arrays: Mapping[str, np.ndarray], prefixes: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Returns arrays by their names without what training code put before these.
+
+    Args:
+      arrays: arrays by name.
+      prefixes: removed if all names have them, one after the other.
+    """
+    arrays = {_WRAPPERS.sub("", name): array for name, array in arrays.items()}
+    for prefix in prefixes:
+        if all(name.startswith(prefix) for name in arrays):
+            arrays = {name.removeprefix(prefix): a for name, a in arrays.items()}
+    return arrays
 
 
 def without_parameters(path: str) -> InputError:
