@@ -105,6 +105,7 @@ def get_config() -> ml_collections.ConfigDict:
     tower.gated = False  # True: SwiGLU
     tower.mean = ()  # of RGB, for pixels from 0 to 1
     tower.deviation = ()  # of RGB, for pixels from 0 to 1
+    tower.antialias = False  # True: smoothed positions of smaller images; or registers
     model.text_encoder = "bigru_gpo"  # or gru; bert, clip_text and siglip_text
     # Pretrained weights of a transformer with its tokenizer: a folder in Hugging Face's
     # layout, a file of weights in it, or a package that ships one. "" for random

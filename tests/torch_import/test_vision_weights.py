@@ -177,6 +177,8 @@ def test_a_missing_part_of_an_attention_is_named_as_in_the_file(kind, folder):
         ("num_hidden_layers", 0, "num_hidden_layers is 0, expected a whole number"),
         ("num_register_tokens", "4", "num_register_tokens is '4', expected a whole"),
         ("mlp_ratio", "wide", "mlp_ratio is 'wide', expected a number"),
+        ("mlp_ratio", float("inf"), "mlp_ratio is inf, expected a number"),
+        ("use_swiglu_ffn", "no", "use_swiglu_ffn is 'no', which is not supported"),
         ("layer_norm_eps", [1e-6], "layer_norm_eps is [1e-06], expected a number"),
         ("hidden_act", 3, "hidden_act is 3, expected a name"),
         ("hidden_act", ["gelu"], "hidden_act is ['gelu'], expected a name"),

@@ -230,6 +230,12 @@ def test_parts_of_a_model_are_refused(imported, root, tmp_path):
         whole_model.import_model, config, str(tmp_path / "run"), str(copy)
     )
     assert "expected 'clip' or 'siglip': a whole model" in message
+    content["model_type"] = ["clip"]
+    (copy / "config.json").write_text(json.dumps(content))
+    message = refusal(
+        whole_model.import_model, config, str(tmp_path / "run"), str(copy)
+    )
+    assert "its model_type is ['clip'], expected 'clip' or 'siglip'" in message
 
 
 def test_another_tokenizer_is_refused(root, tmp_path):

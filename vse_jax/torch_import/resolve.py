@@ -20,7 +20,7 @@ _TEXT = ("text_encoder", "text_weights")
 _GEOMETRY = ("image_size", "resize", "fit", "interpolation")
 _TEXT_TOWER, _VISION_TOWER = "model.text_tower", "model.backbone.tower"
 _MAY_BE_ZERO = {"vocabulary_size", "padding", "registers"}
-_HAVE_DEFAULTS = {"gated", "mean", "deviation"}
+_HAVE_DEFAULTS = {"gated", "mean", "deviation", "antialias"}
 
 
 def resolved(

@@ -1,5 +1,6 @@
 """Reads CLIP's, SigLIP's and DINOv2's vision transformers from Hugging Face's files."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -106,7 +107,8 @@ def read_sizes(name: str, weights: str) -> dict[str, Any]:
         "registers": config["num_register_tokens"],
         "activation": config["hidden_act"],
         "epsilon": float(config["layer_norm_eps"]),
-        "gated": bool(config["use_swiglu_ffn"]),
+        "gated": config["use_swiglu_ffn"],
+        "antialias": kind == "dinov2_with_registers",
     }
 
 
@@ -130,6 +132,7 @@ def _check(config: Mapping[str, Any], path: epath.Path) -> None:
     allowed = {
         "num_channels": (3,),
         "qkv_bias": (True,),
+        "use_swiglu_ffn": (False, True),
     }
     for option, values in allowed.items():
         if config[option] not in values:
@@ -145,10 +148,11 @@ def _check(config: Mapping[str, Any], path: epath.Path) -> None:
                 f"{least}; download it again"
             )
     for option, (kind, expected) in _KINDS.items():
-        if not isinstance(config[option], kind):
+        value = config[option]
+        is_finite = not isinstance(value, float) or math.isfinite(value)
+        if not isinstance(value, kind) or not is_finite:
             raise InputError(
-                f"{path}: {option} is {config[option]!r}, expected {expected}; "
-                "download it again"
+                f"{path}: {option} is {value!r}, expected {expected}; download it again"
             )
 
 
@@ -205,7 +209,7 @@ def convert(
     found = {
         key: array
         for key, array in towers.prepared(arrays).items()
-        if not re.fullmatch(unused, key)
+        if not re.fullmatch(unused, key) and np.size(array)  # no registers
     }
     reason = f"{path}: not the weights of {name} with the sizes of its config.json"
     return {"params": towers.convert(found, names, shapes, reason)}

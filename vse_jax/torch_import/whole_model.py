@@ -80,10 +80,11 @@ def import_model(config: ml_collections.ConfigDict, workdir: str, folder: str) -
         missing, unexpected or mis-shaped, or if the workdir already has a run.
     """
     found = pretrained_folder.read_config(folder)
-    kind = KINDS.get(found.get("model_type"))
+    name = found.get("model_type")
+    kind = KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise InputError(
-            f"{folder}: its model_type is {found.get('model_type')!r}, expected "
+            f"{folder}: its model_type is {name!r}, expected "
             f"{' or '.join(map(repr, KINDS))}: a whole model with both towers; a "
             "training takes a tower alone as config.model.text_weights or "
             "config.model.backbone.weights"

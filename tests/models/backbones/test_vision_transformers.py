@@ -45,6 +45,19 @@ def module_and_variables(kind, folder, sizes, *, pooled, **options):
 GRIDS = [(4, 4, 0), (6, 3, 0), (3, 5, 3)]
 
 
+def test_the_architecture_with_registers_may_have_none(tmp_path):
+    """It smooths the positions of smaller images all the same."""
+    model = hugging_face.create("registers", num_register_tokens=0, num_hidden_layers=1)
+    folder = hugging_face.save(model, tmp_path)
+    sizes = hugging_face.sizes_of("registers", folder)
+    module, variables = module_and_variables("registers", folder, sizes, pooled=False)
+    image = draw_images(2 * sizes.patch, 3 * sizes.patch)
+    with torch.no_grad():
+        expected = hugging_face.run("registers", model, image, sizes, pooled=False)
+    features = jax.jit(module.apply)(variables, image)
+    np.testing.assert_allclose(features, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("pooled", [False, True])
 def test_features_equal_transformers(kind, saved, pooled):
     model, folder, sizes = saved

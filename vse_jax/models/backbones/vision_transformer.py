@@ -66,6 +66,8 @@ class VisionSizes(NamedTuple):
       epsilon: of the normalizations.
       gated: whether the MLPs have gates.
       mean, deviation: of RGB, for pixels from 0 to 1.
+      antialias: whether smaller grids get smoothed position embeddings, as all models
+        with registers do. Their architecture may have none.
     """
 
     dim: int
@@ -80,6 +82,7 @@ class VisionSizes(NamedTuple):
     gated: bool
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    antialias: bool = False
 
 
 class VisionTransformer(nn.Module):
@@ -150,8 +153,9 @@ class VisionTransformer(nn.Module):
         first = int(self.family.class_token)
         count = (sizes.image_size // sizes.patch) ** 2 + first
         positions = self.param("positions", init, (count, sizes.dim))
+        antialias = sizes.antialias or sizes.registers > 0
         of_patches = resized_positions(
-            positions[first:], rows, columns, antialias=sizes.registers > 0
+            positions[first:], rows, columns, antialias=antialias
         )
         patches += of_patches.astype(self.dtype)
         if not first:
