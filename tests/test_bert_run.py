@@ -79,9 +79,10 @@ def test_eval_without_the_weights(place, trained):
 
 
 def test_resume_without_the_weights(place, trained, tmp_path):
+    """Their path is another way to write the one of the start."""
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
-    missing = place.folder / "weights"
+    missing = f"{place.folder}/./weights/"
     finished = place.run(*options(missing, workdir, epochs=2))
     assert finished.returncode == 0, finished.stderr
     assert described(workdir).step == 50

@@ -17,6 +17,21 @@ def test_paths_of_object_stores_are_not_local():
     assert not files.is_local(epath.Path("gs://bucket/features"))
 
 
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("", ""),
+        ("./a/../b/", "{here}/b"),
+        ("gs://bucket/a/", "gs://bucket/a"),
+        ("gs://bucket//", "gs://bucket"),
+        ("gs://", "gs://"),
+    ],
+)
+def test_all_ways_to_write_a_path_become_one(path, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert files.absolute(path) == expected.format(here=tmp_path)
+
+
 def test_unfinished_file_has_another_name(tmp_path):
     path = epath.Path(tmp_path) / "file"
 

@@ -9,11 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from tests import saved_runs
-from vse_jax import loss_scalars, pretrained, train
+from configs import common
+from tests import pretrained_files, saved_runs
+from vse_jax import loss_scalars, pretrained, run_config, starting_point, train
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.errors import InputError
 from vse_jax.run_config import IMPORTED_FROM
+from vse_jax.torch_import import tokenizer_files
 from vse_jax.train_step import TrainState
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -102,6 +104,34 @@ def test_the_scale_of_another_loss_is_limited(loss, scale, config, monkeypatch, 
     assert params["loss"].keys() == own["loss"].keys()
     assert np.exp(params["loss"]["log_scale"]) == pytest.approx(scale, rel=1e-5)
     assert f"begins with the scale {scale:g} of runs/siglip" in caplog.text
+
+
+def test_weights_are_the_same_however_their_path_is_written(tmp_path, monkeypatch):
+    """Also if they are gone: a folder then looks like a package."""
+    folder = pretrained_files.write_bert(tmp_path / "weights")
+    (tmp_path / "elsewhere").mkdir()
+    config = common.get_config()
+    config.model.update(text_encoder="bert", text_weights="weights")
+    monkeypatch.chdir(tmp_path)
+    started, _ = starting_point.complete(config, None)
+    run = run_config.describe(started, tokenizer_files.read("weights"))
+    shutil.rmtree(folder)
+    for place, path in (
+        (tmp_path, "weights"),
+        (tmp_path, "./weights/"),
+        (tmp_path / "elsewhere", "../weights"),
+        (tmp_path / "elsewhere", str(folder)),
+    ):
+        monkeypatch.chdir(place)
+        config.model.text_weights = path
+        resumed, vocabulary = starting_point.complete(config, run)
+        run_config.check_same_run(run, resumed, "run")
+        assert vocabulary is not None
+        given = {"model.text_weights": path}
+        assert run_config.merge(run["config"], given).model.text_encoder == "bert"
+    config.model.text_weights = "weights"  # another one
+    with pytest.raises(InputError, match="weights: neither a folder"):
+        starting_point.complete(config, run)
 
 
 def test_missing_run_is_refused(other, tmp_path):

@@ -108,8 +108,13 @@ def check_output(output: str) -> None:
 
 
 def absolute(path: str) -> str:
-    """Returns a path that is valid in any current directory; "" stays ""."""
-    if not path or not is_local(path):
+    """Returns a path that is valid in any current directory; "" stays "".
+
+    All ways to write a path give the same one, except with symbolic links.
+    """
+    if not is_local(path):
+        return re.sub("(?<=[^:/])/+$", "", path)
+    if not path:
         return path
     return os.path.abspath(os.path.expanduser(path))
 

@@ -14,6 +14,7 @@ from vse_jax import files, run_config, saved_model
 from vse_jax.data.text import vocabularies
 from vse_jax.data.text.vocabularies import AnyVocabulary
 from vse_jax.errors import InputError
+from vse_jax.torch_import import weight_file
 from vse_jax.torch_import.resolve import began_with_text_weights, resolved
 
 logger = logging.getLogger(__name__)
@@ -43,21 +44,38 @@ def complete(
         for a new run.
 
     Returns:
-      A copy with all sizes of pretrained weights, or with the model of the run
-      `config.start_from`, whose options of the model and of its inputs replace those of
-      `config`. And the vocabulary; None for that of the dataset or of the weights.
+      A copy with absolute paths. It has all sizes of pretrained weights, or the model
+      of the run `config.start_from`, whose options of the model and of its inputs
+      replace those of `config`. And the vocabulary; None for that of the dataset or of
+      the weights.
 
     Raises:
       InputError: if there are no such weights or run, or if both are set.
     """
+    config = config.copy_and_resolve_references()
+    saved = run and run_config.from_json(run["config"])
+    for option in _WEIGHTS:
+        _set(config, option, _absolute_weights(option, config, saved))
     if not config.start_from:
         remembers = began_with_text_weights(run, config)
         return resolved(config, run), vocabularies.of_run(run) if remembers else None
-    config = config.copy_and_resolve_references()
     config.start_from = files.absolute(config.start_from)
     source = run or saved_model.read_description(config.start_from, "best")
     _take_model(config, source)
     return resolved(config), vocabularies.of_run(source)
+
+
+def _absolute_weights(option, config, saved) -> str:
+    """Returns the weights of an option as a run remembers them, see `complete`.
+
+    The run that is resumed may have lost them, so that nothing else tells a folder from
+    a package.
+    """
+    value = run_config.value_of(config, option)
+    of_run = saved and run_config.value_of(saved, option)
+    if of_run and of_run in (value, files.absolute(value)):
+        return of_run
+    return weight_file.absolute(value) if value else ""
 
 
 def _take_model(config: ml_collections.ConfigDict, run: dict[str, Any]) -> None:

@@ -180,7 +180,8 @@ def merge(saved: dict, overrides: dict) -> ml_collections.ConfigDict:
         _override(config, option, value)
     for option in sorted(overrides.keys() - set(EVALUATION_OPTIONS)):
         was, now = value_of(before, option), value_of(config, option)
-        if was != now:
+        # Paths are absolute in a checkpoint.
+        if was != now and not (was and was == files.absolute(str(now))):
             raise InputError(
                 f"config.{option} is {was!r} in the checkpoint and cannot be changed "
                 f"to {now!r} by an evaluation, which can only set "

@@ -11,6 +11,7 @@ import numpy as np
 import safetensors
 from etils import epath
 
+from vse_jax import files
 from vse_jax.errors import InputError, one_line, unreadable
 from vse_jax.torch_import import torch_file
 
@@ -32,6 +33,18 @@ _WRAPPERS = re.compile(r"(^|(?<=\.))((module|_orig_mod)\.)+")
 SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin", ".safetensors")
 
 
+def absolute(weights: str) -> str:
+    """Returns the absolute path of a file or a folder of weights.
+
+    Args:
+      weights: such a path, or the name of a Python package, which stays as it is.
+    """
+    is_path = "/" in weights or weights.endswith(SUFFIXES)
+    if is_path or epath.Path(weights).expanduser().is_dir():
+        return files.absolute(weights)
+    return weights
+
+
 def find(weights: str) -> str:
     """Returns the path of a file of weights.
 
@@ -44,8 +57,8 @@ def find(weights: str) -> str:
     """
     if weights.endswith(SUFFIXES):
         return weights
-    files = package_files(weights, instead_of=f"file ({', '.join(SUFFIXES)})")
-    found = [str(path) for path in files if path.name.endswith(SUFFIXES)]
+    shipped = package_files(weights, instead_of=f"file ({', '.join(SUFFIXES)})")
+    found = [str(path) for path in shipped if path.name.endswith(SUFFIXES)]
     if len(found) != 1:
         raise InputError(
             f"{weights}: this Python package ships {len(found)} files of weights "
@@ -65,14 +78,14 @@ def package_files(package: str, instead_of: str) -> list[pathlib.Path]:
       InputError: if no such package is installed.
     """
     try:
-        files = importlib.metadata.distribution(package).files or []
+        shipped = importlib.metadata.distribution(package).files or []
     except (importlib.metadata.PackageNotFoundError, ValueError):
         raise InputError(
             f"{package}: neither a {instead_of} nor an installed Python package; give "
             f"the path of the {instead_of.split()[0]}; if it is a package, pip install "
             f"{package}"
         ) from None
-    return [pathlib.Path(file.locate()) for file in files]
+    return [pathlib.Path(file.locate()) for file in shipped]
 
 
 def read(path: str) -> Any:
