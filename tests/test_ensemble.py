@@ -1,6 +1,7 @@
 """Runs that are evaluated together, and reports of them: real runs of main.py."""
 
 import json
+import os
 import types
 
 import numpy as np
@@ -216,10 +217,11 @@ def test_refused(runs, options, words):
         assert word in message
 
 
-def test_run_that_is_named_twice_is_refused(runs):
-    twice = [str(runs[0]), f"{runs[0].parent}/./{runs[0].name}/"]
-    with pytest.raises(InputError, match="is named twice"):
-        several_runs.open_runs(twice, "", "best", {})
+@pytest.mark.parametrize("other", ["/runs/./a/", "a", "./a"])
+def test_run_that_is_named_twice_is_refused(other, monkeypatch):
+    monkeypatch.setattr(os, "getcwd", lambda: "/runs")
+    with pytest.raises(InputError, match=f"the run {other} is named twice"):
+        several_runs.open_runs(["/runs/a", other], "", "best", {})
 
 
 def identity(ids=("a", "b", "c"), captions=(1, 2, 3), count=6):

@@ -118,7 +118,11 @@ def test_group_without_parameters_of_its_own_is_refused():
 def test_freezing_all_parameters_is_refused():
     groups = (group("image/.*", frozen=True), group(".*", frozen=True))
     message = refused(groups, parameter_groups.check_matches, params=PARAMS)
-    assert "freezes every parameter" in message
+    assert "freezes every parameter of the model" in message
+    both_encoders = (group("image/.*|scale", frozen=True),)
+    learnt = {**PARAMS, "loss": {"log_scale": 0.0}}
+    for_learnt = refused(both_encoders, parameter_groups.check_matches, params=learnt)
+    assert for_learnt == message
     parameter_groups.check_matches(groups[:1], "optimizer.groups", PARAMS)
     parameter_groups.check_matches((), "optimizer.groups", PARAMS)
 

@@ -103,7 +103,7 @@ def check_options(groups: Groups, option: str) -> None:
 
 
 def check_matches(groups: Groups, option: str, params: Any) -> None:
-    """Checks that each group has a parameter and that some parameter is trained.
+    """Checks that each group has a parameter and that the model is trained.
 
     Args:
       groups: groups with valid options.
@@ -127,9 +127,11 @@ def check_matches(groups: Groups, option: str, params: Any) -> None:
             f"{where} no parameter; a pattern must match a whole path, and paths begin "
             f"with {', '.join(_top_level(names))}"
         )
-    if groups and all(jax.tree.leaves(frozen(groups, params))):
+    is_frozen = zip(names, jax.tree.leaves(frozen(groups, params)), strict=True)
+    # The scalars of a loss cannot learn to retrieve anything.
+    if groups and all(value for name, value in is_frozen if name[:5] != "loss/"):
         raise InputError(
-            f"config.{option} freezes every parameter; leave some parameters trainable"
+            f"config.{option} freezes every parameter of the model; train some of them"
         )
 
 

@@ -1,10 +1,10 @@
 """Opens several runs that are evaluated on the same images and captions."""
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
 
+from vse_jax import files
 from vse_jax.data.identity import SplitIdentity
 from vse_jax.errors import InputError
 from vse_jax.evaluate import OpenRun, open_run
@@ -37,7 +37,7 @@ def open_runs(
 def _check_distinct(workdirs):
     seen = {}
     for workdir in workdirs:
-        path = os.path.normpath(workdir)
+        path = files.absolute(workdir)
         if path in seen:
             raise InputError(f"the run {workdir} is named twice; name each run once")
         seen[path] = workdir
