@@ -4,6 +4,7 @@ import functools
 import json
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from vse_jax.data.photo_crops import Geometry
 from vse_jax.data.photo_inputs import pixels_reader
 from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.exporting.encoders import PLATFORMS, encoders
+from vse_jax.models.backbones import create_backbone
 from vse_jax.models.pooling import LONGEST
 from vse_jax.models.vse import create_model
 from vse_jax.torch_import import backbone_weights
@@ -119,6 +121,32 @@ def test_more_tokens_than_rank_weights_are_refused():
         text_encoder.check_stablehlo(longer, 0)
     with pytest.raises(Exception, match=r"(?i)invalid|dimension|broadcast"):
         text_encoder.check_onnx(longer, 0)
+
+
+@pytest.mark.parametrize("side", [16, 17])
+def test_encoder_takes_all_regions_of_the_extraction(side):
+    rng, size = np.random.default_rng(0), 16 * side
+    extraction = {
+        "config.data.image_size": size,
+        "config.model.backbone.name": "stem",
+        "config.extract.regions": "grid",
+    }
+    stem = create_backbone("stem", pooled=False)
+    photo = np.zeros((1, size, size, 3), np.uint8)
+    config, model = of_model({"pooling": "mean"})
+    shape = 1, side**2, 128
+    batch = {"regions": np.zeros(shape), "region_count": np.full(1, side**2)}
+    variables = random_variables(model, rng, batch | captions(1, 5, rng))
+    image_encoder, _, backbone = encoders(
+        restored(config, variables, extraction=extraction),
+        random_variables(stem, rng, photo),
+    )
+    features = jax.eval_shape(backbone.function, photo)
+    assert features.shape == shape
+    is_free = jax.export.is_symbolic_dim(image_encoder.inputs["regions"].shape[1])
+    assert is_free == (side**2 <= LONGEST)
+    if not is_free:
+        assert image_encoder.inputs["regions"].shape[1:] == shape[1:]
 
 
 def test_real_photos_and_captions():

@@ -2,7 +2,8 @@
 
 They are traced in their plain forms (`kernels.platforms.plain_forms`), in float32, with
 symbolic dimensions: a batch of any size, captions of up to `pooling.LONGEST` tokens, or
-as many as a transformer has positions, and up to `pooling.LONGEST` regions.
+as many as a transformer has positions, and up to `pooling.LONGEST` regions, or exactly
+those of the extraction if these are more.
 """
 
 from collections.abc import Callable, Mapping
@@ -75,18 +76,29 @@ def encoders(restored: Restored, backbone: dict) -> list[Encoder]:
     config.dtype = "float32"
     vocabulary = vocabularies.of_run(restored.run)
     model = create_model(config, len(vocabulary), train=False)
-    result = [
-        _image_encoder(restored, config, model),
-        _text_encoder(model, restored.variables, config.model.text_tower.positions),
-    ]
+    of_photos = []
     if backbone and photo_size(restored.run["extraction"]):
-        result.append(_backbone(restored, backbone))
-    return result
+        of_photos = [_backbone(restored, backbone)]
+    return [
+        _image_encoder(restored, config, model, _region_count(*of_photos)),
+        _text_encoder(model, restored.variables, config.model.text_tower.positions),
+        *of_photos,
+    ]
 
 
-def _image_encoder(restored, config, model: VSE):
+def _region_count(backbone: Encoder | None = None) -> int:
+    """Returns the number of regions of a photo; 0 if it has none or is not known."""
+    if backbone is None:
+        return 0
+    (image,) = backbone.inputs.values()
+    one = jax.ShapeDtypeStruct((1, *image.shape[1:]), image.dtype)
+    features = jax.eval_shape(backbone.function, one)
+    return features.shape[1] if features.ndim == 3 else 0
+
+
+def _image_encoder(restored, config, model: VSE, extracted_regions):
     variables = restored.variables
-    inputs = _image_inputs(restored, config)
+    inputs = _image_inputs(restored, config, extracted_regions)
 
     def embed_images(*arrays):
         batch = dict(zip(inputs, arrays, strict=True))
@@ -95,7 +107,7 @@ def _image_encoder(restored, config, model: VSE):
     return Encoder("image_encoder", embed_images, inputs, "embedding")
 
 
-def _image_inputs(restored, config):
+def _image_inputs(restored, config, extracted_regions):
     if config.model.backbone.name:
         return {"image": _photos(restored.run["preprocessing"]["image_size"])}
     dim = content_dim(restored.variables)
@@ -103,6 +115,8 @@ def _image_inputs(restored, config):
         (batch,) = _free_dimensions()
         return {"feature": jax.ShapeDtypeStruct((batch, dim), jnp.float32)}
     batch, regions = _free_dimensions(regions=LONGEST)
+    if extracted_regions > LONGEST:
+        regions = extracted_regions
     return {
         "regions": jax.ShapeDtypeStruct((batch, regions, dim), jnp.float32),
         "region_count": jax.ShapeDtypeStruct((batch,), jnp.int32),
