@@ -238,6 +238,22 @@ def test_parts_of_a_model_are_refused(imported, root, tmp_path):
     assert "its model_type is ['clip'], expected 'clip' or 'siglip'" in message
 
 
+def test_photos_have_a_size_that_the_model_takes(imported, root, tmp_path):
+    folder = str(imported[1])
+    config = configured(root, tmp_path / "data")
+    config.data.image_size = whole_models.PIXELS + 1
+    message = refusal(whole_model.import_model, config, str(tmp_path / "x"), folder)
+    assert message.startswith("config.data.image_size is 33, expected at least 8 with")
+    assert not (tmp_path / "x").exists()
+    # Drawn scenes are not resized otherwise.
+    config.data.update(builder="shapes", image_size=0)
+    whole_model.import_model(config, str(tmp_path / "run"), folder)
+    run = Checkpoints(str(tmp_path / "run"), read_only=True).describe()
+    data = run["config"]["data"]
+    shorter = 0 if data["fit"] == "stretch" else whole_models.PIXELS
+    assert (data["image_size"], data["resize"]) == (whole_models.PIXELS, shorter)
+
+
 def test_another_tokenizer_is_refused(root, tmp_path):
     whole_models.save_clip(tmp_path / "clip")
     path = tmp_path / "clip" / "config.json"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from vse_jax import run_config
 from vse_jax.errors import InputError
 from vse_jax.models.backbones import sizes_of
 from vse_jax.models.pooling import CLS
@@ -76,8 +77,9 @@ def import_model(config: ml_collections.ConfigDict, workdir: str, folder: str) -
       folder: see `pretrained_folder.read`.
 
     Raises:
-      InputError: if the folder has no such model or no tokenizer, if a parameter is
-        missing, unexpected or mis-shaped, or if the workdir already has a run.
+      InputError: if the folder has no such model or no tokenizer, if an option does not
+        fit the model, if a parameter is missing, unexpected or mis-shaped, or if the
+        workdir already has a run.
     """
     found = pretrained_folder.read_config(folder)
     name = found.get("model_type")
@@ -90,6 +92,7 @@ def import_model(config: ml_collections.ConfigDict, workdir: str, folder: str) -
             "config.model.backbone.weights"
         )
     config = configure(config, kind, folder)
+    run_config.check_options(config)  # an evaluation could not change them
     tokens = text_weights.read_tokenizer(config)
     variables = convert(config, kind, pretrained_folder.read(folder), folder)
     # The workdir does not need the folder.
@@ -136,6 +139,10 @@ def configure(
         config.data.builder = "karpathy_images"
         config.data.validation_split = "val"
     config = resolved(config)
+    if not config.data.image_size:  # drawn scenes are resized to what the model takes
+        side = config.model.backbone.tower.image_size
+        config.data.image_size = side
+        config.data.resize = 0 if config.data.fit == "stretch" else side
     # A caption is truncated where the tower's positions end, and not before.
     lengths, positions = config.data.token_lengths, config.model.text_tower.positions
     shorter = tuple(length for length in lengths if length < positions)
