@@ -62,12 +62,9 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     optimizers = ("optimizer.", *stages)
     _check_choices(config)
     _check_groups(config, *(f"{optimizer}groups" for optimizer in optimizers))
-    _check_numbers(
-        config,
-        "data.token_lengths",
-        "data.scene_counts",
-        *(f"{optimizer}decay_epochs" for optimizer in optimizers),
-    )
+    _check_numbers(config, int, "data.token_lengths", "data.scene_counts")
+    decay_epochs = (f"{optimizer}decay_epochs" for optimizer in optimizers)
+    _check_numbers(config, int | float, *decay_epochs)
     _check_positive(
         config,
         "optimizer.decay_factor",
@@ -88,10 +85,17 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         "model.embed_dim",
         "model.word_dim",
     )
-    for option in ("data.folds", "profile_at_step", "stuck_steps"):
-        _require(config, option, value_of(config, option) >= 0, "at least 0")
-    alpha = config.evaluation.hubness_alpha
-    _require(config, "evaluation.hubness_alpha", 0 <= alpha < math.inf, "at least 0")
+    for option in (
+        "data.folds",
+        "evaluation.hubness_alpha",
+        *(f"loss.{name}" for name in ("epsilon", "margin", "scale", "triplet_weight")),
+        "optimizer.gradient_clip",
+        "optimizer.weight_decay",
+        "profile_at_step",
+        "stuck_steps",
+    ):
+        is_right = 0 <= value_of(config, option) < math.inf
+        _require(config, option, is_right, "at least 0")
     _check_rates(config)
     _check_loss(config)
     _check_schedule(config, "optimizer.", "")
@@ -171,19 +175,23 @@ def _check_groups(config, *options):
                 )
 
 
-def _check_numbers(config, *options):
+def _check_numbers(config, kind, *options):
+    whole = "whole " if kind is int else ""
     for option in options:
         numbers = value_of(config, option)
         are_numbers = isinstance(numbers, tuple | list) and all(
-            isinstance(number, int | float) and 0 <= number < math.inf
+            isinstance(number, kind)
+            and not isinstance(number, bool)
+            and 0 <= number < math.inf
             for number in numbers
         )
-        _require(config, option, are_numbers, "a tuple of numbers of at least 0")
+        _require(config, option, are_numbers, f"a tuple of {whole}numbers, at least 0")
 
 
 def _check_positive(config, *options):
     for option in options:
-        _require(config, option, value_of(config, option) > 0, "more than 0")
+        is_right = 0 < value_of(config, option) < math.inf
+        _require(config, option, is_right, "more than 0, and finite")
 
 
 def _check_at_least_one(config, *options):
@@ -255,9 +263,6 @@ def _check_schedule(config, optimizer, stage):
 def _check_loss(config):
     loss = config.loss
     _require(config, "loss.bias", math.isfinite(loss.bias), "a finite number")
-    for option in ("loss.scale", "loss.triplet_weight"):
-        is_right = 0 <= value_of(config, option) < math.inf
-        _require(config, option, is_right, "at least 0")
     if loss.name != "triplet":
         _check_scaled_loss(config)
     elif loss.scale:
