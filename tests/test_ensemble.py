@@ -224,6 +224,11 @@ def test_run_that_is_named_twice_is_refused(other, monkeypatch):
         several_runs.open_runs(["/runs/a", other], "", "best", {})
 
 
+def test_correction_of_hubness_is_refused_and_not_ignored():
+    with pytest.raises(InputError, match=r"config.evaluation.hubness is True, but ens"):
+        several_runs.open_runs(["a", "b"], "", "best", {"evaluation.hubness": True})
+
+
 def identity(ids=("a", "b", "c"), captions=(1, 2, 3), count=6):
     return SplitIdentity(
         list(ids), np.arange(3, dtype=np.uint64), np.array(captions, np.uint64), count

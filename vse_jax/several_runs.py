@@ -9,6 +9,8 @@ from vse_jax.data.identity import SplitIdentity
 from vse_jax.errors import InputError
 from vse_jax.evaluate import OpenRun, open_run
 
+_HUBNESS = "evaluation.hubness"
+
 
 def open_runs(
     workdirs: Sequence[str], split: str, checkpoint: str, overrides: dict
@@ -22,9 +24,16 @@ def open_runs(
       overrides: values by dotted option names, for every run.
 
     Raises:
-      InputError: if a run is named twice, cannot be opened, or has another split.
+      InputError: if a run is named twice, cannot be opened, or has another split, or if
+        an option has no effect on several runs.
     """
     _check_distinct(workdirs)
+    if overrides.get(_HUBNESS):
+        raise InputError(
+            f"config.{_HUBNESS} is True, but ensembles and reports have no corrected "
+            "scores; leave it out, or evaluate one run by --mode=eval"
+        )
+    overrides = {**overrides, _HUBNESS: False}  # a run may have it from its training
     runs = []
     for workdir in workdirs:
         run = open_run(workdir, split, checkpoint, overrides)
