@@ -315,7 +315,7 @@ def test_siglip_has_no_class_token(models, root, tmp_path):
 
 
 def test_stored_photos_must_fit_the_patches(models, tmp_path):
-    """Drawn scenes have 64 pixels; those of a dataset are not resized."""
+    """Drawn scenes have 64 pixels, and are resized only if an option says so."""
     folder = hugging_face.save(
         hugging_face.create("dinov2", image_size=42, patch_size=14), tmp_path / "dinov2"
     )
@@ -323,8 +323,13 @@ def test_stored_photos_must_fit_the_patches(models, tmp_path):
     config.model.backbone.update(name="dinov2", weights=folder)
     config = resolved(config)
     assert config.data.image_size == 0
-    with pytest.raises(InputError, match=r"have 64x64 pixels, but dinov2 needs a mult"):
+    fails = pytest.raises(InputError, match=r"64x64 pixels, but dinov2 needs a mult")
+    with fails:
         vse_jax.experiment.create_experiment(config)
+    with fails:
+        extract.extract(config, str(tmp_path / "features"))
+    config.data.image_size = 56
+    vse_jax.experiment.create_experiment(config)
 
 
 def test_larger_photos_keep_the_margin_of_the_crop(models, root, tmp_path):

@@ -218,7 +218,7 @@ def check_content(
     Raises:
       InputError: if it does not; names the option and the values that fit.
     """
-    content, shape = content_of(builder).key, content_of(builder).shape
+    content = content_of(builder).key
     backbone, encoder = config.model.backbone.name, config.model.image_encoder
     if bool(backbone) != (content == "image"):
         fitting = BACKBONES if content == "image" else ("",)
@@ -226,24 +226,28 @@ def check_content(
     if content not in ("image", ENCODERS[encoder].content):
         fitting = [name for name, spec in ENCODERS.items() if spec.content == content]
         raise _unfit(config, "image_encoder", builder, content, fitting)
-    if backbone and shape[0]:
-        check_photo_size(config.model.backbone, shape[0], builder.data_dir)
+    if backbone:
+        check_photo_size(config, builder)
 
 
 def check_photo_size(
-    backbone: ml_collections.ConfigDict, size: int, data_dir: str
+    config: ml_collections.ConfigDict, builder: tfds.core.DatasetBuilder
 ) -> None:
-    """Checks that a backbone takes the photos of a dataset, which have one size.
+    """Checks that the backbone takes photos of one size that are not resized.
 
     Raises:
       InputError: if it does not.
     """
+    size, backbone = content_of(builder).shape[0], config.model.backbone
+    if not size or config.data.image_size:
+        return
     spec = spec_of(backbone.name, sizes_of(backbone))
     if not run_config.fits_backbone(size, spec):
         raise InputError(
-            f"{data_dir}: its photos have {size}x{size} pixels, but {backbone.name} "
-            f"needs a multiple of {spec.multiple} of at least {spec.region_size}; "
-            "choose weights with other patches, or other photos"
+            f"{builder.data_dir}: its photos have {size}x{size} pixels, but "
+            f"{backbone.name} needs a multiple of {spec.multiple} of at least "
+            f"{spec.region_size}; set config.data.image_size to one, and "
+            "config.data.resize, or choose weights with other patches"
         )
 
 

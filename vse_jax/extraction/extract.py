@@ -24,6 +24,7 @@ from vse_jax.data.datasets.extracted_features import PCA_FILE
 from vse_jax.data.identity import identity_of
 from vse_jax.data.records import content_of
 from vse_jax.errors import InputError, reporting_writes
+from vse_jax.experiment import check_photo_size
 from vse_jax.extraction import backbone_file, pca
 from vse_jax.extraction.extractor import (
     LARGEST,
@@ -97,6 +98,7 @@ def _check_photos(config, builder):
             f"{builder.data_dir}: contains no photos, but {content_of(builder).key}; "
             "set config.data.builder and config.data.root to a dataset of photos"
         )
+    check_photo_size(config, builder)
 
 
 class Extraction:
