@@ -288,6 +288,11 @@ def refusal(config):
         ({"model.backbone.weights": ""}, "tower.dim is 0, and config.model.backbone"),
         ({"model.backbone.name": "dinov2"}, "set config.model.backbone.name to 'clip"),
         ({"model.pooling": "cls"}, "text_encoder='bigru_gpo' has no class token"),
+        ({"model.backbone.tower.mean": (0.5,)}, "mean is (0.5,), expected three"),
+        (
+            {"model.backbone.tower.deviation": (1.0, 0.0, 1.0)},
+            "expected three numbers above 0, of RGB",
+        ),
     ],
 )
 def test_invalid_options(changes, expected, models, root, tmp_path):

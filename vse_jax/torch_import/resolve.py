@@ -1,5 +1,6 @@
 """Completes a configuration by what pretrained weights say about themselves."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,7 +121,24 @@ def _read_vision(config):
     photo = preprocessor.read(backbone.name, backbone.weights, sizes.image_size)
     sizes.mean = sizes.mean or photo.mean
     sizes.deviation = sizes.deviation or photo.deviation
+    _check_channels(sizes)
     _set_geometry(config.data, photo)
+
+
+def _check_channels(sizes):
+    """Checks what the options say about the pixels; those of a file are checked."""
+    for name, least in (("mean", -math.inf), ("deviation", 0.0)):
+        values = sizes[name]
+        are_numbers = all(
+            isinstance(value, int | float) and least < value < math.inf
+            for value in values
+        )
+        if len(values) != 3 or not are_numbers:
+            above = " above 0" if name == "deviation" else ""
+            raise InputError(
+                f"config.{_VISION_TOWER}.{name} is {values!r}, expected three numbers"
+                f"{above}, of RGB; leave it out to take those of the weights"
+            )
 
 
 def _check_given(config, fields, tower, weights):
