@@ -4,16 +4,34 @@ import concurrent.futures
 import contextlib
 import signal
 import socket
+import types
 
 import numpy as np
 import pytest
 
+from configs import common
 from tests import programs
 from tests.serving import served
 from vse_jax.errors import InputError
-from vse_jax.serving import server
+from vse_jax.serving import descriptions, serve, server
 
 WORDS = ("a red circle", "blue", "a star above a big green square", "xyz", "a disc")
+
+
+def test_every_length_of_captions_is_compiled(monkeypatch):
+    """Also one that holds the start and the end of a caption alone."""
+    config = common.get_config()
+    config.data.token_lengths = (2, 16)
+    searcher = types.SimpleNamespace(model=types.SimpleNamespace(config=config))
+    monkeypatch.setattr(descriptions, "kinds_of_queries", lambda searcher: ["text"])
+    asked = []
+    monkeypatch.setattr(
+        serve, "_answer", lambda searcher, queries: asked.append(queries)
+    )
+    for program in serve.programs_of(searcher):
+        program.compile()
+    words = {query.check().name.count("a") for queries in asked for query in queries}
+    assert words == {1, 14}
 
 
 def start(workdir, *options):

@@ -60,7 +60,8 @@ def programs_of(searcher: Searcher) -> Iterator[Program]:
     queries = []
     if "text" in kinds:
         lengths = token_lengths(searcher.model.config)
-        queries += [Query((Part(1.0, text="a " * (size - 2)),)) for size in lengths]
+        words = [max(1, length - 2) for length in lengths]
+        queries += [Query((Part(1.0, text="a " * count),)) for count in words]
     if "photo" in kinds:
         queries.append(Query((Part(1.0, photo=Image.new("RGB", (64, 64))),)))
     for count in _COUNTS:
