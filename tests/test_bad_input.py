@@ -133,7 +133,7 @@ def test_long_values_are_shortened(options, tmp_path):
         ("model.image_encoder", "global", ["'global'", "'region_residual'"]),
         ("model.backbone.name", "stem", ["'stem'", "'regions'"]),
         ("model.backbone.name", "resnet", ["'resnet'", "'resnet50'"]),
-        ("model.backbone.weights", "a.pth", ["'a.pth'", "backbone.name is empty"]),
+        ("model.backbone.weights", "a.pth", ["/a.pth'", "backbone.name is empty"]),
         ("data.token_lengths", (1,), ["token_lengths", "(1,)"]),
         ("data.token_lengths", ("a",), ["token_lengths", "('a',)"]),
         ("data.minimum_word_count", 999, ["minimum_word_count", "999"]),
