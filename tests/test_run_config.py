@@ -1,5 +1,6 @@
 import json
 
+import ml_collections
 import pytest
 
 from configs import common
@@ -33,6 +34,8 @@ def test_defaults_are_valid(config):
         ("loss.reduction", "max", "'mean', 'sum'"),
         ("loss.similarity", "dot", "'cosine', 'order'"),
         ("optimizer.name", "sgd", "'adam', 'adamw'"),
+        ("seed", -1, "0 to 4294967295"),
+        ("seed", 2**32, "0 to 4294967295"),
         ("batch_size", 0, "at least 1"),
         ("microbatches", 0, "at least 1"),
         ("epochs", -1, "at least 1"),
@@ -68,6 +71,18 @@ def test_invalid_option_is_refused_by_its_name(config, option, value, expected):
     assert message.startswith(f"config.{option} is {value!r}, expected ")
     assert expected in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "stage", [3, ml_collections.ConfigDict({"epochs": 1, "learning_rate": 1.0})]
+)
+def test_later_stages_are_stages(config, stage):
+    good = common.fine_tuning_stage(epochs=1, learning_rate=1e-5)
+    config.fine_tuning = (good,)
+    run_config.check_options(config)
+    config.fine_tuning = (good, stage)
+    with pytest.raises(InputError, match=r"config\.fine_tuning\[1\] is not a stage"):
+        run_config.check_options(config)
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,18 @@ from collections.abc import Iterable
 import ml_collections
 from ml_collections.config_flags import config_path
 
+from configs import common
 from vse_jax import parallel, parameter_groups
 from vse_jax.data.photo_crops import FITS, INTERPOLATIONS
 from vse_jax.data.text import tokenizers
 from vse_jax.errors import InputError
-from vse_jax.loss_scalars import LARGEST_SCALES
-from vse_jax.losses import LOSSES, MININGS, mines_negatives
+from vse_jax.losses import LOSSES, MININGS
 from vse_jax.models import image_encoders, text_encoders
 from vse_jax.models.backbones import BACKBONES, Spec, sizes_of, spec_of
 from vse_jax.models.pooling import CLS, POOLINGS
 from vse_jax.models.text_encoders.transformer import TOWERS
 from vse_jax.optimizer import OPTIMIZERS, SCHEDULES
+from vse_jax.run_config.loss_checks import check_loss
 from vse_jax.similarity import SIMILARITIES
 
 CHOICES = {
@@ -44,6 +45,31 @@ CHOICES = {
     "evaluation.suite": ("recall", "cxc", "eccv"),
     "evaluation.hubness": (False, True),
 }
+_AT_LEAST_ONE = (
+    "batch_size",
+    "microbatches",
+    "evaluation_batch_size",
+    "epochs",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "evaluate_every_epochs",
+    "evaluation.hubness_k",
+    "loss.views",
+    "model.embed_dim",
+    "model.word_dim",
+)
+_AT_LEAST_ZERO = (
+    "data.folds",
+    "evaluation.hubness_alpha",
+    "loss.epsilon",
+    "loss.margin",
+    "loss.scale",
+    "loss.triplet_weight",
+    "optimizer.gradient_clip",
+    "optimizer.weight_decay",
+    "profile_at_step",
+    "stuck_steps",
+)
 EXTRACTION_CHOICES = {"extract.regions": ("grid", "pooled")}
 
 
@@ -58,7 +84,9 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     Raises:
       InputError: if an option is invalid; names it and the expected values.
     """
-    stages = [f"fine_tuning[{number}]." for number in range(len(config.fine_tuning))]
+    # A seed of JAX has 32 bits. Numbers that differ in higher bits would be one seed.
+    _require(config, "seed", 0 <= config.seed < 2**32, "0 to 4294967295")
+    stages = _stages(config)
     optimizers = ("optimizer.", *stages)
     _check_choices(config)
     _check_groups(config, *(f"{optimizer}groups" for optimizer in optimizers))
@@ -70,34 +98,15 @@ def check_options(config: ml_collections.ConfigDict) -> None:
         "optimizer.decay_factor",
         *(f"{optimizer}learning_rate" for optimizer in optimizers),
     )
-    _check_at_least_one(
-        config,
-        "batch_size",
-        "microbatches",
-        "evaluation_batch_size",
-        "epochs",
-        *(f"{stage}epochs" for stage in stages),
-        "log_every_steps",
-        "checkpoint_every_steps",
-        "evaluate_every_epochs",
-        "evaluation.hubness_k",
-        "loss.views",
-        "model.embed_dim",
-        "model.word_dim",
-    )
-    for option in (
-        "data.folds",
-        "evaluation.hubness_alpha",
-        *(f"loss.{name}" for name in ("epsilon", "margin", "scale", "triplet_weight")),
-        "optimizer.gradient_clip",
-        "optimizer.weight_decay",
-        "profile_at_step",
-        "stuck_steps",
-    ):
+    epochs = (f"{stage}epochs" for stage in stages)
+    _check_at_least_one(config, *_AT_LEAST_ONE, *epochs)
+    for option in _AT_LEAST_ZERO:
         is_right = 0 <= value_of(config, option) < math.inf
         _require(config, option, is_right, "at least 0")
     _check_rates(config)
-    _check_loss(config)
+    is_finite = math.isfinite(config.loss.bias)
+    _require(config, "loss.bias", is_finite, "a finite number")
+    check_loss(config)
     _check_schedule(config, "optimizer.", "")
     for stage in stages:
         _check_schedule(config, stage, stage)
@@ -151,6 +160,21 @@ def _check_backbone_of_extraction(config):
                 "config.extract.regions='pooled' gives no grid to pool; set only one "
                 "of them"
             )
+
+
+def _stages(config):
+    """Checks what is listed as later stages; returns the prefixes of their options."""
+    fields = set(common.fine_tuning_stage(epochs=1, learning_rate=1.0))
+    stages = []
+    for number, stage in enumerate(config.fine_tuning):
+        option = f"fine_tuning[{number}]"
+        if not isinstance(stage, ml_collections.ConfigDict) or set(stage) != fields:
+            raise InputError(
+                f"config.{option} is not a stage; create it with "
+                "configs.common.fine_tuning_stage(epochs=..., learning_rate=...)"
+            )
+        stages.append(f"{option}.")
+    return stages
 
 
 def _check_choices(config):
@@ -258,88 +282,6 @@ def _check_schedule(config, optimizer, stage):
     warmup = value_of(config, f"{optimizer}warmup_epochs")
     expected = f"at least 0 and less than config.{stage}epochs, which is {epochs}"
     _require(config, f"{optimizer}warmup_epochs", 0 <= warmup < epochs, expected)
-
-
-def _check_loss(config):
-    loss = config.loss
-    _require(config, "loss.bias", math.isfinite(loss.bias), "a finite number")
-    if loss.name != "triplet":
-        _check_scaled_loss(config)
-    elif loss.scale:
-        raise InputError(
-            f"config.loss.scale is {loss.scale}, but config.loss.name is 'triplet', "
-            "which has no scale; set it to 'infonce' or 'sigmoid'"
-        )
-    if loss.triplet_weight and loss.name != "infonce":
-        raise InputError(
-            f"config.loss.triplet_weight is {loss.triplet_weight}, but "
-            f"config.loss.name is {loss.name!r}; set config.loss.name to 'infonce', or "
-            "config.loss.triplet_weight to 0"
-        )
-    if loss.warmup_mining and not mines_negatives(loss):
-        raise InputError(
-            f"config.loss.warmup_mining is {loss.warmup_mining!r}, but "
-            f"config.loss.name is {loss.name!r}, which mines no negatives; set "
-            "config.loss.warmup_mining to ''"
-        )
-    if loss.views > 1:
-        _check_views(config)
-    _check_warmup(config)
-
-
-def _check_views(config):
-    model, data = config.model, config.data
-    content = image_encoders.ENCODERS[model.image_encoder].content
-    reason = ""
-    if config.loss.name == "sigmoid":
-        reason = (
-            "config.loss.name is 'sigmoid', which compares each pair on its own and "
-            "not with the least similar view; set it to 'triplet' or 'infonce'"
-        )
-    elif content != "regions":
-        reason = (
-            f"config.model.image_encoder is {model.image_encoder!r}, and a view is a "
-            "choice of regions; set config.loss.views to 1"
-        )
-    elif model.backbone.name:
-        reason = (
-            f"config.model.backbone.name is {model.backbone.name!r}, and views are of "
-            "region features: extract features (--mode=extract), or set "
-            "config.loss.views to 1"
-        )
-    elif not data.augment or not (data.drop_regions or data.drop_words):
-        reason = (
-            "no regions or words are dropped, so that all views are equal; set "
-            "config.data.augment to True and config.data.drop_regions and "
-            "config.data.drop_words to 0.2"
-        )
-    if reason:
-        raise InputError(f"config.loss.views is {config.loss.views}, but {reason}")
-
-
-def _check_scaled_loss(config):
-    loss = config.loss
-    if loss.similarity != "cosine":
-        raise InputError(
-            f"config.loss.similarity is {loss.similarity!r}, but config.loss.name is "
-            f"{loss.name!r}, which scales cosine similarities; set config.loss.name to "
-            "'triplet'"
-        )
-    largest = LARGEST_SCALES[loss.name]
-    if loss.learn_scale and loss.scale > largest:
-        raise InputError(
-            f"config.loss.scale is {loss.scale}, but a learned scale of {loss.name} is "
-            f"at most {largest:g}; set config.loss.learn_scale=False to keep it"
-        )
-
-
-def _check_warmup(config):
-    if config.loss.warmup_epochs and not config.loss.warmup_mining:
-        raise InputError(
-            f"config.loss.warmup_epochs is {config.loss.warmup_epochs}, but "
-            "config.loss.warmup_mining is empty; set it to one of "
-            f"{', '.join(map(repr, MININGS))}"
-        )
 
 
 def _check_backbone(backbone, image_encoder):
