@@ -8,8 +8,9 @@ import jax
 import ml_collections
 import numpy as np
 from clu import parameter_overview, periodic_actions
+from etils import epath
 
-from vse_jax import host_connection, parallel, starting_point
+from vse_jax import host_connection, parallel, shared_folder, starting_point
 from vse_jax.checkpoint import Checkpoints, find_description
 from vse_jax.data import input_pipeline
 from vse_jax.data.text import vocabularies
@@ -78,6 +79,7 @@ def train_and_evaluate(
     check_folds(data.folds, split, index)
     if config.evaluation.suite != "recall":  # another split is reported now
         open_suite(experiment, default_split(experiment))
+    experiment.check_same_on_hosts()
     with _sole_run(workdir), contextlib.closing(Checkpoints(workdir)) as checkpoints:
         saved = checkpoints.describe()
         config.dtype = config.dtype or (saved or {}).get("dtype", "float32")
@@ -86,11 +88,13 @@ def train_and_evaluate(
         return _train(experiment, checkpoints, workdir, goodput)
 
 
+@contextlib.contextmanager
 def _sole_run(workdir):
-    """Returns a context in which the primary host locks the workdir for all hosts."""
-    if parallel.is_primary_host():
-        return sole_run(workdir)
-    return contextlib.nullcontext()
+    """Lets the primary host lock the workdir for all hosts, which must share it."""
+    is_primary = parallel.is_primary_host()
+    with sole_run(workdir) if is_primary else contextlib.nullcontext():
+        shared_folder.check("--workdir", epath.Path(workdir).expanduser())
+        yield
 
 
 def _train(experiment, checkpoints, workdir, goodput) -> dict | None:
