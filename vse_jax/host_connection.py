@@ -241,10 +241,25 @@ def _connect_jax(config, address, count, number):
     try:
         reached = address if number == 0 else _proxy(address)
         jax.distributed.initialize(
-            reached, count, number, initialization_timeout=2 * _JAX_TIMEOUT
+            reached,
+            count,
+            number,
+            cluster_detection_method="deactivate" if _is_alone() else None,
+            initialization_timeout=2 * _JAX_TIMEOUT,
         )
     finally:
         timer.cancel()
+
+
+def _is_alone():
+    """Whether Slurm or Open MPI started one process on each machine, or on this one.
+
+    It then uses all GPUs of the machine. JAX would give it the first one only, as if
+    there were a process for each GPU.
+    """
+    names = "SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE"
+    tasks = next((os.environ[name] for name in names if name in os.environ), "")
+    return re.fullmatch(r"1(\(x\d+\))?", tasks) is not None
 
 
 def _proxy(address):
