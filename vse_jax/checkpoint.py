@@ -350,9 +350,8 @@ class Checkpoints:
     def _move_aside(self, path):
         """Moves a checkpoint into `damaged/`, next to the folder of checkpoints."""
         aside = self.directory.parent / "damaged"
-        aside.mkdir(parents=True, exist_ok=True)
-        number = sum(1 for _ in aside.iterdir())
-        path.rename(aside / f"{path.name}-{number}")
+        number = sum(1 for _ in aside.glob("*"))
+        files.move_folder(path, aside / f"{path.name}-{number}")
         logger.error("moved %s to %s", path, aside)
 
 
