@@ -7,7 +7,7 @@ import logging
 import jax
 import ml_collections
 import numpy as np
-from clu import parameter_overview, periodic_actions
+from clu import parameter_overview
 from etils import epath
 
 from vse_jax import host_connection, parallel, shared_folder, starting_point
@@ -24,6 +24,7 @@ from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
 from vse_jax.feed import Feed
 from vse_jax.goodput import CHECKPOINTS, EVALUATION, STEPS, Goodput
 from vse_jax.pretrained import load_pretrained
+from vse_jax.profiling import Profile
 from vse_jax.run_config import check_same_run, flatten
 from vse_jax.run_lock import sole_run
 from vse_jax.run_report.report_mode import report_if_images
@@ -226,13 +227,14 @@ class Training:
             writer,
             self._how_to_resume,
         )
-        profile = self._profile()
+        first = self._config.profile_at_step
+        profile = Profile(self._workdir, first, self._num_steps)
         feed = Feed(batches, self._data.put, step_log.is_idle)
         fits = parallel.reporting_memory(
             self._config.batch_size, "batch_size", self._config.microbatches
         )
         self._goodput.begin(STEPS)
-        with Termination() as termination, fits, feed:
+        with Termination() as termination, fits, feed, profile:
             for batch, waited in feed:
                 self._goodput.waited(waited)
                 step_log.waited(waited)
@@ -242,8 +244,8 @@ class Training:
                 stopping = not self._compile(batch, termination)
                 if not stopping:
                     termination.begin_steps()
+                    profile.before_step(self.step + 1, self._state)
                     self._train(batch, step_log)
-                    profile(self.step)
                     stopping = termination.is_due()
                 if self.step > self._saved and (self._must_save() or stopping):
                     step_log.report(self.step)
@@ -276,16 +278,6 @@ class Training:
         self._state, metrics = step(self._state, batch)
         self.step += 1
         step_log.add(self.step, metrics)
-
-    def _profile(self):
-        """Returns an action that profiles if `config.profile_at_step` is set."""
-        return periodic_actions.Profile(
-            logdir=self._workdir,
-            num_profile_steps=5,
-            profile_duration_ms=None,
-            first_profile=self._config.profile_at_step or -1,
-            every_secs=None,
-        )
 
     def _is_multiple_of(self, every: int) -> bool:
         return self.step % every == 0
