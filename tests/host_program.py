@@ -6,15 +6,20 @@ python -m tests.host_program FUNCTION FOLDER ADDRESS NUM_PROCESSES PROCESS_ID
 import pathlib
 import sys
 import time
+import types
 
 import jax
 import numpy as np
+from etils import epath
 
 from configs import common
 from tests import parity
 from tests.test_train_step import BATCH, VOCABULARY, adamw, make_batch
-from vse_jax import host_connection, parallel, termination
+from vse_jax import host_connection, parallel, shared_folder, termination
+from vse_jax.checkpoint import Checkpoints
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
+from vse_jax.experiment import Experiment
 from vse_jax.models.kernels import packed_gru
 from vse_jax.models.vse import VSE
 from vse_jax.train_step import create_train_state, make_train_step
@@ -118,6 +123,37 @@ def two_trainings(folder: pathlib.Path) -> None:
                 time.sleep(0.01)
 
 
+def compare(folder: pathlib.Path) -> None:
+    """Prints what is said of folders, checkpoints and data that hosts do not share.
+
+    Below `folder`, each kind has a workdir for each host, named by its number.
+    """
+    host = str(parallel.this_host()["process_index"])
+    shared_folder.check("--workdir", epath.Path(folder))
+    own = epath.Path(folder / "damaged" / host)
+    refused(shared_folder.check, "--workdir", own, seconds=0.5)
+    for kind in ("damaged", "changed", "older"):
+        workdir = folder / kind / host
+        refused(lambda found: found.restore(found.steps()), opened(workdir))
+    builder = types.SimpleNamespace(data_dir="prepared")
+    experiment = Experiment(None, builder, Vocabulary(["a"]))
+    identity = types.SimpleNamespace(summary=lambda: {"digest": host})
+    experiment.__dict__["identity"] = identity
+    refused(experiment.check_same_on_hosts)
+
+
+def opened(workdir: pathlib.Path) -> Checkpoints:
+    return Checkpoints(str(workdir), read_only=True)
+
+
+def refused(function, *args, **options) -> None:
+    """Prints the error of a function, which is the same on all hosts."""
+    try:
+        function(*args, **options)
+    except InputError as error:
+        print(error, flush=True)
+
+
 def main() -> None:
     """Connects the hosts and runs the function."""
     name, folder, address, count, number = sys.argv[1:]
@@ -127,7 +163,8 @@ def main() -> None:
     with host_connection.failing_together():
         host_connection.connect(config, preemptible=True)
         parallel.set_up(config, f"{folder}/run")
-        functions = {f.__name__: f for f in (train, wait, fail, gather, two_trainings)}
+        known = (train, wait, fail, gather, two_trainings, compare)
+        functions = {f.__name__: f for f in known}
         functions[name](pathlib.Path(folder))
     host_connection.leave(0)
 

@@ -245,6 +245,24 @@ def test_only_damaged_checkpoints_are_refused_and_not_moved(saved, read_only):
     assert not (saved / "damaged").exists()
 
 
+def test_damaged_checkpoints_in_a_bucket_are_moved_aside(bucket):
+    """An object store has no folder before it has a file in it."""
+    checkpoints = Checkpoints(str(bucket))
+    for step in (1, 2, 3):
+        checkpoints.save(make_state(step), RUN, rsum(-step))
+    checkpoints.close()
+    steps = bucket / "checkpoints"
+    (steps / "3" / "metrics" / "metrics").write_text("{")
+    checkpoints = Checkpoints(str(bucket))
+    assert checkpoints.steps() == [2, 1]
+    (steps / "2" / "run" / "metadata").write_text("{")
+    assert_same(checkpoints.restore([2, 1]).variables["params"], make_state(1).params)
+    assert checkpoints.steps() == [1]
+    kept = sorted(path.name for path in (bucket / "damaged").iterdir())
+    assert kept == ["2-1", "3-0"]
+    assert (bucket / "damaged" / "2-1" / "run" / "metadata").read_text() == "{"
+
+
 def test_description_skips_a_damaged_checkpoint(saved, caplog):
     delete_run(folder(saved, 3))
     described = Checkpoints(saved).describe()

@@ -9,6 +9,8 @@ import pytest
 
 from tests import host_program, programs
 from tests.host_processes import Hosts, assert_named, finish_all, kill_one
+from tests.test_checkpoint import RUN, make_state
+from vse_jax.checkpoint import Checkpoints
 
 
 def hosts_of(name, folder, count, devices=1):
@@ -79,6 +81,49 @@ def test_failure_of_one_host_ends_all_with_one_line(tmp_path):
     assert [host.returncode for host in finished] == [2, 2], finished
     assert finished[0].stderr == f"error: {tmp_path}: is missing\n"
     assert not finished[1].stderr
+
+
+@pytest.fixture
+def workdirs(tmp_path):
+    """Folders with workdirs of two hosts, which differ in one way each."""
+    for kind, seed, steps in (
+        ("damaged", 0, (1, 2)),
+        ("changed", 5, (1, 2)),
+        ("older", 0, (1,)),
+    ):
+        save(tmp_path / kind / "0", 0, (1, 2))
+        save(tmp_path / kind / "1", seed, steps)
+    files = (tmp_path / "damaged" / "1" / "checkpoints" / "2" / "variables").rglob("*")
+    largest = max(files, key=lambda path: path.is_file() and path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    return tmp_path
+
+
+def save(workdir, seed, steps):
+    checkpoints = Checkpoints(workdir)
+    for step in steps:
+        state = make_state(seed + step)
+        checkpoints.save(state.replace(step=np.int32(step)), RUN)
+    checkpoints.close()
+
+
+def test_hosts_that_do_not_share_their_files_are_told_so(workdirs):
+    """A host that fails alone does not stop the others within a collective."""
+    finished = hosts_of("compare", workdirs, 2).run()
+    assert [host.returncode for host in finished] == [0, 0], finished
+    assert "Traceback" not in finished[0].stderr
+    messages = finished[0].stdout.splitlines()
+    assert finished[1].stdout == ""
+    expected = [
+        f"--workdir is {workdirs}/damaged/0, which is not the same on host 1",
+        f"{workdirs}/damaged/0/checkpoints/2 cannot be read on host 1 (",
+        f"checkpoint 2 in {workdirs}/changed/0/checkpoints is not the same on host 1",
+        f"the list of checkpoints in {workdirs}/older/0/checkpoints is not the same",
+        "the dataset prepared is not the same on host 1 as on host 0; set config.data",
+    ]
+    for message, start in zip(messages, expected, strict=True):
+        assert message.startswith(start)
+    assert not list(workdirs.rglob("incomplete.*"))
 
 
 def test_signal_of_one_host_stops_all_at_one_step(tmp_path):

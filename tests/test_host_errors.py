@@ -4,6 +4,7 @@ import signal
 
 import jax
 import pytest
+from gcsfs.retry import HttpError
 
 from vse_jax import host_errors
 from vse_jax.errors import InputError, StoppedError, TrainingError
@@ -16,6 +17,8 @@ from vse_jax.errors import InputError, StoppedError, TrainingError
         (jax.errors.JaxRuntimeError("UNAVAILABLE: Socket closed"), True),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), False),
         (OSError("connection to the file server was lost"), False),
+        (HttpError({"code": 503, "message": "connection reset"}), False),
+        (ValueError("UNAVAILABLE: CURL error [Error writing gs://bucket/run]"), False),
         (InputError("config.coordinator has no connection"), False),
         (KeyError("step"), False),
     ],
@@ -36,6 +39,8 @@ def test_errors_due_to_another_host_are_told_from_others(error, expected):
         (KeyboardInterrupt(), "interrupted by Ctrl-C on host 3", 128 + signal.SIGINT),
         (BrokenPipeError(), "the output of host 3 is closed", 128 + signal.SIGPIPE),
         (RuntimeError("gloo: no answer"), "host 3 lost its connection", 2),
+        (HttpError({"code": 503, "message": "connection"}), "object storage: conn", 2),
+        (HttpError({"code": 404, "message": "not found"}), "object storage: not", 2),
     ],
 )
 def test_every_error_has_a_line_and_a_code(error, text, code, capsys):

@@ -312,6 +312,52 @@ def test_unknown_host_is_reported():
         connecting(coordinator="no-such-host.invalid:8476", process_id=1)()
 
 
+VISIBLE = """
+from jax._src.xla_bridge import CUDA_VISIBLE_DEVICES
+
+from configs import common
+from vse_jax import host_connection
+
+config = common.get_config()
+config.distributed = True
+host_connection.connect(config, preemptible=False)
+print(CUDA_VISIBLE_DEVICES.value)
+"""
+
+
+def test_process_that_slurm_starts_alone_on_a_machine_has_all_of_its_gpus():
+    """JAX's choice for any process of Slurm is the first one."""
+    job = {
+        "JAX_COORDINATOR_PORT": str(free_port()),
+        "SLURM_JOB_ID": "1",
+        "SLURM_LOCALID": "0",
+        "SLURM_NTASKS": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_TASKS_PER_NODE": "1(x1)",
+    }
+    process = programs.start_python("-c", VISIBLE, env=programs.environment() | job)
+    finished = programs.finish(process)
+    assert finished.stdout == "all\n", finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks", "expected"),
+    [
+        ("SLURM_STEP_TASKS_PER_NODE", "1", True),
+        ("SLURM_STEP_TASKS_PER_NODE", "8(x2)", False),
+        ("SLURM_STEP_TASKS_PER_NODE", "2,1", False),
+        ("OMPI_COMM_WORLD_LOCAL_SIZE", "1", True),
+        ("OMPI_COMM_WORLD_LOCAL_SIZE", "4", False),
+    ],
+)
+def test_process_of_several_on_a_machine_has_one_gpu(
+    name, tasks, expected, monkeypatch
+):
+    monkeypatch.setenv(name, tasks)
+    assert host_connection._is_alone() == expected
+
+
 @pytest.mark.parametrize(
     ("number", "missing"), [(0, "host 1 of 2 did not"), (1, "host 0 at 127.0.0.1:")]
 )

@@ -208,8 +208,8 @@ def test_one_host_needs_no_agreement():
     array = np.arange(3)
     np.testing.assert_array_equal(parallel.gather_over_hosts(array), array)
     assert parallel.agree_to_stop(True)
-    assert parallel.first_failure("a file is damaged") == "a file is damaged"
-    assert not parallel.first_failure("")
+    assert parallel.failures_of_hosts("a file is damaged") == ["a file is damaged"]
+    assert parallel.failures_of_hosts("") == [""]
     assert not parallel.agree_to_stop(False)
     assert parallel.is_primary_host()
 

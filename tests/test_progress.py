@@ -3,6 +3,17 @@ import types
 from vse_jax import progress
 
 
+def test_nothing_done_so_far_is_no_line(caplog, monkeypatch):
+    """Megabytes are counted, and a file may have less than one."""
+    seconds = iter((100.0, 140.0, 150.0))
+    clock = types.SimpleNamespace(perf_counter=lambda: next(seconds))
+    monkeypatch.setattr(progress, "time", clock)
+    with caplog.at_level("INFO"), progress.Progress("copying", 9, "MiB") as shown:
+        for megabytes in (0, 0, 5):
+            shown.add(megabytes)
+    assert caplog.messages == ["copying: 5/9 MiB  0.1 MiB/s  0:00:40 left"]
+
+
 def test_line_has_speed_and_time_left(caplog, monkeypatch):
     seconds = iter((100.0, 110.0, 140.0))
     clock = types.SimpleNamespace(perf_counter=lambda: next(seconds))

@@ -146,6 +146,21 @@ def test_features_that_do_not_fit_are_refused_with_the_arithmetic(
     )
 
 
+def test_features_for_which_a_device_has_no_room_in_one_piece_are_refused(
+    make_builder,  # noqa: F811
+    config,
+    monkeypatch,
+):
+    def exhaust(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    experiment = make_experiment(config, of_regions(make_builder))
+    features = resident_features.ResidentFeatures(experiment)
+    monkeypatch.setattr(parallel, "fill_table", exhaust)
+    with pytest.raises(InputError, match="use more devices, or set it to False"):
+        features.read()
+
+
 def test_photos_are_refused(shapes_builder, config):
     with pytest.raises(InputError) as error:
         resident_features.ResidentFeatures(make_experiment(config, shapes_builder))

@@ -5,6 +5,7 @@ import pytest
 
 from configs import common
 from vse_jax import run_config
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
 
 
@@ -389,3 +390,10 @@ def test_options_that_a_checkpoint_lacks_have_their_defaults(config):
     saved["batch_size"] = 96
     config.batch_size = 96
     assert run_config.from_json(saved) == config
+
+
+def test_run_may_be_evaluated_on_other_devices_than_it_was_trained_on(config):
+    config.platform = "tpu"
+    saved = run_config.describe(config, Vocabulary(["a"]))["config"]
+    assert run_config.merge(saved, {}).platform == ""
+    assert run_config.merge(saved, {"platform": "gpu"}).platform == "gpu"

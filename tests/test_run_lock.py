@@ -5,12 +5,14 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
+from etils import epath
 
 from tests import programs
-from vse_jax import run_lock
+from vse_jax import host_connection, host_links, run_lock, termination
 from vse_jax.errors import InputError
 
 HOLDER = """
@@ -138,3 +140,27 @@ def test_workdir_with_results_stays(tmp_path):
     with run_lock.sole_run(tmp_path / "run"):
         (tmp_path / "run" / "result").write_text("")
     assert os.listdir(tmp_path / "run") == ["result"]
+
+
+class Links(host_links.PrimaryLinks):
+    """Links to other hosts, which note with what code these are dismissed."""
+
+    def __init__(self):
+        self.codes = []
+
+    def dismiss(self, code):
+        self.codes.append(code)
+
+
+def test_run_whose_lease_was_taken_over_ends_on_all_hosts(monkeypatch, capsys):
+    """The others would say that this process was killed, or its machine stopped."""
+    links, codes = Links(), []
+    monkeypatch.setattr(host_connection, "_links", links)
+    monkeypatch.setattr(host_connection, "_failing", threading.Lock())
+    monkeypatch.setattr(termination, "exit_now", codes.append)
+    owner = {"pid": 7, "host": "other", "since": "noon"}
+    run_lock._end_this_run(epath.Path("gs://bucket/run/run.lease"), owner)
+    assert links.codes == codes == [2]
+    assert capsys.readouterr().err.startswith(
+        "error: gs://bucket/run is in use by another run: process 7 on other since noon"
+    )

@@ -6,14 +6,18 @@ import re
 import shutil
 import signal
 import statistics
+import types
 
 import jax
 import pytest
 
 from tests import programs, saved_runs
 from tests.run_report import page_reader
+from tests.test_checkpoint import make_state
 from vse_jax import seeds, train
+from vse_jax.checkpoint import Checkpoints
 from vse_jax.errors import InputError
+from vse_jax.evaluate import OpenRun
 from vse_jax.run_config import check_same_but_seed
 from vse_jax.seed_workdirs import Seed, of_workdir
 
@@ -232,3 +236,23 @@ def test_devices_hold_nothing_of_an_earlier_seed(shapes_builder, tmp_path, monke
     monkeypatch.setattr(train, "train_and_evaluate", counted)
     assert seeds.train_and_evaluate(config, str(tmp_path / "run"), [0, 1])
     assert held[1] - held[0] < 1000
+
+
+@pytest.mark.parametrize(
+    ("saved", "digest", "warned"),
+    [(True, "a", True), (True, "other data", False), (False, "a", False)],
+)
+def test_unfinished_run_is_told_from_an_export_and_from_other_data(
+    config, tmp_path, monkeypatch, caplog, saved, digest, warned
+):
+    monkeypatch.setattr(seeds.input_pipeline, "steps_per_epoch", lambda *_: 4)
+    if saved:
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(make_state(7), {})
+        checkpoints.close()
+    identity = types.SimpleNamespace(digest=digest)
+    experiment = types.SimpleNamespace(config=config, builder=None, identity=identity)
+    restored = types.SimpleNamespace(run={"dataset": {"digest": "a"}})
+    seeds._warn_if_unfinished(OpenRun(str(tmp_path), experiment, restored, "test"))
+    message = f"{tmp_path} has not finished training: step 7 of {4 * config.epochs}"
+    assert (message in caplog.messages) == warned

@@ -219,8 +219,7 @@ class Checkpoints:
         """Returns the description in the latest readable checkpoint, or None."""
         for step in self.steps():
             try:
-                item = ocp.args.Composite(run=ocp.args.JsonRestore())
-                return self._manager.restore(step, args=item).run
+                return self._read(step, run=ocp.args.JsonRestore()).run
             except Exception as error:
                 logger.warning(
                     "checkpoint %s cannot be read (%s)",
@@ -246,8 +245,10 @@ class Checkpoints:
           The content of the checkpoint, or None if `steps` is empty.
 
         Raises:
-          InputError: if none of the checkpoints can be read.
+          InputError: if none of the checkpoints can be read, if only some hosts can
+            read one, or if hosts have different ones.
         """
+        self._check_same("the list of checkpoints", str(steps))
         damaged = []
         for step in steps:
             reason = ""
@@ -255,12 +256,12 @@ class Checkpoints:
                 restored = self._restore(step, with_optimizer)
             except Exception as error:
                 reason = one_line(error)
-            # All hosts restore the same checkpoint.
-            reason = parallel.first_failure(reason)
+            reason = self._failure_of_all(step, reason)
             if reason:
                 damaged.append(step)
                 logger.error("checkpoint %s is damaged (%s)", self.path(step), reason)
                 continue
+            self._check_same(f"checkpoint {step}", str(restored.run["digests"]))
             if damaged and not self._read_only:
                 self._set_aside(damaged)
             return restored
@@ -271,6 +272,43 @@ class Checkpoints:
                 "another --workdir, or delete this one to start over"
             )
         return None
+
+    def _failure_of_all(self, step, reason):
+        """Returns why no host can read a checkpoint; "" if all can.
+
+        Raises:
+          InputError: if only some hosts can, so that the checkpoint is undamaged.
+        """
+        reasons = parallel.failures_of_hosts(reason)
+        failing = [host for host, reason in enumerate(reasons) if reason]
+        if 0 < len(failing) < len(reasons):
+            raise InputError(
+                f"{self.path(step)} cannot be read on host {failing[0]} "
+                f"({reasons[failing[0]]}), although other hosts can read it; check "
+                "that host's access to it, and start the same command again on every "
+                "host"
+            )
+        return reasons[0]
+
+    def _check_same(self, what, text):
+        parallel.check_same_on_hosts(
+            f"{what} in {self.directory}",
+            text,
+            "name a --workdir that all hosts share",
+        )
+
+    def _read(self, step, **items):
+        """Reads items of a checkpoint on this host, whatever the other hosts do.
+
+        The manager would wait for the other hosts, of which one may fail to read.
+        """
+        host = parallel.this_host()["process_index"]
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=host, active_processes={host}
+        )
+        handler = ocp.CompositeCheckpointHandler()
+        reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
+        return reader.restore(self.path(step), ocp.args.Composite(**items))
 
     def _restore(self, step, with_optimizer):
         optional = ["pca", "unaveraged"] if with_optimizer else ["pca"]
@@ -283,9 +321,7 @@ class Checkpoints:
             else ocp.args.StandardRestore()
             for name in names
         }
-        items = self._manager.restore(
-            step, args=ocp.args.Composite(**restore_args), restore_kwargs=None
-        )
+        items = self._read(step, **restore_args)
         digests = items.run["digests"]
         for name in (*required, *optional):
             tree = items[name] if name in names else {}
@@ -314,9 +350,8 @@ class Checkpoints:
     def _move_aside(self, path):
         """Moves a checkpoint into `damaged/`, next to the folder of checkpoints."""
         aside = self.directory.parent / "damaged"
-        aside.mkdir(parents=True, exist_ok=True)
-        number = sum(1 for _ in aside.iterdir())
-        path.rename(aside / f"{path.name}-{number}")
+        number = sum(1 for _ in aside.glob("*"))
+        files.move_folder(path, aside / f"{path.name}-{number}")
         logger.error("moved %s to %s", path, aside)
 
 

@@ -111,6 +111,7 @@ def open_run(
     config = run_config.merge(restored.run["config"], overrides or {})
     parallel.check_batch_size(config.evaluation_batch_size, "evaluation_batch_size")
     experiment = create_experiment(config, vocabularies.of_run(restored.run))
+    experiment.check_same_on_hosts()
     check_dimensions(experiment, content_dim(restored.variables))
     split = split or default_split(experiment)
     check_dataset(experiment, restored, workdir, split)

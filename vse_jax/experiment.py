@@ -116,6 +116,26 @@ class Experiment:
             "choose another --workdir to train on this one"
         )
 
+    def check_same_on_hosts(self) -> None:
+        """Checks that all hosts have the same dataset and vocabulary.
+
+        All hosts must call it. A host whose folder of prepared data is its own prepares
+        what is there, and its rows of a batch would be those of other data.
+
+        Raises:
+          InputError: if they differ.
+        """
+        if parallel.is_single_host():
+            return
+        with parallel.primary_host_first("computed the identity of the dataset"):
+            parts = self.identity.summary(), self.vocabulary.to_json()
+        parallel.check_same_on_hosts(
+            f"the dataset {self.builder.data_dir}",
+            json.dumps(parts),
+            "set config.data.root and config.data.data_dir to folders that all hosts "
+            "share, or copy the same files to all",
+        )
+
     def write_identity(self, workdir: str) -> None:
         """Writes the dataset's identity to the workdir, to describe later changes."""
         directory = epath.Path(workdir).expanduser()

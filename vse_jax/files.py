@@ -175,6 +175,22 @@ def upload_folder(source: epath.Path, target: epath.Path) -> None:
         storage.transfer("uploading", source, target, some)
 
 
+def move_folder(source: epath.Path, target: epath.Path) -> None:
+    """Moves a folder, and creates the one above the target.
+
+    Raises:
+      OSError: if it cannot be moved.
+    """
+    if is_local(source):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.rename(target)
+        return
+    # An object store has no empty folder to move it to, which etils requires.
+    with storage.as_os_errors():
+        system = storage.file_system(source)
+        system.mv(os.fspath(source), os.fspath(target), recursive=True)
+
+
 @contextlib.contextmanager
 def reporting_array_record() -> Iterator[None]:
     """Converts write errors of ArrayRecord, such as a full disk, to OSError.

@@ -241,10 +241,25 @@ def _connect_jax(config, address, count, number):
     try:
         reached = address if number == 0 else _proxy(address)
         jax.distributed.initialize(
-            reached, count, number, initialization_timeout=2 * _JAX_TIMEOUT
+            reached,
+            count,
+            number,
+            cluster_detection_method="deactivate" if _is_alone() else None,
+            initialization_timeout=2 * _JAX_TIMEOUT,
         )
     finally:
         timer.cancel()
+
+
+def _is_alone():
+    """Whether Slurm or Open MPI started one process on each machine, or on this one.
+
+    It then uses all GPUs of the machine. JAX would give it the first one only, as if
+    there were a process for each GPU.
+    """
+    names = "SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE"
+    tasks = next((os.environ[name] for name in names if name in os.environ), "")
+    return re.fullmatch(r"1(\(x\d+\))?", tasks) is not None
 
 
 def _proxy(address):
@@ -291,7 +306,7 @@ def _checked(address):
 
 def _give_up(config):
     error = _not_connected(config, f"JAX did not connect them within {_JAX_TIMEOUT} s")
-    _fail(error)
+    fail(error)
 
 
 def _not_connected(config, reason):
@@ -323,7 +338,7 @@ def failing_together() -> Iterator[None]:
     except (Exception, KeyboardInterrupt) as error:
         if _links is None:
             raise
-        _fail(error)
+        fail(error)
 
 
 def end_at_sigterm_before_steps() -> None:
@@ -334,7 +349,7 @@ def end_at_sigterm_before_steps() -> None:
 
     def end():
         os.write(2, b"SIGTERM: leaving before the first step\n")
-        _fail(
+        fail(
             StoppedError(
                 f"stopped by SIGTERM on host {_number} before the first step; run the "
                 "same command on every host to resume",
@@ -356,8 +371,8 @@ def leave(code: int) -> None:
         termination.exit_now(code)
 
 
-def _fail(error):
-    """Reports an error of this host, which ends all hosts."""
+def fail(error: BaseException) -> None:
+    """Reports an error of this host and ends the processes of all hosts, if several."""
     if host_errors.is_of_connection(error):
         # If another host is gone, its link says so, and names it.
         time.sleep(PROBE_SECONDS)

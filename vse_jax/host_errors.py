@@ -4,13 +4,15 @@ import re
 import signal
 import traceback
 
-from vse_jax import host_links
-from vse_jax.errors import ReportedError, one_line
+from vse_jax import host_links, storage
+from vse_jax.errors import ReportedError, one_line, store_errors
 
 # What JAX says of a host that does not answer.
 _LOST = re.compile(
     "UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|(?i:gloo|heartbeat|connection)"
 )
+# TensorStore says the same of an object store that does not answer, and names it.
+_OF_STORE = re.compile("gs://|googleapis|CURL")
 
 
 def message(error: BaseException, number: int) -> str:
@@ -27,6 +29,8 @@ def message(error: BaseException, number: int) -> str:
         )
     if isinstance(error, ReportedError):
         return str(error)
+    if isinstance(error, store_errors()):
+        return f"object storage: {storage.reason(error)}"
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted by Ctrl-C on host {number}: completed work is kept"
     if isinstance(error, BrokenPipeError):
@@ -50,7 +54,8 @@ def is_of_connection(error: BaseException | None) -> bool:
     JAX raises errors of its runtime as several types.
     """
     while error is not None:
-        is_known = isinstance(error, (ReportedError, OSError))
+        is_known = isinstance(error, (ReportedError, OSError, *store_errors()))
+        is_known = is_known or _OF_STORE.search(str(error))
         if not is_known and _LOST.search(str(error)):
             return True
         error = error.__cause__ or error.__context__

@@ -19,16 +19,16 @@ FLAGS = flags.FLAGS
 # Modes that do not need --config.
 NO_CONFIG = ("eval", "report", "import", "export", "encode", "search", "serve")
 
-_PATH_OPTIONS = (  # options of paths that may be gs://
+# Options of paths that may be gs://. The first are of models.
+_MODEL_OPTIONS = ("model.backbone.weights", "model.text_weights", "start_from")
+_PATH_OPTIONS = (
+    *_MODEL_OPTIONS,
     "compilation_cache",
     "data.annotations",
     "data.data_dir",
     "data.root",
     "evaluation.cxc",
     "extract.numpy_layout",
-    "model.backbone.weights",
-    "model.text_weights",
-    "start_from",
 )
 
 
@@ -90,11 +90,15 @@ def _check_storage(config, workdir):
         f"the run {number}": path
         for number, path in enumerate(command_line.several_runs())
     }
-    named |= {
+    storage.check_reachable((named | _paths(config, _PATH_OPTIONS)).items())
+
+
+def _paths(config, options):
+    """Returns the values of options that are paths, by name."""
+    return {
         f"config.{option}": str(operator.attrgetter(option)(config) or "")
-        for option in _PATH_OPTIONS
+        for option in options
     }
-    storage.check_reachable(named.items())
 
 
 def _train(config, workdir):
@@ -308,7 +312,9 @@ def _import(config, workdir):
 
 
 def _compile(config, workdir):
-    _check_storage(config, workdir)
+    del workdir  # nor is any data read
+    paths = {"--output": FLAGS.output} | _paths(config, _MODEL_OPTIONS)
+    storage.check_reachable(paths.items())
     from vse_jax.compilation import topology
 
     topology.set_environment()  # before JAX is imported

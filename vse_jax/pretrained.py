@@ -5,7 +5,8 @@ import math
 
 import ml_collections
 
-from vse_jax import loss_scalars, saved_model
+from vse_jax import loss_scalars, parallel, run_config, saved_model
+from vse_jax.array_trees import digest
 from vse_jax.models.image_encoders import takes_pooled
 from vse_jax.models.vse import with_backbone, with_text_tower
 from vse_jax.torch_import import backbone_variables, parameters, text_weights
@@ -24,21 +25,34 @@ def load_pretrained(config: ml_collections.ConfigDict, state: TrainState) -> Tra
       state: state with random parameters.
 
     Raises:
-      InputError: if weights cannot be read or are of another architecture.
+      InputError: if weights cannot be read, are of another architecture, or differ
+        between hosts.
     """
     model = config.model
     if model.text_weights:
         tower = text_weights.load(config)
+        _check_same_on_hosts(config, "model.text_weights", tower)
         state = state.replace(params=with_text_tower(state.params, tower))
     if model.backbone.weights:
         pooled = takes_pooled(model.image_encoder, model.pooling)
         backbone = backbone_variables.load(model.backbone, pooled=pooled)
+        _check_same_on_hosts(config, "model.backbone.weights", backbone)
         state = state.replace(**with_backbone(state.variables, backbone))
     if config.start_from:
         state = _from_run(config, state)
     if state.average is None:
         return state
     return state.replace(average=state.variables)
+
+
+def _check_same_on_hosts(config, option, tree):
+    if parallel.is_single_host():
+        return  # a digest of large weights takes time
+    parallel.check_same_on_hosts(
+        f"config.{option} is {run_config.value_of(config, option)!r}, which",
+        digest(tree),
+        "copy the same weights to all hosts",
+    )
 
 
 def _from_run(config, state):
@@ -48,6 +62,7 @@ def _from_run(config, state):
     limits of the loss: SigLIP's scale is larger than InfoNCE's limit.
     """
     variables = saved_model.restore(config.start_from).variables
+    _check_same_on_hosts(config, "start_from", variables)
     params = dict(variables["params"])
     scalars = params.pop("loss", {})
     own = dict(state.params)

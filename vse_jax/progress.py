@@ -54,7 +54,7 @@ class Progress:
         self._bar.close()
 
     def add(self, count: int = 1) -> None:
-        """Adds finished items."""
+        """Adds finished items, of which there may be none."""
         termination.check()
         now = time.perf_counter()
         self._done += count
@@ -64,7 +64,7 @@ class Progress:
             return
         self._counted += count
         is_due = now - self._last_line >= SECONDS_BETWEEN_LINES
-        if self._bar.disable and is_due:
+        if self._bar.disable and is_due and self._counted:
             self._last_line = now
             self._log(self._counted / (now - self._first))
 

@@ -56,10 +56,12 @@ class ResidentFeatures:
     def _check_memory(self):
         rows = parallel.rows_per_device(self._records)
         needed, memory = rows * self.packing.row_bytes, parallel.device_memory()
-        if needed <= memory.free:
-            return
+        if needed > memory.free:
+            raise self._too_large(needed, memory)
+
+    def _too_large(self, needed, memory):
         devices = jax.device_count()
-        raise InputError(
+        return InputError(
             f"config.data.device_resident is True, but the features of "
             f"{self._builder.data_dir} need {gigabytes(needed)} on each of {devices} "
             f"devices of {gigabytes(memory.total)}, of which "
@@ -78,7 +80,6 @@ class ResidentFeatures:
         """
         self._check_memory()
         total = parallel.rows_of_this_host(self._records)
-        row_shape = self.packing.row_shape
         with Progress("reading features to the devices", total, "images") as progress:
 
             def read(part: range) -> Iterator[np.ndarray]:
@@ -86,7 +87,7 @@ class ResidentFeatures:
                     yield self.packing.pack(contents)
                     progress.add(len(contents))
 
-            table = parallel.fill_table(self._records, row_shape, np.uint32, read)
+            table = self._fill_table(read)
         logger.info(
             "the features of %s images are in the devices' memory, %s on each",
             f"{self._records:,}",
@@ -94,6 +95,17 @@ class ResidentFeatures:
         )
         parallel.wait_for_hosts("read the features")
         return table
+
+    def _fill_table(self, read):
+        memory, row_shape = parallel.device_memory(), self.packing.row_shape
+        try:
+            return parallel.fill_table(self._records, row_shape, np.uint32, read)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            # What is free may be in pieces.
+            needed = parallel.rows_per_device(self._records) * self.packing.row_bytes
+            raise self._too_large(needed, memory) from error
 
     def _contents(self, part: range) -> Iterator[np.ndarray]:
         at_once = max(1, _BYTES_AT_ONCE // self.packing.row_bytes)

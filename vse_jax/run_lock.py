@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -20,7 +19,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from vse_jax import files
+from vse_jax import files, host_connection
 from vse_jax.errors import InputError, one_line, store_errors
 
 logger = logging.getLogger(__name__)
@@ -219,8 +218,7 @@ def _renew(path: epath.Path, token: str, stop: threading.Event) -> None:
 
 def _end_this_run(path: epath.Path, owner: dict) -> None:
     """Ends a run that stalled until another one took over its workdir."""
-    print(f"error: {_in_use(path, owner)}", file=sys.stderr, flush=True)
-    os._exit(2)
+    host_connection.fail(_in_use(path, owner))
 
 
 def _read(path: epath.Path) -> dict | None:

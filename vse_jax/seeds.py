@@ -142,13 +142,17 @@ def _check_seeds(seeds: Sequence[Seed], checkpoint: str) -> None:
 
 
 def _warn_if_unfinished(run: OpenRun) -> None:
+    """Warns of a run that can be resumed, if its training data is at hand."""
+    saved = Checkpoints(run.workdir, read_only=True).steps()  # none in an export
+    trained_on = run.restored.run.get("dataset") or {}
+    if not saved or run.experiment.identity.digest != trained_on.get("digest"):
+        return
     config, builder = run.experiment.config, run.experiment.builder
     per_epoch = input_pipeline.steps_per_epoch(builder, config)
     steps = plan_stages(config, per_epoch)[-1].stop
-    trained = Checkpoints(run.workdir, read_only=True).steps()[0]
-    if trained < steps:
+    if saved[0] < steps:
         logger.warning(
-            "%s has not finished training: step %d of %d", run.workdir, trained, steps
+            "%s has not finished training: step %d of %d", run.workdir, saved[0], steps
         )
 
 

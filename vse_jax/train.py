@@ -7,9 +7,10 @@ import logging
 import jax
 import ml_collections
 import numpy as np
-from clu import parameter_overview, periodic_actions
+from clu import parameter_overview
+from etils import epath
 
-from vse_jax import host_connection, parallel, starting_point
+from vse_jax import host_connection, parallel, shared_folder, starting_point
 from vse_jax.checkpoint import Checkpoints, find_description
 from vse_jax.data import input_pipeline
 from vse_jax.data.text import vocabularies
@@ -23,6 +24,7 @@ from vse_jax.experiment import Experiment, check_vocabulary, create_experiment
 from vse_jax.feed import Feed
 from vse_jax.goodput import CHECKPOINTS, EVALUATION, STEPS, Goodput
 from vse_jax.pretrained import load_pretrained
+from vse_jax.profiling import Profile
 from vse_jax.run_config import check_same_run, flatten
 from vse_jax.run_lock import sole_run
 from vse_jax.run_report.report_mode import report_if_images
@@ -78,6 +80,7 @@ def train_and_evaluate(
     check_folds(data.folds, split, index)
     if config.evaluation.suite != "recall":  # another split is reported now
         open_suite(experiment, default_split(experiment))
+    experiment.check_same_on_hosts()
     with _sole_run(workdir), contextlib.closing(Checkpoints(workdir)) as checkpoints:
         saved = checkpoints.describe()
         config.dtype = config.dtype or (saved or {}).get("dtype", "float32")
@@ -86,11 +89,13 @@ def train_and_evaluate(
         return _train(experiment, checkpoints, workdir, goodput)
 
 
+@contextlib.contextmanager
 def _sole_run(workdir):
-    """Returns a context in which the primary host locks the workdir for all hosts."""
-    if parallel.is_primary_host():
-        return sole_run(workdir)
-    return contextlib.nullcontext()
+    """Lets the primary host lock the workdir for all hosts, which must share it."""
+    is_primary = parallel.is_primary_host()
+    with sole_run(workdir) if is_primary else contextlib.nullcontext():
+        shared_folder.check("--workdir", epath.Path(workdir).expanduser())
+        yield
 
 
 def _train(experiment, checkpoints, workdir, goodput) -> dict | None:
@@ -222,13 +227,14 @@ class Training:
             writer,
             self._how_to_resume,
         )
-        profile = self._profile()
+        first = self._config.profile_at_step
+        profile = Profile(self._workdir, first, self._num_steps)
         feed = Feed(batches, self._data.put, step_log.is_idle)
         fits = parallel.reporting_memory(
             self._config.batch_size, "batch_size", self._config.microbatches
         )
         self._goodput.begin(STEPS)
-        with Termination() as termination, fits, feed:
+        with Termination() as termination, fits, feed, profile:
             for batch, waited in feed:
                 self._goodput.waited(waited)
                 step_log.waited(waited)
@@ -238,8 +244,8 @@ class Training:
                 stopping = not self._compile(batch, termination)
                 if not stopping:
                     termination.begin_steps()
+                    profile.before_step(self.step + 1, self._state)
                     self._train(batch, step_log)
-                    profile(self.step)
                     stopping = termination.is_due()
                 if self.step > self._saved and (self._must_save() or stopping):
                     step_log.report(self.step)
@@ -272,16 +278,6 @@ class Training:
         self._state, metrics = step(self._state, batch)
         self.step += 1
         step_log.add(self.step, metrics)
-
-    def _profile(self):
-        """Returns an action that profiles if `config.profile_at_step` is set."""
-        return periodic_actions.Profile(
-            logdir=self._workdir,
-            num_profile_steps=5,
-            profile_duration_ms=None,
-            first_profile=self._config.profile_at_step or -1,
-            every_secs=None,
-        )
 
     def _is_multiple_of(self, every: int) -> bool:
         return self.step % every == 0

@@ -13,6 +13,7 @@ import pytest
 import vse_jax
 from configs import common, quickstart
 from tests import programs, saved_runs
+from vse_jax import modes
 from vse_jax.compilation import compile as compilation
 from vse_jax.compilation import measured, topology
 from vse_jax.compilation.chips import CHIPS
@@ -138,6 +139,23 @@ def test_the_model_of_the_run_to_start_from_is_compiled(monkeypatch, tmp_path):
     assert (config.model.text_encoder, config.model.embed_dim) == ("gru", 24)
     words = vse_jax.load(tmp_path / "run").vocabulary
     assert config.compile.vocabulary_size == len(words)
+
+
+def test_only_the_buckets_that_are_read_are_looked_for(monkeypatch):
+    """The command of a training compiles where nobody may read its data."""
+    config = quickstart.get_config()
+    config.data.root = config.data.data_dir = "gs://data/folder"
+    config.start_from = "gs://runs/other"
+    flags = types.SimpleNamespace(output="", topology="v5e:2x4", largest_batch=False)
+    checked = []
+    monkeypatch.setattr(modes, "FLAGS", flags)
+    monkeypatch.setattr(modes.storage, "check_reachable", checked.extend)
+    monkeypatch.setattr(topology, "set_environment", lambda: None)
+    monkeypatch.setattr(compilation, "compile_programs", lambda *_, **__: None)
+    assert modes.MODES["compile"](config, "gs://runs/this") == 0
+    assert dict(checked)["config.start_from"] == "gs://runs/other"
+    remote = [path for _, path in checked if "://" in path]
+    assert remote == ["gs://runs/other"]
 
 
 @pytest.mark.parametrize(

@@ -208,3 +208,17 @@ def test_splits_of_features(tmp_path, options, encoder, axes):
     write_photo(photos / "a.jpg", 0)
     with pytest.raises(InputError, match="the backbone that computed them is not kn"):
         encode.encode(model, PhotoFolder(photos), tmp_path / "other", options)
+
+
+def test_rows_of_all_hosts_are_counted(tmp_path, scene_model, options, monkeypatch):
+    """This host's only photo is damaged, and the other one embeds five."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("no photo")
+
+    def with_other_host(counts):
+        return np.concatenate([counts, [[5, 2]]])
+
+    monkeypatch.setattr(encode.parallel, "gather_over_hosts", with_other_host)
+    source = PhotoFolder(tmp_path / "photos")
+    found = encode.encode(scene_model, source, tmp_path / "gallery", options)
+    assert found == (5, 0, 3)

@@ -58,15 +58,29 @@ class Embedder:
             for batch in self._caption_batches(split)
         }
         programs = [
-            _program(name, self._embed_captions, variables, batch, "caption_index")
+            self._program(name, self._embed_captions, variables, batch, "caption_index")
             for name, batch in batches.items()
         ]
         with contextlib.closing(self._image_batches(split)) as images:
             batch = next(images)
-        images = _program(
+        images = self._program(
             "embedding of images", self._embed_images, variables, batch, "image_index"
         )
         return [images, *programs]
+
+    def _program(self, name, mapped, variables, batch, position):
+        content = {key: array for key, array in batch.items() if key != position}
+        shapes = variables, parallel.shapes_of_rows(content)
+
+        def compile_one():
+            with self._reporting_memory():
+                mapped.compile(*shapes)
+
+        return Program(name, compile_one)
+
+    def _reporting_memory(self):
+        size = self._experiment.config.evaluation_batch_size
+        return parallel.reporting_memory(size, "evaluation_batch_size")
 
     def _image_batches(self, split):
         builder, config = self._experiment.builder, self._experiment.config
@@ -93,8 +107,7 @@ class Embedder:
           InputError: if the split does not exist or is empty.
           TrainingError: if an embedding is not finite, or if memory is insufficient.
         """
-        size = self._experiment.config.evaluation_batch_size
-        with parallel.reporting_memory(size, "evaluation_batch_size"):
+        with self._reporting_memory():
             return self._embed(variables, split)
 
     def _embed(self, variables, split):
@@ -117,11 +130,6 @@ class Embedder:
             what=f"{split} captions",
         )
         return index, Embeddings(images, captions)
-
-
-def _program(name, mapped, variables, batch, position):
-    content = {key: array for key, array in batch.items() if key != position}
-    return Program.of(name, mapped, variables, parallel.shapes_of_rows(content))
 
 
 def _embed_all(

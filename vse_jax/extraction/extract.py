@@ -5,6 +5,7 @@ features are trained on it, as in their papers.
 """
 
 import contextlib
+import json
 import logging
 import shlex
 import sys
@@ -17,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from vse_jax import files, parallel
+from vse_jax import files, parallel, shared_folder
 from vse_jax.data import datasets, input_pipeline, local_copy, sampling
 from vse_jax.data.datasets import numpy_export
 from vse_jax.data.datasets.extracted_features import PCA_FILE
@@ -144,6 +145,11 @@ class Extraction:
         )
         self._identity = identity_of(builder)
         self._description = self._describe()
+        parallel.check_same_on_hosts(
+            f"the photos {builder.data_dir}, or config.model.backbone.weights,",
+            json.dumps(self._description, sort_keys=True),
+            "use folders that all hosts share, or copy the same files to all",
+        )
         self._folder.check_description(self._description, self._identity)
 
     def _example_image(self):
@@ -182,11 +188,14 @@ class Extraction:
         with self._alone():
             self._run()
 
+    @contextlib.contextmanager
     def _alone(self):
-        """Returns a context in which the primary host locks the folder for all."""
-        if parallel.is_primary_host():
-            return files.sole_writer(self._directory)
-        return contextlib.nullcontext()
+        """Lets the primary host lock the folder for all hosts, which must share it."""
+        is_primary = parallel.is_primary_host()
+        writer = files.sole_writer(self._directory) if is_primary else None
+        with writer or contextlib.nullcontext():
+            shared_folder.check("--workdir", self._directory)
+            yield
 
     def _run(self):
         if parallel.is_primary_host():

@@ -27,9 +27,9 @@ class Encoded(NamedTuple):
     """What an encoding did.
 
     Attributes:
-      added: number of rows that this host embedded.
+      added: number of rows that all hosts together embedded.
       dropped: number of rows that are no longer in the source, or that changed.
-      skipped: number of this host's photos that could not be decoded.
+      skipped: number of photos that could not be decoded, on all hosts together.
     """
 
     added: int
@@ -61,6 +61,11 @@ def encode(
       TrainingError: if the gallery cannot be written.
     """
     host = parallel.this_host()
+    parallel.check_same_on_hosts(
+        "the list of what is to be encoded",
+        "\n".join(source.ids),
+        "name a --source that all hosts share",
+    )
     description = _describe(model, source, options)
     with GalleryWriter(folder, description, copies=copies) as writer:
         changes = writer.changes(source.ids, source.sizes, source.modified)
@@ -68,8 +73,14 @@ def encode(
         own = changes.missing[host["process_index"] :: host["process_count"]]
         done = len(source.ids) - len(changes.missing)
         added = _embed(model, source, own, writer, done)
-    _check_any(source, added, done)
-    return Encoded(added, len(changes.outdated), source.skipped)
+    counts = parallel.gather_over_hosts(np.array([[added, source.skipped]], np.int32))
+    added, skipped = counts.sum(axis=0).tolist()
+    if skipped and not added and not done:
+        raise InputError(
+            f"{source.options['source']}: none of its {len(source.ids)} photos can be "
+            "decoded; see the lines above"
+        )
+    return Encoded(added, len(changes.outdated), skipped)
 
 
 def _describe(model, source, options) -> Description:
@@ -118,14 +129,6 @@ def embed_rows(
     else:
         contents = source.contents(rows.tolist(), model.image_input)
         yield from model.embed_stream(contents)
-
-
-def _check_any(source, added, done):
-    if source.skipped and not added and not done:
-        raise InputError(
-            f"{source.options['source']}: none of its {len(source.ids)} photos can be "
-            "decoded; see the lines above"
-        )
 
 
 def check_model(gallery: Gallery, model: RetrievalModel) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from etils import epath
 
-from vse_jax import files, parallel
+from vse_jax import files, parallel, shared_folder
 from vse_jax.errors import InputError, TrainingError, reporting_writes
 from vse_jax.gallery import manifest as manifests
 from vse_jax.gallery.gallery import BLOCK_ROWS, Gallery
@@ -92,6 +92,7 @@ class GalleryWriter:
                 lock.enter_context(files.sole_writer(self._folder))
                 self._manifest = self._open()
             parallel.wait_for_hosts("opened the gallery")
+            shared_folder.check("--gallery", self._folder)
             if self._host:
                 self._manifest = Manifest(self._description, complete=False)
             self._files = self._shard_files()

@@ -1,6 +1,7 @@
 """Agreement between hosts, and barriers."""
 
 import contextlib
+import hashlib
 import itertools
 import signal
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+
+from vse_jax.errors import InputError
 
 BARRIER_TIMEOUT = 7 * 24 * 3600  # seconds; one host may prepare data for days
 _LONGEST_FAILURE = 1024  # bytes
@@ -24,18 +27,47 @@ def gather_over_hosts(array: np.ndarray) -> np.ndarray:
     return gathered.reshape(-1, *array.shape[1:])
 
 
-def first_failure(failure: str) -> str:
-    """Returns the failure of the first host that has one; all hosts must call it.
+def failures_of_hosts(failure: str) -> list[str]:
+    """Returns what failed on each host; all hosts must call it.
 
     Args:
       failure: what failed on this host, in one line; empty if nothing did.
     """
     if is_single_host():
-        return failure
+        return [failure]
     own = failure.encode()[:_LONGEST_FAILURE].ljust(_LONGEST_FAILURE, b"\0")
-    gathered = multihost_utils.process_allgather(np.frombuffer(own, np.uint8))
-    failures = (bytes(row).rstrip(b"\0") for row in gathered)
-    return next(filter(None, failures), b"").decode(errors="replace")
+    gathered = _gather_bytes("tried the same", own)
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in gathered]
+
+
+def check_same_on_hosts(what: str, text: str, advice: str) -> None:
+    """Checks that something is the same on all hosts, all of which must call it.
+
+    Args:
+      what: the thing, for the message.
+      text: describes it.
+      advice: what to do if it is not.
+
+    Raises:
+      InputError: on all hosts, if a host has another text than host 0.
+    """
+    if is_single_host():
+        return
+    digests = _gather_bytes(
+        "can compare what they have", hashlib.sha256(text.encode()).digest()
+    )
+    others = np.flatnonzero((digests != digests[0]).any(axis=1))
+    if len(others):
+        raise InputError(
+            f"{what} is not the same on host {others[0]} as on host 0; {advice}"
+        )
+
+
+def _gather_bytes(name, own):
+    """Gathers equally many bytes of each host, `[hosts, bytes]`, with a barrier."""
+    # A host that is late by minutes would make the collective time out.
+    wait_for_hosts(name)
+    return multihost_utils.process_allgather(np.frombuffer(own, np.uint8))
 
 
 def agree_to_stop(received: bool) -> bool:

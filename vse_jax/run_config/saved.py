@@ -102,10 +102,11 @@ def describe(
 
 
 def _of_any_start(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns a copy that is valid in any directory and on any hosts."""
+    """Returns a copy that is valid in any directory, on any hosts and devices."""
     config = config.copy_and_resolve_references()
-    # A later start may use other processes at other addresses.
+    # A later start may use other processes at other addresses, and other devices.
     config.update(CONNECTION_DEFAULTS)
+    config.platform = ""
     config.data.root = files.absolute(config.data.root)
     config.data.data_dir = files.absolute(config.data.data_dir)
     config.data.local_copy = files.absolute(config.data.local_copy)
