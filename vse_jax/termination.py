@@ -118,7 +118,15 @@ class Termination:
         return self._received and (self._is_before_steps or parallel.is_single_host())
 
     def begin_steps(self) -> None:
-        """From now on, hosts stop together, after a step."""
+        """Waits for all hosts before the first step; from now on, they stop together.
+
+        All hosts must call it. One may copy or compile for longer than the collectives
+        of a step would wait for it.
+        """
+        from vse_jax import parallel
+
+        if self._is_before_steps:
+            parallel.wait_for_hosts("is ready for the first step")
         self._is_before_steps = False
         _restore_sigterm()
 
