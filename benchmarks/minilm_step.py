@@ -109,7 +109,7 @@ def make_step(side: str, tiny: bool):
 def columns(name, times):
     own, reference = times[name], times["PyTorch"]
     return {
-        "processor s": own.processor,
+        "CPU s": own.processor,
         "times PyTorch": reference.median / own.median,
         "processor times": reference.processor / own.processor,
     }

@@ -28,7 +28,7 @@ def make_step(side: str, tiny: bool):
 def columns(name, times):
     own = times[name]
     return {
-        "processor s": own.processor,
+        "CPU s": own.processor,
         "times gpo": own.median / times["gpo"].median,
     }
 

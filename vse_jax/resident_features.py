@@ -60,7 +60,7 @@ class ResidentFeatures:
             raise self._too_large(needed, memory)
 
     def _too_large(self, needed, memory):
-        devices = jax.device_count()
+        devices = len(parallel.all_devices())
         return InputError(
             f"config.data.device_resident is True, but the features of "
             f"{self._builder.data_dir} need {gigabytes(needed)} on each of {devices} "
@@ -91,7 +91,7 @@ class ResidentFeatures:
         logger.info(
             "the features of %s images are in the devices' memory, %s on each",
             f"{self._records:,}",
-            gigabytes(table.nbytes // jax.device_count()),
+            gigabytes(table.nbytes // len(table)),
         )
         parallel.wait_for_hosts("read the features")
         return table

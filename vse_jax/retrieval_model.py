@@ -260,7 +260,7 @@ class RetrievalModel:
 
     def _rows(self, count):
         """Returns the rows of the smallest batch that holds `count` rows, if any."""
-        devices = jax.local_device_count()
+        devices = parallel.local_device_count()
         sizes = sorted({*_ROWS, self.config.evaluation_batch_size})
         fitting = next((size for size in sizes if size >= count), sizes[-1])
         return -(-fitting // devices) * devices
