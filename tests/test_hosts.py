@@ -313,7 +313,7 @@ def test_unknown_host_is_reported():
 
 
 VISIBLE = """
-from jax._src.xla_bridge import CUDA_VISIBLE_DEVICES
+import jax
 
 from configs import common
 from vse_jax import host_connection
@@ -321,7 +321,7 @@ from vse_jax import host_connection
 config = common.get_config()
 config.distributed = True
 host_connection.connect(config, preemptible=False)
-print(CUDA_VISIBLE_DEVICES.value)
+print(jax.config.read("jax_cuda_visible_devices"))
 """
 
 
