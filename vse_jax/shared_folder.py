@@ -4,8 +4,10 @@ With a folder of its own, a host would not find what the primary host writes the
 as the best checkpoint at the end of a training.
 """
 
+import contextlib
 import time
 import uuid
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -13,6 +15,25 @@ from vse_jax import files, parallel
 
 _SECONDS = 15.0  # in which a network file system shows a new file to other hosts
 _POLL_SECONDS = 0.2
+
+
+@contextlib.contextmanager
+def locked(
+    lock: contextlib.AbstractContextManager, option: str, folder: epath.Path
+) -> Iterator[None]:
+    """Lets the primary host lock a folder for all hosts, all of which must call it.
+
+    Args:
+      lock: entered by the primary host alone; creates the folder.
+      option: see `check`.
+      folder: see `check`.
+
+    Raises:
+      InputError: if the lock raises it, or if a host has another folder of this name.
+    """
+    with lock if parallel.is_primary_host() else contextlib.nullcontext():
+        check(option, folder)
+        yield
 
 
 def check(option: str, folder: epath.Path, seconds: float = _SECONDS) -> None:

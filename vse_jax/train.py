@@ -81,21 +81,16 @@ def train_and_evaluate(
     if config.evaluation.suite != "recall":  # another split is reported now
         open_suite(experiment, default_split(experiment))
     experiment.check_same_on_hosts()
-    with _sole_run(workdir), contextlib.closing(Checkpoints(workdir)) as checkpoints:
+    folder = epath.Path(workdir).expanduser()
+    with (
+        shared_folder.locked(sole_run(workdir), "--workdir", folder),
+        contextlib.closing(Checkpoints(workdir)) as checkpoints,
+    ):
         saved = checkpoints.describe()
         config.dtype = config.dtype or (saved or {}).get("dtype", "float32")
         check_same_run(saved, config, workdir)
         experiment.check_same_dataset(saved, workdir)
         return _train(experiment, checkpoints, workdir, goodput)
-
-
-@contextlib.contextmanager
-def _sole_run(workdir):
-    """Lets the primary host lock the workdir for all hosts, which must share it."""
-    is_primary = parallel.is_primary_host()
-    with sole_run(workdir) if is_primary else contextlib.nullcontext():
-        shared_folder.check("--workdir", epath.Path(workdir).expanduser())
-        yield
 
 
 def _train(experiment, checkpoints, workdir, goodput) -> dict | None:

@@ -4,7 +4,6 @@ A pretrained backbone converts photos to a dataset of features. Models for preco
 features are trained on it, as in their papers.
 """
 
-import contextlib
 import json
 import logging
 import shlex
@@ -185,17 +184,9 @@ class Extraction:
 
     def run(self) -> None:
         """Writes the missing shards, completes the dataset and prints a summary."""
-        with self._alone():
+        writer = files.sole_writer(self._directory)
+        with shared_folder.locked(writer, "--workdir", self._directory):
             self._run()
-
-    @contextlib.contextmanager
-    def _alone(self):
-        """Lets the primary host lock the folder for all hosts, which must share it."""
-        is_primary = parallel.is_primary_host()
-        writer = files.sole_writer(self._directory) if is_primary else None
-        with writer or contextlib.nullcontext():
-            shared_folder.check("--workdir", self._directory)
-            yield
 
     def _run(self):
         if parallel.is_primary_host():
