@@ -260,18 +260,18 @@ def test_two_hosts_extract_the_features_of_one(photos):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"coordinator": "10.0.0.1"}, "config.coordinator is '10.0.0.1', expected"),
-        ({"coordinator": "a b:1"}, "config.coordinator is 'a b:1', expected host:port"),
+        ({"coordinator": "10.0.0.1"}, "config.coordinator is '10.0.0.1'; expected"),
+        ({"coordinator": "a b:1"}, "config.coordinator is 'a b:1'; expected host:port"),
         ({"coordinator": "host:70000"}, "expected host:port of process 0"),
         ({"coordinator": ":8476"}, "expected host:port of process 0"),
-        ({"coordinator": "host:8476"}, "config.num_processes is 0, expected"),
+        ({"coordinator": "host:8476"}, "config.num_processes is 0; expected"),
         (
             {"coordinator": "host:8476", "num_processes": 2},
-            "config.process_id is -1, expected 0 to 1",
+            "config.process_id is -1; expected 0 to 1",
         ),
         (
             {"coordinator": "[::1]:8476", "num_processes": 2, "process_id": 2},
-            "config.process_id is 2, expected 0 to 1",
+            "config.process_id is 2; expected 0 to 1",
         ),
         ({"num_processes": 2}, "need config.coordinator"),
         ({"process_id": 0, "distributed": True}, "need config.coordinator"),

@@ -102,7 +102,7 @@ def test_libtpu_prints_nothing_without_a_tpu():
 
 
 def test_platform_that_no_one_knows_is_refused():
-    with pytest.raises(InputError, match=r"config\.platform is 'cuda', expected cpu"):
+    with pytest.raises(InputError, match=r"config\.platform is 'cuda'; expected cpu"):
         parallel.select_platform("cuda")
 
 

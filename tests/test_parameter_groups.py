@@ -75,12 +75,12 @@ def refused(groups, check=parameter_groups.check_options, **arguments):
     ("options", "expected"),
     [
         ({"pattern": "image/("}, r"[0].pattern is 'image/(', which is not a regular"),
-        ({"pattern": ""}, "[0].pattern is '', expected a regular expression"),
+        ({"pattern": ""}, "[0].pattern is ''; expected a regular expression"),
         ({"pattern": "x", "learning_rate": 0}, "greater than 0; set frozen=True"),
-        ({"pattern": "x", "learning_rate": -1}, "[0].learning_rate is -1.0, expected"),
+        ({"pattern": "x", "learning_rate": -1}, "[0].learning_rate is -1.0; expected"),
         ({"pattern": "x", "learning_rate": float("nan")}, "learning_rate is nan"),
-        ({"pattern": "x", "weight_decay": -0.1}, "[0].weight_decay is -0.1, expected"),
-        ({"pattern": "x", "frozen": 1}, "[0].frozen is 1, expected True or False"),
+        ({"pattern": "x", "weight_decay": -0.1}, "[0].weight_decay is -0.1; expected"),
+        ({"pattern": "x", "frozen": 1}, "[0].frozen is 1; expected True or False"),
     ],
 )
 def test_invalid_options_are_refused(options, expected):

@@ -262,7 +262,7 @@ def test_photos_have_a_largest_size(scenes, photos, tmp_path):
     with pytest.raises(InputError, match=message):
         RetrievalModel(restored).embed_images([path])
     RetrievalModel(restored, maximum_pixels=4096).embed_images([path])
-    with pytest.raises(InputError, match="maximum_pixels is 0, expected at least 1"):
+    with pytest.raises(InputError, match="maximum_pixels is 0; expected at least 1"):
         vse_jax.load(scenes[0], maximum_pixels=0)
 
 

@@ -69,7 +69,7 @@ def test_invalid_option_is_refused_by_its_name(config, option, value, expected):
     with pytest.raises(InputError) as error:
         run_config.check_options(config)
     message = str(error.value)
-    assert message.startswith(f"config.{option} is {value!r}, expected ")
+    assert message.startswith(f"config.{option} is {value!r}; expected ")
     assert expected in message
     assert "\n" not in message
 

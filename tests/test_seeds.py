@@ -132,10 +132,10 @@ def test_report_of_seeds(trained):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--seeds=0"], "--seeds is '0', expected at least two different seeds"),
+        (["--seeds=0"], "--seeds is '0'; expected at least two different seeds"),
         (["--seeds=1,0,01"], "expected at least two different seeds"),
-        (["--seeds=0,1.5"], "--seeds is '0,1.5', expected whole numbers"),
-        (["--seeds=0,-1"], "--seeds is '0,-1', expected whole numbers"),
+        (["--seeds=0,1.5"], "--seeds is '0,1.5'; expected whole numbers"),
+        (["--seeds=0,-1"], "--seeds is '0,-1'; expected whole numbers"),
         (["--seeds="], "expected at least two different seeds"),
         (["--seeds=0,1", "--config.seed=3"], "leave out --config.seed"),
         (["--seeds=0,1", "--mode=extract"], "belongs to --mode=train, eval, report"),

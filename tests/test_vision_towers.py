@@ -278,7 +278,7 @@ def refusal(config):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"data.image_size": 33}, "config.data.image_size is 33, expected at least 8"),
+        ({"data.image_size": 33}, "config.data.image_size is 33; expected at least 8"),
         ({"model.backbone.tower.layers": 7}, "tower.layers is 7, but it is 2 in the"),
         (
             {"data.fit": "stretch", "data.crops": 10},
@@ -288,7 +288,7 @@ def refusal(config):
         ({"model.backbone.weights": ""}, "tower.dim is 0, and config.model.backbone"),
         ({"model.backbone.name": "dinov2"}, "set config.model.backbone.name to 'clip"),
         ({"model.pooling": "cls"}, "text_encoder='bigru_gpo' has no class token"),
-        ({"model.backbone.tower.mean": (0.5,)}, "mean is (0.5,), expected three"),
+        ({"model.backbone.tower.mean": (0.5,)}, "mean is (0.5,); expected three"),
         (
             {"model.backbone.tower.deviation": (1.0, 0.0, 1.0)},
             "expected three numbers above 0, of RGB",

@@ -124,13 +124,13 @@ def seeds() -> list[int]:
     listed = ",".join(FLAGS.seeds)
     if not all(re.fullmatch(r"[0-9]{1,9}", text) for text in given):
         raise InputError(
-            f"--seeds is {listed!r}, expected whole numbers from 0 to 999999999, such "
+            f"--seeds is {listed!r}; expected whole numbers from 0 to 999999999, such "
             "as --seeds=0,1,2"
         )
     numbers = list(map(int, given))
     if len(set(numbers)) < max(2, len(numbers)):
         raise InputError(
-            f"--seeds is {listed!r}, expected at least two different seeds, such as "
+            f"--seeds is {listed!r}; expected at least two different seeds, such as "
             "--seeds=0,1,2"
         )
     for flag in ("ensemble", "runs"):

@@ -59,7 +59,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     address, count, number, timeout = (config[name] for name in CONNECTION_OPTIONS[1:])
     if not timeout > 0:
         raise InputError(
-            f"config.connection_timeout is {timeout}, expected more than 0 seconds"
+            f"config.connection_timeout is {timeout}; expected more than 0 seconds"
         )
     if not address:
         if count or number != -1:
@@ -71,17 +71,17 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     port = re.fullmatch(r"(?:[^\s:/\[\]]+|\[[0-9A-Fa-f:.%\w]+\]):(\d{1,5})", address)
     if not port or not 1 <= int(port[1]) <= 65535:
         raise InputError(
-            f"config.coordinator is {address!r}, expected host:port of process 0, such "
+            f"config.coordinator is {address!r}; expected host:port of process 0, such "
             "as 10.0.0.1:8476"
         )
     if count < 1:
         raise InputError(
-            f"config.num_processes is {count}, expected the number of processes, at "
+            f"config.num_processes is {count}; expected the number of processes, at "
             "least 1, with config.coordinator"
         )
     if not 0 <= number < count:
         raise InputError(
-            f"config.process_id is {number}, expected 0 to {count - 1}, another one in "
+            f"config.process_id is {number}; expected 0 to {count - 1}, another one in "
             f"each of the {count} processes"
         )
 

@@ -216,7 +216,7 @@ def _maximum_pixels(run, given):
     saved = run_config.from_json(run["config"]).data.maximum_pixels
     chosen = saved if given is None else given
     if chosen < 1:
-        raise InputError(f"config.data.maximum_pixels is {chosen}, expected at least 1")
+        raise InputError(f"config.data.maximum_pixels is {chosen}; expected at least 1")
     return chosen
 
 

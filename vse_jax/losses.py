@@ -114,7 +114,7 @@ def triplet_costs(
             is_hard = gap >= epsilon
             cost = jnp.where(is_hard, hinge(hardest), mean_of_all())
         case _:
-            raise ValueError(f"mining is {mining!r}, expected one of {MININGS}")
+            raise ValueError(f"mining is {mining!r}; expected one of {MININGS}")
     return AnchorCosts(cost, is_hard, gap, positive, hardest)
 
 

@@ -87,18 +87,18 @@ def check_options(groups: Groups, option: str) -> None:
         _check_pattern(group.pattern, where)
         if not _is_number(group.learning_rate) or group.learning_rate <= 0:
             raise InputError(
-                f"{where}.learning_rate is {group.learning_rate!r}, expected a factor "
+                f"{where}.learning_rate is {group.learning_rate!r}; expected a factor "
                 "greater than 0; set frozen=True to keep these parameters unchanged"
             )
         decay = group.weight_decay
         if decay is not None and not (_is_number(decay) and decay >= 0):
             raise InputError(
-                f"{where}.weight_decay is {decay!r}, expected a number of at least 0, "
+                f"{where}.weight_decay is {decay!r}; expected a number of at least 0, "
                 "or None to use config.optimizer.weight_decay"
             )
         if not isinstance(group.frozen, bool):
             raise InputError(
-                f"{where}.frozen is {group.frozen!r}, expected True or False"
+                f"{where}.frozen is {group.frozen!r}; expected True or False"
             )
 
 
@@ -138,7 +138,7 @@ def check_matches(groups: Groups, option: str, params: Any) -> None:
 def _check_pattern(pattern, where):
     if not isinstance(pattern, str) or not pattern:
         raise InputError(
-            f"{where}.pattern is {pattern!r}, expected a regular expression such as "
+            f"{where}.pattern is {pattern!r}; expected a regular expression such as "
             "'image/backbone/.*'"
         )
     try:

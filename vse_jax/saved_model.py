@@ -40,7 +40,7 @@ def restore(path: str, checkpoint: str = "best") -> Restored:
         return saved.restore([int(checkpoint)])
     if checkpoint not in ("", "best", "latest"):
         raise InputError(
-            f"--checkpoint is {checkpoint!r}, expected best, latest or a step"
+            f"--checkpoint is {checkpoint!r}; expected best, latest or a step"
         )
     return saved.restore(steps if checkpoint == "latest" else saved.best_first())
 

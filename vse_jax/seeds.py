@@ -135,7 +135,7 @@ def _check_seeds(seeds: Sequence[Seed], checkpoint: str) -> None:
         found = run["config"]["seed"]
         if found != seed.number:
             raise InputError(
-                f"{seed.workdir} has a run with config.seed={found}, expected "
+                f"{seed.workdir} has a run with config.seed={found}; expected "
                 f"{seed.number}; move it to another folder"
             )
     run_config.check_same_but_seed(runs)

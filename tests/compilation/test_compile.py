@@ -162,7 +162,7 @@ def test_only_the_buckets_that_are_read_are_looked_for(monkeypatch):
     ("options", "expected"),
     [
         ({"compile.programs": ("steps",)}, "config.compile.programs is .*'captions'"),
-        ({"compile.regions": 0}, "config.compile.regions is 0, expected at least 1"),
+        ({"compile.regions": 0}, "config.compile.regions is 0; expected at least 1"),
         ({"data.token_lengths": ()}, "config.data.token_lengths is "),
         ({"model.embed_dim": 0}, "config.model.embed_dim is 0"),
     ],

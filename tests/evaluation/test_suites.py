@@ -75,7 +75,7 @@ def test_recall_alone_has_no_other_metrics(scene_run, capsys):
     ("split", "overrides", "words"),
     [
         ("test", {"evaluation.suite": "cxc"}, "config.evaluation.cxc is empty"),
-        ("test", {"evaluation.suite": "bleu"}, "suite is 'bleu', expected"),
+        ("test", {"evaluation.suite": "bleu"}, "suite is 'bleu'; expected"),
         ("train", {"evaluation.suite": "eccv"}, "which is none of them; choose COCO's"),
     ],
 )

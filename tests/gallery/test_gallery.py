@@ -186,5 +186,5 @@ def test_gallery_of_a_newer_version(folder):
 
 
 def test_invalid_description():
-    with pytest.raises(ValueError, match="dtype is 'int8', expected float16 or float"):
+    with pytest.raises(ValueError, match="dtype is 'int8'; expected float16 or float"):
         Description("m", "cosine", "images", 8, "int8")

@@ -148,9 +148,9 @@ def test_heads_must_be_known(golden, checkpoint, tokenizer, config, tmp_path):
         # All large and base BERTs have one vocabulary, and their heads differ.
         ({"hidden_size": 95}, "its hidden_size is 95, but the BERT in .* has"),
         ({"num_hidden_layers": 23}, "its num_hidden_layers is 23, but the BERT in"),
-        ({"num_attention_heads": -4}, "text_tower.heads is -4, expected a number of"),
+        ({"num_attention_heads": -4}, "text_tower.heads is -4; expected a number of"),
         ({"num_attention_heads": "4"}, "its num_attention_heads is '4'; expected int"),
-        ({"hidden_act": "snake"}, "text_tower.activation is 'snake', expected one of"),
+        ({"hidden_act": "snake"}, "text_tower.activation is 'snake'; expected one of"),
         ({"layer_norm_eps": None}, "its layer_norm_eps is None; expected float"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is"),
     ],

@@ -230,8 +230,8 @@ def test_weights_of_another_kind_of_model(folder, config):
         ({"hidden_size": "wide"}, "its hidden_size is 'wide'; expected int"),
         ({"is_decoder": True}, "is_decoder is true"),
         ({"model_type": None}, 'add "model_type": "bert" to the file'),
-        ({"num_hidden_layers": -1}, "layers is -1, expected a number of at least 1"),
-        ({"vocab_size": -1}, "size is -1, expected a number of at least 0"),
+        ({"num_hidden_layers": -1}, "layers is -1; expected a number of at least 1"),
+        ({"vocab_size": -1}, "size is -1; expected a number of at least 0"),
     ],
 )
 def test_invalid_options_of_the_weights(folder, config, change, expected):

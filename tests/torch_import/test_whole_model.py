@@ -235,7 +235,7 @@ def test_parts_of_a_model_are_refused(imported, root, tmp_path):
     message = refusal(
         whole_model.import_model, config, str(tmp_path / "run"), str(copy)
     )
-    assert "its model_type is ['clip'], expected 'clip' or 'siglip'" in message
+    assert "its model_type is ['clip']; expected 'clip' or 'siglip'" in message
 
 
 def test_photos_have_a_size_that_the_model_takes(imported, root, tmp_path):
@@ -243,7 +243,7 @@ def test_photos_have_a_size_that_the_model_takes(imported, root, tmp_path):
     config = configured(root, tmp_path / "data")
     config.data.image_size = whole_models.PIXELS + 1
     message = refusal(whole_model.import_model, config, str(tmp_path / "x"), folder)
-    assert message.startswith("config.data.image_size is 33, expected at least 8 with")
+    assert message.startswith("config.data.image_size is 33; expected at least 8 with")
     assert not (tmp_path / "x").exists()
     # Drawn scenes are not resized otherwise.
     config.data.update(builder="shapes", image_size=0)

@@ -76,13 +76,13 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     for option in ("vocabulary_size", "regions", "dim", "images", "pairs_per_epoch"):
         if config.compile[option] < 1:
             raise InputError(
-                f"config.compile.{option} is {config.compile[option]}, expected at "
+                f"config.compile.{option} is {config.compile[option]}; expected at "
                 "least 1"
             )
     chosen = config.compile.programs
     if not chosen or not set(chosen) <= set(PROGRAMS):
         raise InputError(
-            f"config.compile.programs is {chosen!r}, expected a tuple of "
+            f"config.compile.programs is {chosen!r}; expected a tuple of "
             f"{', '.join(map(repr, PROGRAMS))}"
         )
     token_lengths(config)

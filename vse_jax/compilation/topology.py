@@ -71,7 +71,7 @@ def _parse(name):
     if not match or match[1] not in CHIPS or len(layout) != CHIPS[match[1]].axes:
         problem = f"--topology is {name!r}" if name else "--topology is missing"
         raise InputError(
-            f"{problem}, expected one of {', '.join(CHIPS)}, a colon and the layout of "
+            f"{problem}; expected one of {', '.join(CHIPS)}, a colon and the layout of "
             f"the chips, such as {', '.join(EXAMPLES)}"
         )
     return match[1], layout

@@ -56,7 +56,7 @@ class Description:
         ):
             if value not in allowed:
                 expected = " or ".join(allowed)
-                raise ValueError(f"{name} is {value!r}, expected {expected}")
+                raise ValueError(f"{name} is {value!r}; expected {expected}")
 
     @property
     def row_bytes(self) -> int:

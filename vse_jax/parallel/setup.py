@@ -78,7 +78,7 @@ def select_platform(platform: str) -> None:
     """
     if platform not in ("", "cpu", "gpu", "tpu"):
         raise InputError(
-            f"config.platform is {platform!r}, expected cpu, gpu, tpu or nothing"
+            f"config.platform is {platform!r}; expected cpu, gpu, tpu or nothing"
         )
     if platform in ("cpu", "tpu"):  # a GPU may be of several platforms of JAX
         jax.config.update("jax_platforms", platform)

@@ -226,7 +226,7 @@ def _check_at_least_one(config, *options):
 def _require(config, option, is_right, expected):
     if not is_right:
         value = value_of(config, option)
-        raise InputError(f"config.{option} is {value!r}, expected {expected}")
+        raise InputError(f"config.{option} is {value!r}; expected {expected}")
 
 
 def _check_rates(config):
@@ -331,7 +331,7 @@ def _check_text_encoder(model):
     if model.text_dropout and model.text_encoder != "bert":
         raise InputError(
             f"config.model.text_dropout is {model.text_dropout}, but "
-            f"config.model.text_encoder is {model.text_encoder!r}, expected 'bert'; "
+            f"config.model.text_encoder is {model.text_encoder!r}; expected 'bert'; "
             "set it to 0"
         )
 

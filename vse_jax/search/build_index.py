@@ -71,7 +71,7 @@ def build(
 def _check(gallery, kind):
     if kind not in KINDS:
         raise InputError(
-            f"config.gallery.index is {kind!r}, expected {' or '.join(KINDS)}"
+            f"config.gallery.index is {kind!r}; expected {' or '.join(KINDS)}"
         )
     if gallery.similarity != "cosine":
         raise InputError(

@@ -56,7 +56,7 @@ def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = config.get("position_embedding_type", "absolute")
     if kind != "absolute":
         raise InputError(
-            f"its position_embedding_type is {kind!r}, expected 'absolute'; choose "
+            f"its position_embedding_type is {kind!r}; expected 'absolute'; choose "
             "other weights"
         )
     if config.get("is_decoder"):

@@ -72,7 +72,7 @@ def read(name: str, weights: str, image_size: int) -> Preprocessing:
     resample = options.get("resample", _BICUBIC)
     if not isinstance(resample, int) or resample not in _INTERPOLATIONS:
         raise InputError(
-            f"{path}: resample is {resample!r}, expected one of "
+            f"{path}: resample is {resample!r}; expected one of "
             f"{', '.join(map(str, _INTERPOLATIONS))} (PIL's numbers)"
         )
     square, shorter = _geometry(options, name, image_size, path)
@@ -97,7 +97,7 @@ def _check_values(options, path):
     factor = options.get("rescale_factor", _RESCALE_FACTOR)
     is_number = isinstance(factor, int | float)
     if not is_number or not abs(factor - _RESCALE_FACTOR) < 1e-6:
-        raise InputError(f"{path}: rescale_factor is {factor!r}, expected 1 / 255")
+        raise InputError(f"{path}: rescale_factor is {factor!r}; expected 1 / 255")
 
 
 def _geometry(options, name, image_size, path):
@@ -169,5 +169,5 @@ def _channels(options, option, path, *, positive=False):
     )
     if not are_numbers or (positive and min(values) <= 0):
         expected = "three numbers above 0" if positive else "three numbers"
-        raise InputError(f"{path}: {option} is {values!r}, expected {expected}")
+        raise InputError(f"{path}: {option} is {values!r}; expected {expected}")
     return tuple(map(float, values))

@@ -149,7 +149,7 @@ def _folder_in_package(package):
     if len(folders) != 1:
         raise InputError(
             f"{package}: this Python package ships {len(folders)} folders with "
-            f"{CONFIG} and {' or '.join(_WEIGHTS)}, expected one; give the path of a "
+            f"{CONFIG} and {' or '.join(_WEIGHTS)}; expected one; give the path of a "
             "folder instead"
         )
     return epath.Path(folders[0])

@@ -136,7 +136,7 @@ def _check_channels(sizes):
         if len(values) != 3 or not are_numbers:
             above = " above 0" if name == "deviation" else ""
             raise InputError(
-                f"config.{_VISION_TOWER}.{name} is {values!r}, expected three numbers"
+                f"config.{_VISION_TOWER}.{name} is {values!r}; expected three numbers"
                 f"{above}, of RGB; leave it out to take those of the weights"
             )
 
@@ -177,10 +177,10 @@ def check_sizes(sizes: Mapping[str, Any], tower: str, weights: str) -> None:
             at_least = 0 if name in _MAY_BE_ZERO else 1
             is_right, expected = value >= at_least, f"a number of at least {at_least}"
         if not is_right:
-            raise InputError(f"{where}{name} is {value!r}, expected {expected}")
+            raise InputError(f"{where}{name} is {value!r}; expected {expected}")
     if sizes["dim"] % sizes["heads"]:
         raise InputError(
-            f"{where}dim is {sizes['dim']}, expected a multiple of {options}heads, "
+            f"{where}dim is {sizes['dim']}; expected a multiple of {options}heads, "
             f"which is {sizes['heads']}"
         )
 

@@ -88,7 +88,7 @@ def stated_sizes(
     is_read = encoder == "siglip_text"
     if is_read and not 0 <= found["padding"] < found["vocabulary_size"]:
         raise InputError(
-            f"{path}: its padding is the token {found['padding']}, expected one of its "
+            f"{path}: its padding is the token {found['padding']}; expected one of its "
             f"{found['vocabulary_size']} tokens; download the model again"
         )
     return found

@@ -185,7 +185,7 @@ def _stated_options(folder: epath.Path) -> dict[str, bool | None]:
     for name, value in stated.items():
         if not isinstance(value, bool) and (name, value) != ("strip_accents", None):
             raise InputError(
-                f"{path}: an option of the tokenizer is {value!r}, expected true or "
+                f"{path}: an option of the tokenizer is {value!r}; expected true or "
                 f"false as {_NORMALIZER_OPTIONS[name]}"
             )
     return stated

@@ -144,7 +144,7 @@ def _check(config: Mapping[str, Any], path: epath.Path) -> None:
         value = config[option]
         if not isinstance(value, int) or value < least:
             raise InputError(
-                f"{path}: {option} is {value!r}, expected a whole number of at least "
+                f"{path}: {option} is {value!r}; expected a whole number of at least "
                 f"{least}; download it again"
             )
     for option, (kind, expected) in _KINDS.items():
@@ -152,7 +152,7 @@ def _check(config: Mapping[str, Any], path: epath.Path) -> None:
         is_finite = not isinstance(value, float) or math.isfinite(value)
         if not isinstance(value, kind) or not is_finite:
             raise InputError(
-                f"{path}: {option} is {value!r}, expected {expected}; download it again"
+                f"{path}: {option} is {value!r}; expected {expected}; download it again"
             )
 
 

@@ -62,7 +62,7 @@ def find(weights: str) -> str:
     if len(found) != 1:
         raise InputError(
             f"{weights}: this Python package ships {len(found)} files of weights "
-            f"({', '.join(SUFFIXES)}), expected one; give the path of a file instead"
+            f"({', '.join(SUFFIXES)}); expected one; give the path of a file instead"
         )
     return found[0]
 
@@ -108,7 +108,7 @@ def read(path: str) -> Any:
         raise unreadable(path, error) from None
     except KeyError as error:
         raise InputError(
-            f"{path}: contains arrays of dtype {error}, expected one of "
+            f"{path}: contains arrays of dtype {error}; expected one of "
             f"{', '.join(_DTYPES)}; convert them"
         ) from None
     except safetensors.SafetensorError as error:

@@ -86,7 +86,7 @@ def import_model(config: ml_collections.ConfigDict, workdir: str, folder: str) -
     kind = KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise InputError(
-            f"{folder}: its model_type is {name!r}, expected "
+            f"{folder}: its model_type is {name!r}; expected "
             f"{' or '.join(map(repr, KINDS))}: a whole model with both towers; a "
             "training takes a tower alone as config.model.text_weights or "
             "config.model.backbone.weights"
