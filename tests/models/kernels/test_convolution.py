@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -58,3 +60,19 @@ def test_form_depends_on_the_target_platform(platform, grouped):
     lowered = jax.jit(depthwise).trace(draw(1, 8, 8, 6), draw(3, 3, 1, 6))
     text = lowered.lower(lowering_platforms=(platform,)).as_text()
     assert ("feature_group_count = 6" in text) == grouped
+
+
+@pytest.mark.parametrize(
+    ("platform", "is_product"), [("cpu", True), ("cuda", True), ("tpu", False)]
+)
+def test_pointwise_form_depends_on_the_target_platform(platform, is_product):
+    def gradients(x, kernel, cotangent):
+        pointwise = functools.partial(convolve, stride=2, padding=((0, 0), (0, 0)))
+        return jax.vjp(pointwise, x, kernel)[1](cotangent)
+
+    traced = jax.jit(gradients).trace(
+        draw(1, 8, 8, 6), draw(1, 1, 6, 4), draw(1, 4, 4, 4)
+    )
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.dot_general" in text) == is_product
+    assert ("stablehlo.convolution" in text) != is_product

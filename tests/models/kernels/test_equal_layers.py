@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from vse_jax.models.kernels import equal_layers
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 DIM = 4
+PRODUCTS = jax.checkpoint_policies.dots_saveable
+as_loop = functools.partial(equal_layers.as_loop, stored=PRODUCTS)
 
 
 def layer(variables, x):
@@ -35,7 +39,7 @@ def test_loop_equals_the_sequence():
     x = rng.normal(size=(2, DIM)).astype(np.float32)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-        with_gradients(equal_layers.as_loop, variables, x),
+        with_gradients(as_loop, variables, x),
         with_gradients(equal_layers.in_sequence, variables, x),
     )
 
@@ -74,7 +78,11 @@ def test_resnet_as_loops_equals_the_sequence(monkeypatch, train):
 
         return run(variables)
 
-    plain, loop = outputs(equal_layers.in_sequence), outputs(equal_layers.as_loop)
+    def in_sequence(layer, variables, x, stored):
+        del stored
+        return equal_layers.in_sequence(layer, variables, x)
+
+    plain, loop = outputs(in_sequence), outputs(equal_layers.as_loop)
     names = jax.tree.structure(variables["params"])
     assert jax.tree.structure(loop[0]) == names
     jax.tree.map(
@@ -86,10 +94,40 @@ def test_resnet_as_loops_equals_the_sequence(monkeypatch, train):
 
 def test_accelerators_compile_a_loop():
     def apply(variables, x):
-        return equal_layers.apply_equal_layers(layer, variables, x)[0]
+        return equal_layers.apply_equal_layers(layer, variables, x, PRODUCTS)[0]
 
     variables = [{"kernel": np.eye(DIM), "mean": np.zeros(DIM)}] * 3
     traced = jax.jit(apply).trace(variables, np.ones((1, DIM)))
     for platform, loops in {"cpu": 0, "tpu": 1, "cuda": 1}.items():
         lowered = traced.lower(lowering_platforms=(platform,)).as_text()
         assert lowered.count("stablehlo.while") == loops
+
+
+@pytest.mark.parametrize(
+    ("stored", "is_stored"),
+    [
+        (resnet.layers.STORED, False),
+        (jax.checkpoint_policies.everything_saveable, True),
+    ],
+)
+def test_resnet_stores_no_map_in_float32(monkeypatch, stored, is_stored):
+    monkeypatch.setattr(resnet, "_STEM_FEATURES", 4)
+    monkeypatch.setattr(resnet.layers, "STORED", stored)
+    network = resnet.ResNet(
+        (4,),
+        pooled=True,
+        dtype=jnp.bfloat16,
+        train=True,
+        gather_over_devices=lambda array: array,
+    )
+    image = np.zeros((2, 32, 32, 3), np.uint8)
+    variables = jax.eval_shape(network.init, jax.random.key(0), image)
+
+    def total(variables):
+        return network.apply(variables, image, mutable=["batch_stats"])[0].sum()
+
+    lowered = jax.jit(jax.grad(total)).trace(variables)
+    text = lowered.lower(lowering_platforms=("tpu",)).as_text()
+    # Three equal blocks; the maps of the first and second convolution of each.
+    assert "tensor<3x2x8x8x4xbf16>" in text
+    assert ("tensor<3x2x8x8x4xf32>" in text) == is_stored

@@ -138,7 +138,7 @@ class ResNet(nn.Module):
             {collection: tree[name] for collection, tree in self.variables.items()}
             for name in names
         ]
-        x, updated = apply_equal_layers(apply, variables, x)
+        x, updated = apply_equal_layers(apply, variables, x, stored=layers.STORED)
         for name, collections in zip(names, updated, strict=True):
             for collection, tree in collections.items():
                 self.put_variable(collection, name, tree)

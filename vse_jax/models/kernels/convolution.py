@@ -12,14 +12,21 @@ Milliseconds, measured on two cores:
 | 4x56x56x256, 3x3, 32 groups                   | 362 |   54 |      35 |
 | 4x14x14x1024, 3x3, 32 groups                  |  41 |   12 |      20 |
 | 16x56x56x144, 1x1, to 24 channels             |  18 |   11 |      29 |
+
+A 1x1 convolution is a matrix product on CPUs and GPUs. On TPUs a map and a matrix have
+different layouts, and the compiler would move all numbers between them. For 16 photos
+on a TPU v5e it estimates 2.11 ms for ResNet-50 with convolutions, and 2.38 ms with
+matrix products; for EfficientNet-Lite0, 1.94 ms and 2.16 ms.
 """
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from vse_jax.models.kernels.platforms import per_platform, plain_forms
+from vse_jax.models.kernels.platforms import plain_forms
 
 # Zeros (above, below), (left, right).
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -47,53 +54,64 @@ def convolve(
     """
     if plain_forms.value:
         return plain_convolution(x, kernel, stride, padding, groups)
-    if kernel.shape[:2] == (1, 1) and groups == 1:
-        return _product(x, kernel, stride)
+    if groups > 1 or kernel.shape[:2] == (1, 1):
+        return _per_platform(x, kernel, stride, padding, groups)
+    return plain_convolution(x, kernel, stride, padding)
+
+
+class _Form(NamedTuple):
+    """A way to compute a convolution.
+
+    Attributes:
+      value: maps the map and the kernel to the result.
+      cotangents: maps the map, the kernel and the cotangent of the result to those of
+        the map and the kernel; None for automatic differentiation of `value`.
+    """
+
+    value: Callable
+    cotangents: Callable | None = None
+
+
+def _forms(kernel, stride, padding, groups):
+    """Returns the form for each platform that has one of its own, and the default."""
+    options = {"stride": stride, "padding": padding}
+    plain = _Form(functools.partial(plain_convolution, groups=groups, **options))
     if groups == 1:
-        return plain_convolution(x, kernel, stride, padding)
-    return _grouped(x, kernel, stride, padding, groups)
+        product = _Form(functools.partial(_product, stride=stride))
+        return {"tpu": plain, "default": product}
+    if kernel.shape[2:] != (1, groups):
+        joined = _Form(functools.partial(_few_groups, **options))
+        return {"cpu": joined, "default": plain}
+    shifted = _Form(
+        functools.partial(_shifted_products, **options),
+        functools.partial(_shifted_products_cotangents, **options),
+    )
+    return {"cpu": shifted, "default": plain}
 
 
-# With automatic differentiation, the residuals of both forms would be stored. Those of
+# With automatic differentiation, the residuals of all forms would be stored. Those of
 # the sum of shifted products are a copy of the map for each pixel of the kernel.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _grouped(x, kernel, stride, padding, groups):
-    on_cpu = _shifted_products if _is_depthwise(kernel, groups) else _few_groups
-    plain = functools.partial(
-        plain_convolution, stride=stride, padding=padding, groups=groups
-    )
-    return per_platform(
-        functools.partial(on_cpu, stride=stride, padding=padding),
-        plain,
-        x,
-        kernel,
-        plain=plain,
-    )
+def _per_platform(x, kernel, stride, padding, groups):
+    forms = _forms(kernel, stride, padding, groups)
+    values = {platform: form.value for platform, form in forms.items()}
+    return jax.lax.platform_dependent(x, kernel, **values)
 
 
-def _grouped_forward(x, kernel, stride, padding, groups):
-    return _grouped(x, kernel, stride, padding, groups), (x, kernel)
+def _per_platform_forward(x, kernel, stride, padding, groups):
+    return _per_platform(x, kernel, stride, padding, groups), (x, kernel)
 
 
-def _grouped_backward(stride, padding, groups, inputs, cotangent):
-    options = {"stride": stride, "padding": padding}
-    if _is_depthwise(inputs[1], groups):
-        on_cpu = functools.partial(_shifted_products_cotangents, **options)
-    else:
-        on_cpu = functools.partial(
-            _cotangents, functools.partial(_few_groups, **options)
-        )
-    plain = functools.partial(
-        _cotangents, functools.partial(plain_convolution, groups=groups, **options)
-    )
-    return per_platform(on_cpu, plain, *inputs, cotangent, plain=plain)
+def _per_platform_backward(stride, padding, groups, inputs, cotangent):
+    forms = _forms(inputs[1], stride, padding, groups)
+    cotangents = {
+        platform: form.cotangents or functools.partial(_cotangents, form.value)
+        for platform, form in forms.items()
+    }
+    return jax.lax.platform_dependent(*inputs, cotangent, **cotangents)
 
 
-_grouped.defvjp(_grouped_forward, _grouped_backward)
-
-
-def _is_depthwise(kernel, groups):
-    return kernel.shape[2:] == (1, groups)
+_per_platform.defvjp(_per_platform_forward, _per_platform_backward)
 
 
 def _cotangents(function, x, kernel, cotangent):

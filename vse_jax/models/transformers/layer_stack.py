@@ -13,6 +13,10 @@ from vse_jax.models.kernels.equal_layers import (
 )
 from vse_jax.models.kernels.platforms import per_platform
 
+# Of the attention, neither the logits nor the weights, which have the square of the
+# number of items.
+_STORED = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+
 
 def apply_layers(
     tower: nn.Module,
@@ -51,7 +55,7 @@ def apply_layers(
         for i, name in enumerate(names)
     ]
     if on_cpu is None:
-        return apply_equal_layers(apply, layers, items)[0]
+        return apply_equal_layers(apply, layers, items, stored=_STORED)[0]
 
     def faster(layers, items):
         return on_cpu([params for params, _ in layers], items)
@@ -60,6 +64,6 @@ def apply_layers(
         return in_sequence(apply, layers, items)[0]
 
     def loop(layers, items):
-        return as_loop(apply, layers, items)[0]
+        return as_loop(apply, layers, items, stored=_STORED)[0]
 
     return per_platform(faster, loop, layers, items, plain=one_by_one)
