@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vse_jax import parallel
 from vse_jax.models.backbones import resnet
 from vse_jax.models.kernels import equal_layers
 
@@ -110,7 +111,9 @@ def test_accelerators_compile_a_loop():
         (jax.checkpoint_policies.everything_saveable, True),
     ],
 )
-def test_resnet_stores_no_map_in_float32(monkeypatch, stored, is_stored):
+def test_resnet_stores_maps_in_float32_only_if_the_policy_does(
+    monkeypatch, stored, is_stored
+):
     monkeypatch.setattr(resnet, "_STEM_FEATURES", 4)
     monkeypatch.setattr(resnet.layers, "STORED", stored)
     network = resnet.ResNet(
@@ -131,3 +134,31 @@ def test_resnet_stores_no_map_in_float32(monkeypatch, stored, is_stored):
     # Three equal blocks; the maps of the first and second convolution of each.
     assert "tensor<3x2x8x8x4xbf16>" in text
     assert ("tensor<3x2x8x8x4xf32>" in text) == is_stored
+
+
+def test_resnet_gathers_statistics_once(monkeypatch):
+    monkeypatch.setattr(resnet, "_STEM_FEATURES", 4)
+    create = functools.partial(
+        resnet.ResNet, (4,), pooled=True, dtype=jnp.float32, train=True
+    )
+    image = np.zeros((2, 32, 32, 3), np.uint8)
+    network = create(gather_over_devices=parallel.gather)
+    variables = jax.eval_shape(
+        create(gather_over_devices=lambda array: array).init, jax.random.key(0), image
+    )
+
+    def total(variables, image):
+        return network.apply(variables, image, mutable=["batch_stats"])[0].sum()
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), (parallel.AXIS,))
+    gradient = jax.shard_map(
+        jax.grad(total),
+        mesh=mesh,
+        in_specs=(jax.P(), jax.P(parallel.AXIS)),
+        out_specs=jax.P(),
+        check_vma=False,
+    )
+    traced = jax.jit(gradient).trace(variables, image)
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    normalizations = 1 + 4 + 3  # of the stem, the first block and the body of the loop
+    assert text.count("stablehlo.all_gather") == normalizations

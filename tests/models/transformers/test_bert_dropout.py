@@ -1,5 +1,7 @@
 """BERT's dropout: where it is, against transformers, and what it depends on."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,7 @@ def dropout_of(model, ids=IDS):
 def apply(params, tokens, count=COUNT, ids=IDS, key=KEY):
     model = dropping()
     states = model.apply({"params": params}, tokens, count, ids, rngs={"dropout": key})
-    return np.where(test_bert.exists(count)[..., None], states, 0)
+    return jnp.where(test_bert.exists(count)[..., None], states, 0)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,16 @@ def test_loop_of_accelerators_equals_the_sequence_of_cpus(
 ):
     """With and without another form for CPUs."""
     tokens = tokens_of(SIZES)
-    expected = apply(params, tokens)
+    direction = np.random.default_rng(0).normal(size=apply(params, tokens).shape)
+
+    def states_and_gradient():
+        def total(params):
+            states = apply(params, tokens)
+            return (states * direction).sum(), states
+
+        return jax.grad(total, has_aux=True)(params)
+
+    expected = states_and_gradient()
     used = []
 
     def otherwise(on_cpu, loop, *args, plain):
@@ -130,8 +141,27 @@ def test_loop_of_accelerators_equals_the_sequence_of_cpus(
 
     monkeypatch.setattr(bert, "SMALLEST_DIM", smallest)
     monkeypatch.setattr(chooser, "per_platform", otherwise)
-    np.testing.assert_allclose(apply(params, tokens), expected, atol=1e-6)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5),
+        states_and_gradient(),
+        expected,
+    )
     assert used
+
+
+def test_accelerators_draw_choices_again_only_if_the_policy_does(params, monkeypatch):
+    tokens = tokens_of(SIZES)
+
+    def draws():
+        gradient = jax.grad(lambda params: apply(params, tokens).sum())
+        traced = jax.jit(gradient).trace(params)
+        text = traced.lower(lowering_platforms=("tpu",)).as_text()
+        return text.count("call @_bernoulli")
+
+    once = draws()
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    monkeypatch.setattr(layer_stack, "_STORED", policy)
+    assert once < draws()
 
 
 def test_bfloat16_keeps_its_dtype(params):

@@ -1,5 +1,4 @@
 import functools
-import re
 
 import flax.linen as nn
 import jax
@@ -26,13 +25,15 @@ class Tower(nn.Module):
     ("stored", "is_stored"),
     [(layer_stack._STORED, False), (jax.checkpoint_policies.everything_saveable, True)],
 )
-def test_accelerators_store_no_attention(monkeypatch, stored, is_stored):
+def test_accelerators_store_normalizations_only_if_the_policy_does(
+    monkeypatch, stored, is_stored
+):
     monkeypatch.setattr(layer_stack, "_STORED", stored)
     items = jnp.zeros((BATCH, ITEMS, DIM))
     variables = jax.eval_shape(Tower().init, jax.random.key(0), items)
     gradient = jax.grad(lambda variables: Tower().apply(variables, items).sum())
     traced = jax.jit(gradient).trace(variables)
     text = traced.lower(lowering_platforms=("tpu",)).as_text()
-    attention = rf"tensor<{LAYERS}x{BATCH}x{HEADS}x(1x)?{ITEMS}x{ITEMS}xf32>"
-    assert bool(re.search(attention, text)) == is_stored
+    deviations = f"tensor<{LAYERS}x{BATCH}x{ITEMS}x1xf32>"
+    assert (deviations in text) == is_stored
     assert f"tensor<{LAYERS}x{BATCH}x{ITEMS}x16xf32>" in text  # hidden layer of the MLP

@@ -1,6 +1,6 @@
 """Convolutions, each in the form that is fastest on the platform.
 
-XLA's convolution is fast on TPUs and GPUs. On CPUs it is slow for grouped channels.
+XLA's convolution is fast on accelerators. On CPUs it is slow for grouped channels.
 Milliseconds, measured on two cores:
 
 | input, kernel                                 | XLA | here | PyTorch |
@@ -46,7 +46,7 @@ def convolve(
       x: `[batch, height, width, channels]`.
       kernel: `[rows, columns, channels / groups, features]`.
       stride: of rows and columns.
-      padding: number of zeros on each side of the map.
+      padding: number of zeros on each side of the map; none for a 1x1 kernel.
       groups: number of groups of channels, which are convolved separately.
 
     Returns:
@@ -55,7 +55,7 @@ def convolve(
     if plain_forms.value:
         return plain_convolution(x, kernel, stride, padding, groups)
     if groups > 1 or kernel.shape[:2] == (1, 1):
-        return _per_platform(x, kernel, stride, padding, groups)
+        return _convolve_per_platform(x, kernel, stride, padding, groups)
     return plain_convolution(x, kernel, stride, padding)
 
 
@@ -92,17 +92,17 @@ def _forms(kernel, stride, padding, groups):
 # With automatic differentiation, the residuals of all forms would be stored. Those of
 # the sum of shifted products are a copy of the map for each pixel of the kernel.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _per_platform(x, kernel, stride, padding, groups):
+def _convolve_per_platform(x, kernel, stride, padding, groups):
     forms = _forms(kernel, stride, padding, groups)
     values = {platform: form.value for platform, form in forms.items()}
     return jax.lax.platform_dependent(x, kernel, **values)
 
 
-def _per_platform_forward(x, kernel, stride, padding, groups):
-    return _per_platform(x, kernel, stride, padding, groups), (x, kernel)
+def _convolve_per_platform_forward(x, kernel, stride, padding, groups):
+    return _convolve_per_platform(x, kernel, stride, padding, groups), (x, kernel)
 
 
-def _per_platform_backward(stride, padding, groups, inputs, cotangent):
+def _convolve_per_platform_backward(stride, padding, groups, inputs, cotangent):
     forms = _forms(inputs[1], stride, padding, groups)
     cotangents = {
         platform: form.cotangents or functools.partial(_cotangents, form.value)
@@ -111,7 +111,9 @@ def _per_platform_backward(stride, padding, groups, inputs, cotangent):
     return jax.lax.platform_dependent(*inputs, cotangent, **cotangents)
 
 
-_per_platform.defvjp(_per_platform_forward, _per_platform_backward)
+_convolve_per_platform.defvjp(
+    _convolve_per_platform_forward, _convolve_per_platform_backward
+)
 
 
 def _cotangents(function, x, kernel, cotangent):

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vse_jax.models.dropout import CHOICES
 from vse_jax.models.kernels.equal_layers import (
     apply_equal_layers,
     as_loop,
@@ -13,9 +14,12 @@ from vse_jax.models.kernels.equal_layers import (
 )
 from vse_jax.models.kernels.platforms import per_platform
 
-# Of the attention, neither the logits nor the weights, which have the square of the
-# number of items.
-_STORED = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+# The results of dense layers and the choices of dropout. The logits and weights of the
+# attention are computed again: their size grows with the square of the number of items.
+_STORED = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(CHOICES),
+)
 
 
 def apply_layers(
