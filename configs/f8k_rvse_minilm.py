@@ -16,6 +16,7 @@ def get_config():
     """Returns the configuration."""
     config = f8k_rvse_infonce.get_config()
     config.epochs = 8
+    config.optimizer.learning_rate = 5e-4
     config.optimizer.schedule = "cosine"
     config.optimizer.average_decay = 0.99  # about the last 100 of 1,872 steps
     config.model.dropout = 0.1
