@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-# Name of the statistics for policies of `jax.checkpoint`. They are few numbers of each
-# device. Computing them again would need the collectives again.
+# Name of the statistics for policies of `jax.checkpoint`. A device has few of
+# them, and computing them again would need the collectives again.
 STATISTICS = "statistics"
 
 

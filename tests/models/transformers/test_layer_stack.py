@@ -23,12 +23,12 @@ class Tower(nn.Module):
 
 @pytest.mark.parametrize(
     ("stored", "is_stored"),
-    [(layer_stack._STORED, False), (jax.checkpoint_policies.everything_saveable, True)],
+    [(layer_stack.STORED, False), (jax.checkpoint_policies.everything_saveable, True)],
 )
 def test_accelerators_store_normalizations_only_if_the_policy_does(
     monkeypatch, stored, is_stored
 ):
-    monkeypatch.setattr(layer_stack, "_STORED", stored)
+    monkeypatch.setattr(layer_stack, "STORED", stored)
     items = jnp.zeros((BATCH, ITEMS, DIM))
     variables = jax.eval_shape(Tower().init, jax.random.key(0), items)
     gradient = jax.grad(lambda variables: Tower().apply(variables, items).sum())

@@ -4,11 +4,11 @@ XLA compiles the body of a loop once, but each layer of an unrolled sequence sep
 On CPUs the sequence stays unrolled: the loop would copy the parameters of all layers
 into one array in every step.
 
-XLA fuses no operation of the gradient's loop with one of the loop forwards. So it would
-write every intermediate result of a layer to memory. The loop stores the input of each
-layer and the results that `stored` selects: of dense layers, or of convolutions with
-the statistics of their normalization. It computes the others again. With gradients, for
-a batch of 16 on each TPU v5e in bfloat16, the compiler estimates:
+XLA cannot fuse an operation of the gradient's loop with one of the forward loop. So it
+would write every intermediate result of a layer to memory. The loop stores the input of
+each layer and the results that `stored` selects: of dense layers, or of convolutions
+with the statistics of their normalization. It computes the others again. With
+gradients, for a batch of 16 on each TPU v5e in bfloat16, the compiler estimates:
 
 | layers                                  | everything stored |             here |
 | --------------------------------------- | ----------------: | ---------------: |

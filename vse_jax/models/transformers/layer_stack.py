@@ -14,9 +14,10 @@ from vse_jax.models.kernels.equal_layers import (
 )
 from vse_jax.models.kernels.platforms import per_platform
 
-# The results of dense layers and the choices of dropout. The logits and weights of the
+# What the loop stores for the gradient, see `equal_layers`: the results of dense layers
+# and the choices of dropout. The logits and weights of the
 # attention are computed again: their size grows with the square of the number of items.
-_STORED = jax.checkpoint_policies.save_from_both_policies(
+STORED = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     jax.checkpoint_policies.save_only_these_names(CHOICES),
 )
@@ -59,7 +60,7 @@ def apply_layers(
         for i, name in enumerate(names)
     ]
     if on_cpu is None:
-        return apply_equal_layers(apply, layers, items, stored=_STORED)[0]
+        return apply_equal_layers(apply, layers, items, stored=STORED)[0]
 
     def faster(layers, items):
         return on_cpu([params for params, _ in layers], items)
@@ -68,6 +69,6 @@ def apply_layers(
         return in_sequence(apply, layers, items)[0]
 
     def loop(layers, items):
-        return as_loop(apply, layers, items, stored=_STORED)[0]
+        return as_loop(apply, layers, items, stored=STORED)[0]
 
     return per_platform(faster, loop, layers, items, plain=one_by_one)
