@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests import parity
-from vse_jax.evaluation import retrieval
+from vse_jax.evaluation import retrieval, score_tiles
+from vse_jax.evaluation.relevance import Relevance
 
 SCORES = {
     "cosine": lambda image, caption: image @ caption,
@@ -63,15 +64,47 @@ def test_ranks_are_those_of_a_double_loop(similarity, seed):
     assert_ranks_are_naive(*ragged_split(seed=seed), similarity)
 
 
-@pytest.mark.parametrize("tile_images", [1, 3, 5])
-def test_tiles_do_not_matter(monkeypatch, tile_images):
-    monkeypatch.setattr(retrieval, "TILE_IMAGES", tile_images)
-    monkeypatch.setattr(retrieval, "TILE_MULTIPLE", 4)
+def set_tiles(monkeypatch, images, captions):
+    """Sets the largest tiles."""
+    monkeypatch.setattr(score_tiles, "TILE_IMAGES", images)
+    monkeypatch.setattr(score_tiles, "TILE_CAPTIONS", captions)
+
+
+@pytest.mark.parametrize("tile", [(1, 4), (3, 1), (5, 8), (8, 5)])
+def test_tiles_do_not_matter(monkeypatch, tile):
+    set_tiles(monkeypatch, *tile)
     assert_ranks_are_naive(*ragged_split(images=13))
 
 
+@pytest.mark.parametrize("with_biases", [False, True])
+@pytest.mark.parametrize("similarity", SCORES)
+def test_any_caption_may_be_correct(monkeypatch, similarity, with_biases):
+    set_tiles(monkeypatch, 4, 16)
+    images, captions, *_ = ragged_split(images=21)
+    related = np.random.default_rng(0).random((len(images), len(captions))) < 0.1
+    related[[2, 5]] = related[:, [3, 7]] = False  # queries without an answer
+    relevance = Relevance.of_pairs(*np.nonzero(related), len(images))
+    biases = random_biases(images, captions) if with_biases else NO_BIASES
+    scores = np.array([[SCORES[similarity](i, c) for c in captions] for i in images])
+
+    def naive(scores, related):
+        return [
+            sum(not other < row[mine].max() for other in row[~mine])
+            for row, mine in zip(scores, related, strict=True)
+            if mine.any()
+        ]
+
+    ranks = retrieval.rank_related(
+        images, captions, relevance, similarity, biases if with_biases else None
+    )
+    of_images = naive(scores - biases.captions, related)
+    assert ranks.image_to_text.tolist() == of_images
+    of_captions = naive(scores.T - biases.images, related.T)
+    assert ranks.text_to_image.tolist() == of_captions
+
+
 def test_duplicate_images_are_not_wrong_answers(monkeypatch):
-    monkeypatch.setattr(retrieval, "TILE_IMAGES", 2)
+    set_tiles(monkeypatch, 2, 8)
     images, captions, _, caption_image_id = ragged_split()
     image_id = np.array([0, 1, 2, 3, 1, 5, 6, 7, 8, 1, 10, 11])  # 1 occurs three times
     caption_image_id = image_id[caption_image_id]
@@ -115,7 +148,7 @@ def test_ties_count_against_the_model():
 @pytest.mark.parametrize("similarity", SCORES)
 @pytest.mark.parametrize("kind", ["collapsed", "nan"])
 def test_worthless_embeddings_do_not_score(monkeypatch, kind, similarity):
-    monkeypatch.setattr(retrieval, "TILE_IMAGES", 16)
+    set_tiles(monkeypatch, 16, 128)
     rng = np.random.default_rng(0)
     embedding = rng.normal(size=37).astype(np.float32)
     embedding /= np.linalg.norm(embedding)
@@ -176,9 +209,9 @@ def random_biases(images, captions):
 
 
 @pytest.mark.parametrize("similarity", SCORES)
-@pytest.mark.parametrize("tile_images", [1, 5, 512])
-def test_biases_are_subtracted_from_candidates(monkeypatch, similarity, tile_images):
-    monkeypatch.setattr(retrieval, "TILE_IMAGES", tile_images)
+@pytest.mark.parametrize("tile", [(1, 8), (5, 16), (512, 2560)])
+def test_biases_are_subtracted_from_candidates(monkeypatch, similarity, tile):
+    set_tiles(monkeypatch, *tile)
     split = ragged_split(images=13)
     biases = random_biases(*split[:2])
     ranks = assert_ranks_are_naive(*split, similarity, biases)

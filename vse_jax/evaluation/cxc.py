@@ -35,7 +35,8 @@ from vse_jax.evaluation.cxc_judgements import Judgements
 from vse_jax.evaluation.embedder import Embeddings
 from vse_jax.evaluation.relevance import Relevance
 from vse_jax.evaluation.relevant_ranks import rank_relevant
-from vse_jax.evaluation.retrieval import with_model_axis
+from vse_jax.evaluation.retrieval import rank_related
+from vse_jax.evaluation.score_tiles import with_model_axis
 from vse_jax.similarity import SIMILARITIES
 
 LEAST_OF_TEXT = 3.0  # judgement of a pair with a caption that makes it a right answer
@@ -168,18 +169,13 @@ def _image_text(embeddings, sits, similarity):
     relevance = Relevance.of_pairs(
         sits.second[related], sits.first[related], images.shape[1]
     )
-    options = {"similarity": similarity, "best_only": True}
-    of_images = rank_relevant(images, captions, relevance, **options)
-    relevance = relevance.transposed(captions.shape[1])
-    of_captions = rank_relevant(
-        captions, images, relevance, content="captions", **options
-    )
+    ranks = rank_related(images, captions, relevance, similarity)
     pairs = np.arange(len(sits.score))
     judged = Relevance.of_pairs(sits.second, pairs, images.shape[1])
     scores = _scores_of_pairs(images, captions, sits.second, sits.first, similarity)
     return {
-        **_recalls("i2t", of_images),
-        **_recalls("t2i", of_captions),
+        **_recalls("i2t", ranks.image_to_text),
+        **_recalls("t2i", ranks.text_to_image),
         **_correlation("sits", scores, sits, judged),
     }
 
@@ -214,7 +210,7 @@ def _within(embeddings, first, second, judgements, task, correlation):
     judged = _both_ways(first, second, pairs, pairs, number)
     scores = _scores_of_pairs(embeddings, embeddings, first, second, "cosine")
     return {
-        **_recalls(task, ranks),
+        **_recalls(task, ranks.best),
         **_correlation(correlation, scores, judgements, judged),
     }
 
@@ -236,8 +232,9 @@ def _both_ways(first, second, of_first, of_second, queries):
 
 
 def _recalls(task, ranks):
-    recalls = {f"{task}_r{k}": 100 * float(np.mean(ranks.best < k)) for k in (1, 5, 10)}
-    return {**recalls, f"{task}_queries": len(ranks.query)}
+    """Computes recall@K of queries from the ranks of their first right answers."""
+    recalls = {f"{task}_r{k}": 100 * float(np.mean(ranks < k)) for k in (1, 5, 10)}
+    return {**recalls, f"{task}_queries": len(ranks)}
 
 
 def _correlation(name, scores, judgements, judged):

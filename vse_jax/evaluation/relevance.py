@@ -39,6 +39,23 @@ class Relevance:
         offset = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
         return cls(offset, pairs[:, 1])
 
+    @classmethod
+    def of_ids(cls, query_id: np.ndarray, candidate_id: np.ndarray) -> "Relevance":
+        """Returns the relation of all queries and candidates that have equal IDs.
+
+        Args:
+          query_id: int `[queries]`.
+          candidate_id: int `[candidates]`.
+        """
+        query_id, candidate_id = np.asarray(query_id), np.asarray(candidate_id)
+        order = np.argsort(candidate_id, kind="stable")
+        ordered = candidate_id[order]
+        start = np.searchsorted(ordered, query_id)
+        count = np.searchsorted(ordered, query_id, side="right") - start
+        offset = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+        position = np.arange(offset[-1]) + np.repeat(start - offset[:-1], count)
+        return cls(offset, order[position])
+
     @functools.cached_property
     def count(self) -> np.ndarray:
         """Number of relevant candidates of each query, int64 `[queries]`."""

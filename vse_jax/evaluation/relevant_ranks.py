@@ -16,14 +16,14 @@ import numpy as np
 
 from vse_jax.evaluation.counting import count_not_below
 from vse_jax.evaluation.relevance import Relevance
-from vse_jax.evaluation.retrieval import with_model_axis
+from vse_jax.evaluation.score_tiles import with_model_axis
 from vse_jax.similarity import scores_of
 
 BLOCK = 256  # queries whose scores are in memory at the same time
 # Candidates are padded to a multiple of this, so that the same inner loop computes
 # every score and equal embeddings have exactly equal scores.
 TILE = 512
-_FEWEST = 8  # slots for relevant candidates; their number is a power of two
+SLOTS = 8  # relevant candidates of a query that are counted at the same time
 
 
 class RelevantRanks(NamedTuple):
@@ -90,21 +90,19 @@ def rank_relevant(
     offset = np.concatenate([[0], np.cumsum(count)])
     wrong = np.zeros(offset[-1], np.int64)
     for block in _blocks(relevance):
-        counts = _count_wrong(
+        scores = _scores(
             jnp.asarray(queries[:, block.query]),
             tiles,
             jnp.asarray(block.query if among_themselves else block.nobody, jnp.int32),
-            jnp.asarray(block.candidate, jnp.int32),
             number,
             similarity=similarity,
             content=content,
-            best_only=best_only,
         )
-        counts = np.sort(np.asarray(counts), axis=1)[: block.size]
+        counts = np.sort(_count_wrong(scores, block.candidate, best_only), axis=1)
         query = block.query[: block.size, None]
         slot = np.arange(counts.shape[1])
         is_used = slot < count[query]
-        wrong[(offset[query] + slot)[is_used]] = counts[is_used]
+        wrong[(offset[query] + slot)[is_used]] = counts[: block.size][is_used]
     answerable = np.flatnonzero(count)
     offset = np.append(offset[answerable], len(wrong))
     ranks = RelevantRanks(answerable, offset, wrong)
@@ -132,17 +130,17 @@ class _Block(NamedTuple):
 
 def _blocks(relevance: Relevance) -> Iterator[_Block]:
     """Yields blocks of queries with similar numbers of relevant candidates."""
-    # Rounded up to a power of two, since each number of slots compiles a program.
-    exponent = np.ceil(np.log2(np.maximum(relevance.count, _FEWEST))).astype(int)
-    for slots in np.unique(2 ** exponent[relevance.count > 0]):
-        members = np.flatnonzero((2**exponent == slots) & (relevance.count > 0))
-        for rows in np.split(members, np.arange(BLOCK, len(members), BLOCK)):
-            query = np.pad(rows, (0, BLOCK - len(rows)))
-            position = relevance.offset[query][:, None] + np.arange(slots)
-            is_used = np.arange(slots) < relevance.count[query][:, None]
-            position = np.where(is_used, position, 0)
-            candidate = np.where(is_used, relevance.candidate[position], -1)
-            yield _Block(query, candidate, len(rows))
+    ordered = np.argsort(relevance.count, kind="stable")
+    ordered = ordered[relevance.count[ordered] > 0]
+    for start in range(0, len(ordered), BLOCK):
+        rows = ordered[start : start + BLOCK]
+        slots = -(-relevance.count[rows[-1]] // SLOTS) * SLOTS
+        query = np.pad(rows, (0, BLOCK - len(rows)))
+        position = relevance.offset[query][:, None] + np.arange(slots)
+        is_used = np.arange(slots) < relevance.count[query][:, None]
+        position = np.where(is_used, position, 0)
+        candidate = np.where(is_used, relevance.candidate[position], -1)
+        yield _Block(query, candidate, len(rows))
 
 
 def _tiled(candidates: np.ndarray) -> jax.Array:
@@ -153,45 +151,16 @@ def _tiled(candidates: np.ndarray) -> jax.Array:
     return jnp.asarray(padded.reshape(models, -1, TILE, dim).swapaxes(0, 1))
 
 
-@functools.partial(jax.jit, static_argnames=("similarity", "content", "best_only"))
-def _count_wrong(
-    queries, tiles, own, candidate, number, *, similarity, content, best_only
-):
-    """Counts, per relevant candidate, the wrong ones that do not score below it.
+@functools.partial(jax.jit, static_argnames=("similarity", "content"))
+def _scores(queries, tiles, own, number, *, similarity, content):
+    """Computes the scores `[tiles, queries, TILE]`, -inf of what is no candidate.
 
     Args:
       queries: `[models, queries, embed]`.
       tiles: candidates, `[tiles, models, TILE, embed]`.
       own: int32 `[queries]`, candidate that the query itself is, or -1.
-      candidate: int32 `[queries, slots]`, relevant candidates, -1 for empty slots.
       number: number of candidates; the others are padding.
-
-    Returns:
-      int32 `[queries, slots]`, the largest number for empty slots; with `best_only`
-      `[queries, 1]`, of the best relevant candidate.
     """
-    scores = _scores(queries, tiles, own, number, similarity, content)
-    exists, row = candidate >= 0, jnp.arange(candidate.shape[0])[:, None]
-    relevant = scores[candidate // TILE, row, candidate % TILE]
-    relevant = jnp.where(exists, relevant, -jnp.inf)  # below every limit that exists
-    limits = relevant.max(1, keepdims=True) if best_only else relevant
-
-    def add_ahead(count, tile):
-        return count + _ahead(tile, limits), None
-
-    none = jnp.zeros(limits.shape, jnp.int32)
-    ahead, _ = jax.lax.scan(add_ahead, none, scores)
-    wrong = ahead - _ahead(relevant, limits)
-    return wrong if best_only else jnp.where(exists, wrong, jnp.iinfo(jnp.int32).max)
-
-
-def _ahead(scores, limits):
-    """Counts, of `[queries, n]`, those not below each limit of `[queries, limits]`."""
-    return count_not_below(scores[:, None], limits[:, :, None], axis=2)
-
-
-def _scores(queries, tiles, own, number, similarity, content):
-    """Computes the scores `[tiles, queries, TILE]`, -inf of what is no candidate."""
 
     def of_tile(numbered):
         tile, embeddings = numbered
@@ -202,3 +171,52 @@ def _scores(queries, tiles, own, number, similarity, content):
         return jnp.where(is_candidate, scores, -jnp.inf)
 
     return jax.lax.map(of_tile, (jnp.arange(len(tiles)), tiles))
+
+
+def _count_wrong(scores, candidate, best_only):
+    """Counts, per relevant candidate, the wrong ones that do not score below it.
+
+    Args:
+      scores: see `_scores`.
+      candidate: int64 `[queries, slots]`, relevant candidates, -1 for empty slots.
+
+    Returns:
+      int64 `[queries, slots]`, the largest number for empty slots; with `best_only`
+      `[queries, 1]`, of the best relevant candidate.
+    """
+    relevant = _in_parts(_scores_at, scores, candidate)
+    limits = relevant.max(1, keepdims=True) if best_only else relevant
+    ahead = _in_parts(_count_ahead, scores, limits).astype(np.int64)
+    # Empty slots have -inf, which is below every limit that exists.
+    ahead -= (~(relevant[:, None] < limits[:, :, None])).sum(2)
+    empty = np.iinfo(np.int64).max
+    return ahead if best_only else np.where(candidate >= 0, ahead, empty)
+
+
+def _in_parts(function, scores, values):
+    """Applies a function of scores and `[queries, slots]` to `SLOTS` slots at a time.
+
+    So it is compiled once for all numbers of slots. A single slot is not padded.
+    """
+    slots = range(0, values.shape[1], SLOTS)
+    parts = [function(scores, values[:, slot : slot + SLOTS]) for slot in slots]
+    return np.concatenate(parts, axis=1)
+
+
+@jax.jit
+def _scores_at(scores, candidate):
+    """Returns the scores of candidates, `[queries, slots]`, -inf of empty slots."""
+    row = jnp.arange(candidate.shape[0])[:, None]
+    relevant = scores[candidate // TILE, row, candidate % TILE]
+    return jnp.where(candidate >= 0, relevant, -jnp.inf)
+
+
+@jax.jit
+def _count_ahead(scores, limits):
+    """Counts the candidates not below each limit, int32 `[queries, slots]`."""
+
+    def add_ahead(count, tile):
+        ahead = count_not_below(tile[:, None], limits[:, :, None], axis=2)
+        return count + ahead, None
+
+    return jax.lax.scan(add_ahead, jnp.zeros(limits.shape, jnp.int32), scores)[0]

@@ -3,31 +3,31 @@
 Nothing is sorted. A rank is the number of wrong candidates that score at least as high
 as the best correct one, counted in tiles of the similarity matrix on the device. Ties
 count against the model, so that collapsed embeddings do not get a high recall.
+
+All candidates that are not below the best correct one are counted first, and the
+correct ones among them, which are few, are subtracted. So one matrix product serves
+both directions for any relation of images and captions.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vse_jax.evaluation import score_tiles
 from vse_jax.evaluation.counting import count_not_below
-from vse_jax.similarity import SIMILARITIES
-
-TILE_IMAGES = 512
-# Tiles are padded to multiples of this, so that the same inner loop computes every
-# score and equal embeddings give exactly equal scores.
-TILE_MULTIPLE = 128
+from vse_jax.evaluation.relevance import Relevance
 
 
 class Ranks(NamedTuple):
     """Ranks, counted from 0, int64.
 
     Attributes:
-      image_to_text: `[images]`, rank of the best own caption of each image that has
-        captions.
-      text_to_image: `[captions]`, rank of each caption's own image.
+      image_to_text: `[images]`, rank of the best correct caption of each image that has
+        any.
+      text_to_image: `[captions]`, rank of the best correct image of each caption that
+        has any. Its own image is the only one in most ground truths.
     """
 
     image_to_text: np.ndarray
@@ -69,44 +69,62 @@ def rank(
     Returns:
       A `Ranks`.
     """
-    images, captions = with_model_axis(images), with_model_axis(captions)
-    if biases is None:
-        biases = Biases(np.zeros(images.shape[1]), np.zeros(captions.shape[1]))
-    tiles = _group_by_image(np.asarray(image_id), np.asarray(caption_image_id))
-    image_tiles = [
-        _tile(images, image_id, biases.images, rows, -1) for rows in tiles.images
-    ]
-    caption_tiles = [
-        _tile(captions, caption_image_id, biases.captions, rows, -2)
-        for rows in tiles.captions
-    ]
-    # Images and their captions are in tiles of the same number, on the diagonal.
-    best = [
-        _best_own(*pair, similarity=similarity)
-        for pair in zip(image_tiles, caption_tiles, strict=True)
-    ]
-    image_counts = [0] * len(image_tiles)
-    caption_counts = [0] * len(caption_tiles)
-    for i, image_tile in enumerate(image_tiles):
-        for j, caption_tile in enumerate(caption_tiles):
-            of_images, of_captions = _count_wrong(
-                image_tile,
-                caption_tile,
-                best[i][0],
-                best[j][1],
-                similarity=similarity,
-                own_tiles=i == j,
-            )
-            image_counts[i] += of_images
-            caption_counts[j] += of_captions
-        jax.block_until_ready(image_counts[i])  # keep few tiles in flight
+    relevance = Relevance.of_ids(image_id, caption_image_id)
+    return rank_related(images, captions, relevance, similarity, biases)
 
-    image_ranks = _restore_order(image_counts, tiles.images, images.shape[1])
-    has_caption = np.isin(image_id, caption_image_id)
-    return Ranks(
-        image_ranks[has_caption],
-        _restore_order(caption_counts, tiles.captions, captions.shape[1]),
+
+def rank_related(
+    images: np.ndarray,
+    captions: np.ndarray,
+    relevance: Relevance,
+    similarity: str = "cosine",
+    biases: Biases | None = None,
+) -> Ranks:
+    """Ranks as `rank` does, where any caption may be correct for any image.
+
+    Args:
+      images: see `rank`.
+      captions: see `rank`.
+      relevance: correct captions of each image.
+      similarity: see `rank`.
+      biases: see `rank`.
+
+    Returns:
+      A `Ranks`.
+    """
+    images, captions = score_tiles.sides(images, captions)
+    image, caption = relevance.query, relevance.candidate
+    scores = score_tiles.scores_of_pairs(images, captions, image, caption, similarity)
+    of_captions = of_images = scores
+    if biases is not None:
+        biases = Biases(*(np.asarray(bias, np.float32) for bias in biases))
+        of_captions = scores - biases.captions[caption]
+        of_images = scores - biases.images[image]
+    best = Ranks(
+        _best(of_captions, image, len(images)),
+        _best(of_images, caption, len(captions)),
     )
+    ahead = _count_ahead(images, captions, best, biases, similarity)
+    return Ranks(
+        _wrong(ahead.image_to_text, of_captions, best.image_to_text, image),
+        _wrong(ahead.text_to_image, of_images, best.text_to_image, caption),
+    )
+
+
+def _best(scores, query, queries):
+    """Returns the best of the scores of each query, -inf without any."""
+    best = np.full(queries, -np.inf, np.float32)
+    with np.errstate(invalid="ignore"):  # NaN is the best of all
+        np.maximum.at(best, query, scores)
+    return best
+
+
+def _wrong(ahead, scores, best, query):
+    """Subtracts the correct candidates that are ahead; drops queries without any."""
+    is_ahead = ~(scores < best[query])  # as `count_not_below` counts
+    answerable = np.bincount(query, minlength=len(ahead)) > 0
+    correct = np.bincount(query, is_ahead, minlength=len(ahead)).astype(np.int64)
+    return (ahead - correct)[answerable]
 
 
 def recalls(ranks: Ranks) -> dict[str, float]:
@@ -145,7 +163,7 @@ def evaluate_folds(
     Five folds of a split of 5,000 images are COCO's "1K" protocol. The other arguments
     are those of `rank`.
     """
-    images, captions = with_model_axis(images), with_model_axis(captions)
+    images, captions = map(score_tiles.with_model_axis, (images, captions))
     results = []
     for rows in np.array_split(np.arange(images.shape[1]), folds):
         members = np.flatnonzero(np.isin(caption_image_id, image_id[rows]))
@@ -164,92 +182,82 @@ def evaluate_folds(
     }
 
 
-class _Tiles(NamedTuple):
-    """Row numbers of each tile, -1 for padding; all tiles have the same length."""
+def _count_ahead(images, captions, best, biases, similarity):
+    """Counts the candidates that do not score below the best correct one.
 
-    images: list[np.ndarray]
-    captions: list[np.ndarray]
+    Args:
+      images: a `score_tiles.Side`.
+      captions: the same.
+      best: `Ranks` that has scores in place of ranks.
+      biases: a `Biases` or None.
+      similarity: one of `similarity.SIMILARITIES`.
 
-
-def _group_by_image(image_id, caption_image_id):
-    """Puts all images and captions of an ID into tiles of the same number."""
-    unique, inverse, count = np.unique(
-        image_id, return_inverse=True, return_counts=True
+    Returns:
+      A `Ranks` that has counts, of all images and captions.
+    """
+    image_tiles = _tiles(images, best.image_to_text, biases and biases.images)
+    caption_tiles = _tiles(captions, best.text_to_image, biases and biases.captions)
+    of_images = [jnp.zeros(images.tile, jnp.int32)] * len(image_tiles)
+    of_captions = [jnp.zeros(captions.tile, jnp.int32)] * len(caption_tiles)
+    for i, image_tile in enumerate(image_tiles):
+        for j, caption_tile in enumerate(caption_tiles):
+            scores = score_tiles.tile_of_scores(
+                image_tile.embeddings, caption_tile.embeddings, similarity
+            )
+            of_images[i], of_captions[j] = _add_ahead(
+                of_images[i], of_captions[j], scores, image_tile, caption_tile
+            )
+        jax.block_until_ready(of_images[i])  # keep few tiles in flight
+    return Ranks(
+        np.concatenate(of_images)[: len(images)].astype(np.int64),
+        np.concatenate(of_captions)[: len(captions)].astype(np.int64),
     )
-    tile_of_id = (np.cumsum(count) - count) // TILE_IMAGES
-    _, tile_of_id = np.unique(tile_of_id, return_inverse=True)
-    image_tile = tile_of_id[inverse]
-    caption_tile = tile_of_id[np.searchsorted(unique, caption_image_id)]
-    number = tile_of_id.max() + 1
-    return _Tiles(_members(image_tile, number), _members(caption_tile, number))
-
-
-def _members(tile, number):
-    members = [np.flatnonzero(tile == i) for i in range(number)]
-    longest = max(len(rows) for rows in members)
-    size = -(-longest // TILE_MULTIPLE) * TILE_MULTIPLE
-    return [np.pad(rows, (0, size - len(rows)), constant_values=-1) for rows in members]
 
 
 class _Tile(NamedTuple):
-    """Embeddings `[models, rows, embed]`, IDs and biases `[rows]` of one side."""
+    """One side of a tile.
+
+    Attributes:
+      embeddings: `[models, rows, embed]` float32.
+      exists: bool `[rows]`, false for padding.
+      best: `[rows]` float32, best score of the correct candidates of each row.
+      bias: `[rows]` float32, subtracted from the scores of each row; or None.
+    """
 
     embeddings: jax.Array
-    id: jax.Array
-    bias: jax.Array
+    exists: jax.Array
+    best: jax.Array
+    bias: jax.Array | None
 
 
-def _tile(embeddings, ids, bias, rows, padding_id):
-    ids = np.where(rows >= 0, np.asarray(ids)[rows], padding_id).astype(np.int32)
-    bias = np.asarray(bias, np.float32)[rows]
-    return _Tile(*map(jnp.asarray, (embeddings[:, rows], ids, bias)))
+def _tiles(side, best, bias):
+    tiles = side.tiles()
+    return [
+        _Tile(*parts)
+        for parts in zip(
+            tiles,
+            side.split(np.ones(len(side), bool), False),
+            side.split(best, np.inf),
+            [None] * len(tiles) if bias is None else side.split(bias, 0),
+            strict=True,
+        )
+    ]
 
 
-def _scores(images, captions, similarity):
-    """Returns the scores of captions for images, and those of images for captions."""
-    scores = jax.vmap(SIMILARITIES[similarity])(images.embeddings, captions.embeddings)
-    scores = scores.mean(0)
-    return scores - captions.bias, scores - images.bias[:, None]
-
-
-@functools.partial(jax.jit, static_argnames="similarity")
-def _best_own(image_tile, caption_tile, similarity):
-    """Returns the best score of each image with its captions, and of each caption."""
-    of_captions, of_images = _scores(image_tile, caption_tile, similarity)
-    own = image_tile.id[:, None] == caption_tile.id
+@jax.jit
+def _add_ahead(of_images, of_captions, scores, image_tile, caption_tile):
+    """Adds the counts of a tile, of each image and of each caption."""
+    to_captions = to_images = scores
+    if image_tile.bias is not None:
+        to_captions = scores - caption_tile.bias
+        to_images = scores - image_tile.bias[:, None]
     return (
-        jnp.where(own, of_captions, -jnp.inf).max(1),
-        jnp.where(own, of_images, -jnp.inf).max(0),
+        of_images
+        + count_not_below(
+            to_captions, image_tile.best[:, None], 1, where=caption_tile.exists
+        ),
+        of_captions
+        + count_not_below(
+            to_images, caption_tile.best, 0, where=image_tile.exists[:, None]
+        ),
     )
-
-
-@functools.partial(jax.jit, static_argnames=("similarity", "own_tiles"))
-def _count_wrong(
-    image_tile, caption_tile, image_best, caption_best, *, similarity, own_tiles
-):
-    """Counts the wrong candidates that do not score below the best correct one.
-
-    Args:
-      own_tiles: whether the tiles have the same number. In others, all are wrong.
-    """
-    of_captions, of_images = _scores(image_tile, caption_tile, similarity)
-    images_exist, captions_exist = (image_tile.id >= 0)[:, None], caption_tile.id >= 0
-    wrong = image_tile.id[:, None] != caption_tile.id if own_tiles else True
-    return (
-        count_not_below(of_captions, image_best[:, None], 1, wrong & captions_exist),
-        count_not_below(of_images, caption_best, 0, wrong & images_exist),
-    )
-
-
-def _restore_order(counts, tiles, number):
-    ranks = np.zeros(number, np.int64)
-    for count, rows in zip(counts, tiles, strict=True):
-        exists = rows >= 0
-        ranks[rows[exists]] = np.asarray(count)[exists]
-    return ranks
-
-
-def with_model_axis(embeddings: np.ndarray) -> np.ndarray:
-    """Returns embeddings as float32 `[models, rows, embed]`."""
-    embeddings = np.asarray(embeddings, np.float32)
-    return embeddings[None] if embeddings.ndim == 2 else embeddings
