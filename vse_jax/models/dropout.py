@@ -5,11 +5,6 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
-
-# Name of the choices for policies of `jax.checkpoint`. Drawing them takes longer than
-# reading them.
-CHOICES = "dropout choices"
 
 
 class Dropout(nn.Module):
@@ -64,5 +59,4 @@ def drop(rate: float, keys: jax.Array, rows: jax.Array) -> jax.Array:
     def is_kept(key):
         return jax.random.bernoulli(key, 1 - rate, rows.shape[1:])
 
-    kept = checkpoint_name(jax.vmap(is_kept)(keys), CHOICES)
-    return jnp.where(kept, rows / (1 - rate), 0)
+    return jnp.where(jax.vmap(is_kept)(keys), rows / (1 - rate), 0)

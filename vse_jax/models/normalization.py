@@ -5,11 +5,6 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
-
-# Name of the statistics for policies of `jax.checkpoint`. A device has few of
-# them, and computing them again would need the collectives again.
-STATISTICS = "statistics"
 
 
 class BatchNorm(nn.Module):
@@ -74,10 +69,10 @@ class BatchNorm(nn.Module):
 
     def _batch_statistics(self, vectors, exists):
         count = _count(vectors, exists)
-        mean = _stored(_sum(vectors, exists) / jnp.maximum(1, count))
-        squares = _stored(_sum(jnp.square(vectors - mean), exists))
+        mean = _sum(vectors, exists) / jnp.maximum(1, count)
+        squares = _sum(jnp.square(vectors - mean), exists)
         own = jnp.stack([mean, squares, jnp.broadcast_to(count, mean.shape)])
-        gathered = _stored(self.gather_over_devices(own[None]))
+        gathered = self.gather_over_devices(own[None])
         if len(gathered) == 1:
             return mean, squares / count, count
         means, squares, counts = jnp.unstack(gathered, axis=1)
@@ -102,10 +97,6 @@ class MaskedBatchNorm(BatchNorm):
         vectors = vectors.astype(jnp.float32)
         factor, offset = self.factor_and_offset(vectors.shape[-1], vectors, exists)
         return vectors * factor + offset
-
-
-def _stored(statistics):
-    return checkpoint_name(statistics, STATISTICS)
 
 
 def _sum(vectors, exists):

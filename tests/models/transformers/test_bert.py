@@ -168,14 +168,6 @@ def test_bfloat16_is_close(params):
     assert 0 < abs(difference).max() < 0.1
 
 
-def test_program_for_accelerators_is_a_loop(params):
-    lowered = jax.jit(Bert(SIZES).apply).trace(
-        {"params": params}, tokens_of(SIZES), COUNT
-    )
-    text = lowered.lower(lowering_platforms=("tpu",)).as_text()
-    assert "stablehlo.while" in text
-
-
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(name):
     import torch

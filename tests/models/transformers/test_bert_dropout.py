@@ -9,8 +9,7 @@ import pytest
 
 from tests.models.transformers import test_bert
 from tests.models.transformers.test_bert import COUNT, SIZES, tokens_of
-from vse_jax.models.kernels import equal_layers
-from vse_jax.models.transformers import bert, layer_stack
+from vse_jax.models.transformers import bert
 from vse_jax.models.transformers.bert import Bert
 from vse_jax.models.transformers.token_dropout import LayerDropout, TokenDropout
 
@@ -115,13 +114,7 @@ def test_evaluation_drops_nothing(params):
     )
 
 
-@pytest.mark.parametrize(
-    ("chooser", "smallest"), [(equal_layers, 10**6), (layer_stack, 1)]
-)
-def test_loop_of_accelerators_equals_the_sequence_of_cpus(
-    params, monkeypatch, chooser, smallest
-):
-    """With and without another form for CPUs."""
+def test_packed_form_of_cpus_equals_the_plain_form(params, monkeypatch):
     tokens = tokens_of(SIZES)
     direction = np.random.default_rng(0).normal(size=apply(params, tokens).shape)
 
@@ -135,12 +128,12 @@ def test_loop_of_accelerators_equals_the_sequence_of_cpus(
     expected_gradient, expected = gradient_and_states()
     used = []
 
-    def otherwise(on_cpu, loop, *args, plain):
-        used.append(loop)
-        return loop(*args)
+    def on_cpus(on_cpu, otherwise, *args, plain):
+        used.append(on_cpu)
+        return on_cpu(*args)
 
-    monkeypatch.setattr(bert, "SMALLEST_DIM", smallest)
-    monkeypatch.setattr(chooser, "per_platform", otherwise)
+    monkeypatch.setattr(bert, "SMALLEST_DIM", 1)
+    monkeypatch.setattr(bert, "per_platform", on_cpus)
     gradient, states = gradient_and_states()
     np.testing.assert_allclose(states, expected, atol=1e-6)
     jax.tree.map(
@@ -149,21 +142,6 @@ def test_loop_of_accelerators_equals_the_sequence_of_cpus(
         expected_gradient,
     )
     assert used
-
-
-def test_accelerators_draw_choices_again_only_if_the_policy_does(params, monkeypatch):
-    tokens = tokens_of(SIZES)
-
-    def draws():
-        gradient = jax.grad(lambda params: apply(params, tokens).sum())
-        traced = jax.jit(gradient).trace(params)
-        text = traced.lower(lowering_platforms=("tpu",)).as_text()
-        return text.count("call @_bernoulli")
-
-    once = draws()
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    monkeypatch.setattr(layer_stack, "STORED", policy)
-    assert once < draws()
 
 
 def test_bfloat16_keeps_its_dtype(params):

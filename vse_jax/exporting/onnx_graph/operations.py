@@ -344,7 +344,6 @@ OPERATIONS = {
     "gather": _gather,
     "integer_pow": _integer_pow,
     "iota": _iota,
-    "name": _unchanged,
     "ne": _not_equal,
     "optimization_barrier": _unchanged,
     "pad": _pad,

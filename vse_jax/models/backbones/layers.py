@@ -5,14 +5,9 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from vse_jax.models.kernels.convolution import convolve
-from vse_jax.models.normalization import STATISTICS, BatchNorm
-
-_CONVOLUTION = "convolution"
-# What a loop over `ConvolutionNorm`s stores for the gradient, see `equal_layers`.
-STORED = jax.checkpoint_policies.save_only_these_names(_CONVOLUTION, STATISTICS)
+from vse_jax.models.normalization import BatchNorm
 
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_DEVIATION = (58.395, 57.12, 57.375)
@@ -67,14 +62,13 @@ class ConvolutionNorm(nn.Module):
 
     def _convolve(self, x, kernel):
         padding = tuple(map(self._padding, x.shape[1:3]))
-        convolved = convolve(
+        return convolve(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             self.stride,
             padding,
             self.groups,
         )
-        return checkpoint_name(convolved, _CONVOLUTION)
 
     def _padding(self, size):
         if not self.same_padding:

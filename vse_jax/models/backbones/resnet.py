@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from vse_jax.models.backbones import layers
-from vse_jax.models.kernels.equal_layers import apply_equal_layers
 
 FEATURES = 2048
 _STEM_FEATURES = 64
@@ -107,42 +106,17 @@ class ResNet(nn.Module):
         x = nn.relu(convolution(_STEM_FEATURES, 7, stride=2, name="stem")(x))
         x = self._pool(x)
         for i, blocks in enumerate(self.blocks):
-            first, *others = [f"stage_{i}_block_{j}" for j in range(blocks)]
-            create = functools.partial(
-                Bottleneck,
-                features=_STEM_FEATURES * 2**i,
-                caffe=self.caffe,
-                groups=self.groups,
-                group_width=self.group_width,
-                convolution=convolution,
-            )
-            x = create(stride=2 if i > 0 else 1, name=first)(x)
-            x = self._equal_blocks(functools.partial(create, stride=1), others, x)
+            for j in range(blocks):
+                x = Bottleneck(
+                    features=_STEM_FEATURES * 2**i,
+                    stride=2 if i > 0 and j == 0 else 1,
+                    caffe=self.caffe,
+                    groups=self.groups,
+                    group_width=self.group_width,
+                    convolution=convolution,
+                    name=f"stage_{i}_block_{j}",
+                )(x)
         return layers.regions_or_average(x, pooled=self.pooled)
-
-    def _equal_blocks(self, create, names, x):
-        """Applies blocks of equal shapes, each with the variables of its name."""
-        if self.is_initializing() or len(names) < 2:
-            for name in names:
-                x = create(name=name)(x)
-            return x
-        block = create(parent=None)
-        updates = self.is_mutable_collection("batch_stats")
-
-        def apply(variables, x):
-            if updates:
-                return block.apply(variables, x, mutable=["batch_stats"])
-            return block.apply(variables, x), {}
-
-        variables = [
-            {collection: tree[name] for collection, tree in self.variables.items()}
-            for name in names
-        ]
-        x, updated = apply_equal_layers(apply, variables, x, stored=layers.STORED)
-        for name, collections in zip(names, updated, strict=True):
-            for collection, tree in collections.items():
-                self.put_variable(collection, name, tree)
-        return x
 
     def _normalize(self, image):
         if self.caffe:

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from vse_jax.models.backbones import layers
 from vse_jax.models.transformers.attention import SelfAttention
 from vse_jax.models.transformers.blocks import MLP, PreNormBlock, layer_norm
-from vse_jax.models.transformers.layer_stack import apply_layers
 from vse_jax.models.transformers.positions import resized_positions
 
 
@@ -122,8 +121,8 @@ class VisionTransformer(nn.Module):
             family.layer_scale,
             self.dtype,
         )
-        names = [f"block_{i}" for i in range(sizes.layers)]
-        items = apply_layers(self, create, names, items)
+        for i in range(sizes.layers):
+            items = create(name=f"block_{i}")(items)
         if not self.pooled:
             first = family.class_token + sizes.registers
             return self._norm("norm", items[:, first:])

@@ -11,8 +11,8 @@ longer. It differs from the scan in four ways:
   after the loop backwards instead of sums that it carries.
 
 For 16 captions of 24 tokens on a TPU v5e, in bfloat16 with 1,024 dimensions, the
-compiler estimates 0.58 ms for the loops of both directions with their gradients, and
-2.5 ms for those of the packed form.
+compiler estimates 0.44 ms for the loops of both directions with their gradients, 0.72
+ms with one step per iteration, and 2.5 ms for those of the packed form.
 """
 
 import functools
@@ -25,6 +25,8 @@ from vse_jax.models.kernels.scanned_gru import GRUWeights
 # The update gate's input beyond the end of a sequence. Its sigmoid is exactly 1, so the
 # state stays as it is and no gradient reaches the gates.
 _KEEP_STATE = 1e4
+# Steps between which the compiler can overlap reads, products and writes.
+_STEPS_PER_ITERATION = 4
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -162,7 +164,7 @@ def _run(step, time, reverse, carries, constants):
             )
         ]
 
-    return jax.lax.fori_loop(0, time, body, carries)
+    return jax.lax.fori_loop(0, time, body, carries, unroll=_STEPS_PER_ITERATION)
 
 
 def _parameter_cotangents(steps, weights, previous, to_gates, dtype):

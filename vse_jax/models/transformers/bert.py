@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from vse_jax.models.kernels.packed_bert import SMALLEST_DIM, packed_layers
+from vse_jax.models.kernels.platforms import per_platform
 from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.attention import SelfAttention
 from vse_jax.models.transformers.blocks import layer_norm
-from vse_jax.models.transformers.layer_stack import apply_layers
 from vse_jax.models.transformers.sizes import Sizes
 from vse_jax.models.transformers.token_dropout import (
     EMBEDDINGS_SITE,
@@ -65,20 +65,30 @@ class Bert(nn.Module):
             dropout = TokenDropout(self.dropout, self.make_rng("dropout"), caption_id)
             states = dropout.of_states(EMBEDDINGS_SITE, states)
         exists = jnp.arange(tokens.shape[1]) < token_count[:, None]
-        create = functools.partial(Layer, self.sizes, self.dtype)
-        names = [f"layer_{i}" for i in range(self.sizes.layers)]
-        packed = None
-        if self.sizes.dim >= SMALLEST_DIM:
-            packed = functools.partial(
-                packed_layers,
-                self.sizes,
-                self.dtype,
-                token_count=token_count,
-                dropout=dropout,
+        if self.sizes.dim >= SMALLEST_DIM and not self.is_initializing():
+            return self._packed_on_cpus(states, exists, token_count, dropout)
+        for i in range(self.sizes.layers):
+            layer = Layer(self.sizes, self.dtype, name=_name(i))
+            states = layer(states, exists, dropout, i)
+        return states
+
+    def _packed_on_cpus(self, states, exists, token_count, dropout):
+        """Applies the layers, in the packed form on CPUs."""
+        layer = Layer(self.sizes, self.dtype, parent=None)
+
+        def packed(layers, states):
+            return packed_layers(
+                self.sizes, self.dtype, layers, states, token_count, dropout
             )
-        return apply_layers(
-            self, create, names, states, exists, dropout, numbered=True, on_cpu=packed
-        )
+
+        def plain(layers, states):
+            for i, params in enumerate(layers):
+                states = layer.apply({"params": params}, states, exists, dropout, i)
+            return states
+
+        params = self.variables["params"]
+        layers = [params[_name(i)] for i in range(self.sizes.layers)]
+        return per_platform(packed, plain, layers, states, plain=plain)
 
     def _embed(self, tokens):
         sizes = self.sizes
@@ -100,6 +110,10 @@ class Bert(nn.Module):
         return states[:, 0]
 
 
+def _name(layer):
+    return f"layer_{layer}"
+
+
 class Layer(nn.Module):
     """Self-attention and two dense layers, each added to its input and normalized.
 
@@ -117,7 +131,7 @@ class Layer(nn.Module):
         states: jax.Array,
         exists: jax.Array,
         dropout: TokenDropout | None = None,
-        number: int | jax.Array = 0,
+        number: int = 0,
     ) -> jax.Array:
         """Maps states to states.
 

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from vse_jax.models.transformers.blocks import PreNormBlock, layer_norm
-from vse_jax.models.transformers.layer_stack import apply_layers
 from vse_jax.models.transformers.sizes import Sizes
 
 _INIT = nn.initializers.normal(0.02)
@@ -64,8 +63,8 @@ class TextTower(nn.Module):
             layer_scale=False,
             dtype=self.dtype,
         )
-        names = [f"block_{i}" for i in range(sizes.layers)]
-        states = apply_layers(self, create, names, states, mask)
+        for i in range(sizes.layers):
+            states = create(name=f"block_{i}")(states, mask)
         return layer_norm(sizes.epsilon, self.dtype, "norm")(states)
 
     def prepared(self, tokens: jax.Array, token_count: jax.Array) -> jax.Array:
