@@ -40,9 +40,11 @@ def search(
 ) -> int:
     """Returns the largest size that fits, to 1 part in 16.
 
-    Memory grows almost linearly with the size. So the search expects the limit where
-    the line through the largest sizes that fit reaches it, and tries a size just below
-    and one just above. If that fails, it bisects.
+    Memory grows almost linearly with the size, until it becomes scarce: then the
+    compiler saves some at the cost of time, and memory hardly grows. So the search
+    expects the limit where the line through the smallest and the largest size that fit
+    reaches it, and tries a size just below and one just above. If that fails, it
+    bisects.
 
     Args:
       peak_bytes: returns the memory that a size needs; None if it does not fit.
@@ -82,14 +84,14 @@ def _next_size(fitting, too_large, available, step):
 
 
 def _expected_limit(fitting, available):
-    """Returns where a line through the two largest sizes reaches `available`.
+    """Returns where a line through the smallest and the largest size has `available`.
 
     With one size, it is a line through 0, which expects too little.
     """
-    sizes = sorted(fitting)[-2:]
-    if not sizes:
+    if not fitting:
         return 0
-    first, last = (0, sizes[0]) if len(sizes) == 1 else sizes
+    last = max(fitting)
+    first = min(fitting) if len(fitting) > 1 else 0
     slope = (fitting[last] - fitting.get(first, 0)) / (last - first)
     if slope <= 0:
         return _LARGEST_FACTOR * last
