@@ -58,10 +58,11 @@ def test_the_largest_size_is_found_to_1_part_in_16(name, start, step):
 def test_tries_have_equal_microbatches(monkeypatch):
     tried = []
 
-    def peak_bytes(config, size, of_topology):
+    def peak_bytes(size, steps):
         tried.append(size)
         return 1 if size <= 200 else None
 
+    monkeypatch.setattr(largest_batch, "_compiled", lambda *args: [])
     monkeypatch.setattr(largest_batch, "_peak_bytes", peak_bytes)
     config = common.get_config()
     config.microbatches = 4
@@ -80,8 +81,11 @@ def test_a_batch_fits_if_all_its_steps_do(monkeypatch):
             for name, bytes_of, batch in programs
         ]
 
+    compiled = []
+
     def train_programs(config, devices, largest_only):
         assert largest_only
+        compiled.append(config.batch_size)
         return [
             ("stage 1", 1e6, config.batch_size),
             ("stage 2", 4e6, config.batch_size),
@@ -90,5 +94,11 @@ def test_a_batch_fits_if_all_its_steps_do(monkeypatch):
     monkeypatch.setattr(largest_batch, "train_programs", train_programs)
     monkeypatch.setattr(largest_batch.measured, "measure_all", measure_all)
     largest = AVAILABLE / 4e6
-    found = largest_batch.largest_batch(common.get_config(), EIGHT)
+    config = common.get_config()
+    found = largest_batch.largest_batch(config, EIGHT)
     assert largest * 15 / 16 <= found <= largest
+    assert config.batch_size in compiled
+    steps = measure_all(train_programs(config, [], largest_only=True), EIGHT)
+    compiled.clear()
+    assert largest_batch.largest_batch(config, EIGHT, steps) == found
+    assert config.batch_size not in compiled

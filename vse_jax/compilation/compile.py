@@ -59,7 +59,9 @@ def compile_programs(
         print(f"features: {resident.arithmetic()}, {share:.1f} % of the HBM")
     described = report.as_json(results, topology, config)
     if find_largest_batch:
-        described["largest_batch"] = largest = largest_batch(config, topology)
+        steps = [one for one in results if one.program.epochs]
+        largest = largest_batch(config, topology, steps)
+        described["largest_batch"] = largest
         print(f"largest batch that fits: {largest}", flush=True)
     if output:
         _write(described, output)

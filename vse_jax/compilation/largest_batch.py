@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ml_collections
 
@@ -17,18 +17,34 @@ _PRECISION = 1 / 16  # of the largest batch
 _LARGEST_FACTOR = 32  # from one batch that fits to the next try
 
 
-def largest_batch(config: ml_collections.ConfigDict, topology: Topology) -> int:
+def largest_batch(
+    config: ml_collections.ConfigDict,
+    topology: Topology,
+    steps: Sequence[measured.Measured] = (),
+) -> int:
     """Returns the largest batch whose training steps fit, to 1 part in 16.
 
     Each try compiles the step with the longest captions of each stage, which takes
     minutes for large batches. The first is `config.batch_size`.
 
+    Args:
+      config: see `configs/common.py`.
+      topology: where the steps run.
+      steps: all training steps of `config.batch_size`, which are not compiled again;
+        or none of them.
+
     Returns:
       A multiple of the devices and the microbatches; 0 if not even one pair per device
       and microbatch fits.
     """
+
+    def peak_bytes(size):
+        if steps and size == config.batch_size:
+            return _peak_bytes(size, steps)
+        return _peak_bytes(size, _compiled(config, size, topology))
+
     return search(
-        lambda size: _peak_bytes(config, size, topology),
+        peak_bytes,
         available=topology.chip.hbm_bytes,
         start=config.batch_size,
         step=len(topology.devices) * config.microbatches,
@@ -98,14 +114,18 @@ def _expected_limit(fitting, available):
     return last + (available - fitting[last]) / slope
 
 
-def _peak_bytes(config, size, topology):
-    """Returns the HBM that the training steps need; None if one does not fit."""
+def _compiled(config, size, topology):
+    """Compiles the training steps that need the most memory."""
     config = config.copy_and_resolve_references()
     config.batch_size = size
     tried = train_programs(config, topology.devices, largest_only=True)
-    results = measured.measure_all(tried, topology)
-    refused = [f"{one.program.name}: {one.refusal}" for one in results if one.refusal]
-    peak = max(one.peak_bytes for one in results)
+    return measured.measure_all(tried, topology)
+
+
+def _peak_bytes(size, steps):
+    """Returns the HBM that training steps need; None if one does not fit."""
+    refused = [f"{one.program.name}: {one.refusal}" for one in steps if one.refusal]
+    peak = max(one.peak_bytes for one in steps)
     logger.info(
         "largest batch: %d %s",
         size,
