@@ -41,7 +41,7 @@ def search(memory, start, step):
     return found, tried
 
 
-@pytest.mark.parametrize(("start", "step"), [(128, 8), (64, 64), (4096, 32)])
+@pytest.mark.parametrize(("start", "step"), [(128, 8), (64, 64), (4096, 32), (2000, 8)])
 @pytest.mark.parametrize("name", MEMORY)
 def test_the_largest_size_is_found_to_1_part_in_16(name, start, step):
     memory = MEMORY[name]

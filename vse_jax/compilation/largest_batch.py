@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 _PRECISION = 1 / 16  # of the largest batch
 _LARGEST_FACTOR = 32  # from one batch that fits to the next try
+_LEAST_SLOPE = 1 / 2  # of the expected line, as a share of the memory per pair
 
 
 def largest_batch(
@@ -109,8 +110,8 @@ def _expected_limit(fitting, available):
     last = max(fitting)
     first = min(fitting) if len(fitting) > 1 else 0
     slope = (fitting[last] - fitting.get(first, 0)) / (last - first)
-    if slope <= 0:
-        return _LARGEST_FACTOR * last
+    # Both sizes may be where memory is scarce.
+    slope = max(slope, _LEAST_SLOPE * fitting[last] / last)
     return last + (available - fitting[last]) / slope
 
 
