@@ -10,8 +10,8 @@ import numpy as np
 class Relevance:
     """Which candidates are relevant to each query, in compressed sparse rows.
 
-    Recall on the usual ground truth needs only equal image IDs (`retrieval.rank`). Here
-    any pair may be relevant, and a query may have no relevant candidate.
+    Any pair may be relevant, and a query may have no relevant candidate. On the usual
+    ground truth, a caption is relevant to the image of the same ID (`of_ids`).
 
     Attributes:
       offset: int64 `[queries + 1]`; query i has the candidates
