@@ -101,7 +101,7 @@ def _next_size(fitting, too_large, available, step):
 
 
 def _expected_limit(fitting, available):
-    """Returns where a line through the smallest and the largest size has `available`.
+    """Returns where a line through smallest and largest size reaches `available`.
 
     With one size, it is a line through 0, which expects too little.
     """

@@ -16,7 +16,7 @@ import numpy as np
 
 from vse_jax.evaluation.counting import count_not_below
 from vse_jax.evaluation.relevance import Relevance
-from vse_jax.evaluation.score_tiles import with_model_axis
+from vse_jax.evaluation.score_tiles import Side, with_model_axis
 from vse_jax.similarity import scores_of
 
 BLOCK = 256  # queries whose scores are in memory at the same time
@@ -84,8 +84,8 @@ def rank_relevant(
     Returns:
       A `RelevantRanks`; with `best_only`, one rank per query.
     """
-    queries, candidates = with_model_axis(queries), with_model_axis(candidates)
-    tiles, number = _tiled(candidates), candidates.shape[1]
+    queries, side = with_model_axis(queries), Side(with_model_axis(candidates), TILE)
+    tiles = jnp.stack(side.tiles())
     count = np.minimum(relevance.count, 1) if best_only else relevance.count
     offset = np.concatenate([[0], np.cumsum(count)])
     wrong = np.zeros(offset[-1], np.int64)
@@ -94,7 +94,7 @@ def rank_relevant(
             jnp.asarray(queries[:, block.query]),
             tiles,
             jnp.asarray(block.query if among_themselves else block.nobody, jnp.int32),
-            number,
+            len(side),
             similarity=similarity,
             content=content,
         )
@@ -141,14 +141,6 @@ def _blocks(relevance: Relevance) -> Iterator[_Block]:
         position = np.where(is_used, position, 0)
         candidate = np.where(is_used, relevance.candidate[position], -1)
         yield _Block(query, candidate, len(rows))
-
-
-def _tiled(candidates: np.ndarray) -> jax.Array:
-    """Returns candidates as `[tiles, models, TILE, embed]`, padded with zeros."""
-    models, number, dim = candidates.shape
-    padding = -number % TILE
-    padded = np.pad(candidates, ((0, 0), (0, padding), (0, 0)))
-    return jnp.asarray(padded.reshape(models, -1, TILE, dim).swapaxes(0, 1))
 
 
 @functools.partial(jax.jit, static_argnames=("similarity", "content"))

@@ -114,7 +114,8 @@ def test_evaluation_drops_nothing(params):
     )
 
 
-def test_packed_form_of_cpus_equals_the_plain_form(params, monkeypatch):
+@pytest.mark.parametrize("form", ["on_cpu", "otherwise"])
+def test_forms_of_platforms_equal_the_modules(params, monkeypatch, form):
     tokens = tokens_of(SIZES)
     direction = np.random.default_rng(0).normal(size=apply(params, tokens).shape)
 
@@ -128,12 +129,12 @@ def test_packed_form_of_cpus_equals_the_plain_form(params, monkeypatch):
     expected_gradient, expected = gradient_and_states()
     used = []
 
-    def on_cpus(on_cpu, otherwise, *args, plain):
-        used.append(on_cpu)
-        return on_cpu(*args)
+    def choose(on_cpu, otherwise, *args, plain):
+        used.append({"on_cpu": on_cpu, "otherwise": otherwise}[form])
+        return used[-1](*args)
 
     monkeypatch.setattr(bert, "SMALLEST_DIM", 1)
-    monkeypatch.setattr(bert, "per_platform", on_cpus)
+    monkeypatch.setattr(bert, "per_platform", choose)
     gradient, states = gradient_and_states()
     np.testing.assert_allclose(states, expected, atol=1e-6)
     jax.tree.map(
