@@ -124,15 +124,6 @@ def test_evaluation(builder, config, crops, resize, shorter):
     assert train(builder, config, num_steps=1)[0]["image"].shape == (4, 24, 24, 3)
 
 
-@pytest.mark.parametrize("resize", [20, -1])
-def test_refuses_a_resize_that_leaves_no_crop(builder, config, resize):
-    config.data.resize = resize
-    with pytest.raises(
-        InputError, match=rf"data\.resize is {resize}, which is smaller"
-    ):
-        next(input_pipeline.image_batches(builder, "dev", config))
-
-
 def test_sum_of_splits_to_train_on(builder, config):
     config.data.train_split = "train+dev"
     assert input_pipeline.steps_per_epoch(builder, config) == 5 * (TRAIN + DEV) // 4

@@ -22,11 +22,6 @@ def has_photos(
             "differ in size; set it to the height and width of the model's input in "
             "pixels, such as 224"
         )
-    if config.data.resize and config.data.resize < size:
-        raise InputError(
-            f"config.data.resize is {config.data.resize}, which is smaller than "
-            f"config.data.image_size ({size}); set it to {size} or more, or to 0"
-        )
     if size == 0 and config.data.crops != 1:
         raise InputError(
             f"config.data.crops is {config.data.crops}, but config.data.image_size is "

@@ -248,9 +248,24 @@ def _check_photos(config):
                     "'stretch', which crops nothing; set config.data.fit to 'crop', or "
                     f"config.data.{option} to {neutral}"
                 )
+    _check_resize(config.data.resize, config.data.image_size)
     share = config.data.allowed_missing
     _require(config, "data.allowed_missing", 0 <= share <= 1, "a number from 0 to 1")
     _check_at_least_one(config, "data.maximum_pixels")
+
+
+def _check_resize(resize, size):
+    if resize and not size:
+        raise InputError(
+            f"config.data.resize is {resize}, but config.data.image_size is 0, so no "
+            "photo is resized; set config.data.image_size to the height and width of a "
+            "crop in pixels, or config.data.resize to 0"
+        )
+    if resize and resize < size:
+        raise InputError(
+            f"config.data.resize is {resize}, which is smaller than "
+            f"config.data.image_size ({size}); set it to {size} or more, or to 0"
+        )
 
 
 def _check_image_size(config):

@@ -1,11 +1,8 @@
-import json
-
 import ml_collections
 import pytest
 
 from configs import common
 from vse_jax import run_config
-from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError
 
 
@@ -184,26 +181,6 @@ def test_fitting_options_of_a_loss_are_accepted(config, options):
     run_config.check_options(config)
 
 
-def test_stage_that_lacks_an_option_has_its_default(config):
-    config.fine_tuning = (common.fine_tuning_stage(epochs=2, learning_rate=1e-5),)
-    saved = json.loads(config.to_json())
-    del saved["fine_tuning"][0]["schedule"]
-    del saved["fine_tuning"][0]["warmup_epochs"]
-    assert run_config.from_json(saved) == config
-
-
-@pytest.mark.parametrize("schedule", ["steps", "cosine"])
-def test_training_is_extended_unless_its_schedule_depends_on_the_end(config, schedule):
-    config.optimizer.schedule = schedule
-    before = description(config)
-    config.epochs += 1
-    if schedule == "steps":
-        run_config.check_same_run(before, config, "runs/x")
-        return
-    with pytest.raises(InputError, match=r"config\.epochs was 25 and is now 26"):
-        run_config.check_same_run(before, config, "runs/x")
-
-
 @pytest.mark.parametrize(
     "epochs", [("a",), (-1,), (float("nan"),), (float("inf"),), ((1, 2),)]
 )
@@ -277,123 +254,18 @@ def test_dotted_names_reach_into_groups(config):
     assert run_config.value_of(config, "seed") == config.seed
 
 
-def test_groups_are_saved_and_compared_one_by_one(config):
-    config.optimizer.groups = (common.parameter_group("text/.*"),)
-    config.fine_tuning = (
-        common.fine_tuning_stage(
-            epochs=1,
-            learning_rate=1e-5,
-            groups=(common.parameter_group("image/.*", weight_decay=0.1),),
-        ),
-    )
-    before = description(config)
-    run_config.check_same_run(before, config, "runs/x")
-    assert run_config.from_json(before["config"]) == config
-    config.optimizer.groups[0].weight_decay = 0.5
-    config.fine_tuning[0].groups[0].frozen = True
-    with pytest.raises(InputError) as error:
-        run_config.check_same_run(before, config, "runs/x")
-    message = str(error.value)
-    assert "config.optimizer.groups[0].weight_decay was None and is now 0.5" in message
-    assert "config.fine_tuning[0].groups[0].frozen was False and is now" in message
-
-
-@pytest.fixture
-def saved(config):
-    """A configuration as it is saved in a checkpoint."""
-    config.data.root = "/data/there"
-    config.loss.margin = 0.3
-    return json.loads(config.to_json())
-
-
-def test_checkpoint_determines_all_but_evaluation_options(saved):
-    overrides = {
-        "data.root": "/data/here",
-        "evaluation_batch_size": 64,
-        "data.vocabulary": "checkpoint",
-    }
-    merged = run_config.merge(saved, overrides)
-    assert merged.data.root == "/data/here"
-    assert merged.evaluation_batch_size == 64
-    assert merged.data.vocabulary == "checkpoint"
-    assert merged.loss.margin == 0.3
-    assert merged.data.token_lengths == (16, 24, 32, 48, 64)  # JSON has no tuples
-
-
-def test_options_of_the_model_cannot_be_overridden(saved):
-    with pytest.raises(InputError, match=r"config\.loss\.margin is 0\.3") as error:
-        run_config.merge(saved, {"loss.margin": 0.5})
-    assert "can only set config.data.root, config.data." in str(error.value)
-    same = run_config.merge(saved, {"loss.margin": 0.3})
-    assert same.loss.margin == 0.3
-
-
-FREE = ("epochs", "evaluate_every_epochs")
-OF_THE_BEST = ("data.crops", "data.validation_split")
-
-
-def description(config):
-    """Returns the description of a run in a checkpoint."""
-    return {"config": json.loads(config.to_json())}
-
-
-@pytest.mark.parametrize("option", FREE)
-def test_options_that_no_step_depends_on_may_change(config, option):
-    before = description(config)
-    config.update_from_flattened_dict({option: 10})
-    run_config.check_same_run(before, config, "runs/x")
-
-
-def test_state_of_the_optimizer_may_move_but_microbatches_stay(config):
-    before = description(config)
-    config.optimizer.sharded = True
-    run_config.check_same_run(before, config, "runs/x")
-    config.microbatches = 2
-    with pytest.raises(InputError, match=r"config\.microbatches was 1 and is now 2"):
-        run_config.check_same_run(before, config, "runs/x")
-
-
-@pytest.mark.parametrize("option", OF_THE_BEST)
-def test_scores_of_the_best_checkpoint_stay_comparable(config, option):
-    before = description(config)
-    other = 10 if option == "data.crops" else "test"
-    config.update_from_flattened_dict({option: other})
-    with pytest.raises(InputError) as error:
-        run_config.check_same_run(before, config, "runs/x")
-    assert f"(config.{option} was " in str(error.value)
-
-
-@pytest.mark.parametrize("option", FREE)
-def test_options_that_the_start_of_a_stage_depends_on_may_not_change(config, option):
-    config.fine_tuning = (common.fine_tuning_stage(epochs=1, learning_rate=1e-5),)
-    before = description(config)
-    run_config.check_same_run(before, config, "runs/x")
-    config.update_from_flattened_dict({option: 10})
-    with pytest.raises(InputError) as error:
-        run_config.check_same_run(before, config, "runs/x")
-    assert f"(config.{option} was " in str(error.value)
-
-
-def test_options_of_a_stage_are_compared_one_by_one(config):
-    config.fine_tuning = (common.fine_tuning_stage(epochs=1, learning_rate=1e-5),)
-    before = description(config)
-    config.fine_tuning[0].learning_rate = 2e-5
-    with pytest.raises(InputError) as error:
-        run_config.check_same_run(before, config, "runs/x")
-    changed = "config.fine_tuning[0].learning_rate was 1e-05 and is now 2e-05"
-    assert changed in str(error.value)
-
-
-def test_options_that_a_checkpoint_lacks_have_their_defaults(config):
-    saved = json.loads(config.to_json())
-    del saved["gallery"], saved["extract"]["pool"]
-    saved["batch_size"] = 96
-    config.batch_size = 96
-    assert run_config.from_json(saved) == config
-
-
-def test_run_may_be_evaluated_on_other_devices_than_it_was_trained_on(config):
-    config.platform = "tpu"
-    saved = run_config.describe(config, Vocabulary(["a"]))["config"]
-    assert run_config.merge(saved, {}).platform == ""
-    assert run_config.merge(saved, {"platform": "gpu"}).platform == "gpu"
+@pytest.mark.parametrize(
+    ("size", "resize", "message"),
+    [
+        (24, 20, r"data\.resize is 20, which is smaller than .*image_size \(24\)"),
+        (24, -1, r"data\.resize is -1, which is smaller"),
+        (0, 24, r"data\.resize is 24, but config\.data\.image_size is 0"),
+    ],
+)
+def test_crop_fits_into_the_resized_photo(config, size, resize, message):
+    config.data.image_size, config.data.resize = size, resize
+    for check in (run_config.check_options, run_config.check_extraction_options):
+        with pytest.raises(InputError, match=message):
+            check(config)
+    config.data.resize = size
+    run_config.check_options(config)
