@@ -11,8 +11,8 @@ command gives its zero-shot recalls. A SigLIP takes `--config.loss.name=sigmoid`
 third command. COCO contains Karpathy's `dataset_coco.json` with the photos in
 `train2014` and `val2014`.
 
-`--config.loss.name=triplet` continues with SelHN. It was not trained here, for lack of
-CLIP's weights.
+`--config.loss.name=triplet` trains with SelHN instead. This configuration has not been
+trained here, for lack of CLIP's weights.
 """
 
 from configs import common

@@ -5,7 +5,7 @@
     python main.py --config configs/coco_order.py:features --config.data.root=FOLDER
 
 FOLDER and the weights are the same as for `coco_vsepp.py`. With
-`--config.loss.mining=all` it is Order0.
+`--config.loss.mining=all` it is Order0. It has not been trained here.
 """
 
 from configs import coco_vsepp, vsepp

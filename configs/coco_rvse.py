@@ -6,7 +6,7 @@
 FOLDER contains `train_ims.npy` `[113287, 36, 2048]` (bottom-up attention),
 `train_caps.txt`, and the same for `dev` and `testall` with 5,000 images each. The
 evaluation prints both protocols, 5K and the mean of five folds of 1K. On a GPU
-add `--config.dtype=bfloat16`.
+add `--config.dtype=bfloat16`. It has not been trained here.
 """
 
 from configs import common

@@ -4,7 +4,8 @@
         --config.model.backbone.weights=resnet152.pth
     python main.py --config configs/coco_vse0.py:features --config.data.root=FOLDER
 
-FOLDER and the weights are the same as for `coco_vsepp.py`.
+FOLDER and the weights are the same as for `coco_vsepp.py`. It has not been trained
+here.
 """
 
 from configs import coco_vsepp, vsepp

@@ -4,7 +4,7 @@
 
 Its image encoder applies the MLP to the raw regions. The first epoch trains on all
 negatives, because the hardest negatives give no gradient at first. FOLDER is the same
-as for `coco_rvse.py`.
+as for `coco_rvse.py`. It has not been trained here.
 """
 
 from configs import coco_rvse

@@ -8,7 +8,8 @@ FOLDER contains Karpathy's `dataset_coco.json` with COCO's photos in `train2014`
 `val2014`. For `:features` it contains `train_ims.npy` `[images, 2048]`,
 `train_caps.txt`, and the same for `dev` and `testall`.
 `--config.data.builder=coco_captions` downloads the photos instead. The weights are
-torchvision's. `--config.data.crops=10` evaluates ten crops of each photo.
+torchvision's. `--config.data.crops=10` evaluates ten crops of each photo. It has
+not been trained here.
 """
 
 from configs import vsepp

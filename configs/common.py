@@ -31,8 +31,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.batch_size = 128  # training pairs per step, over all devices and hosts
     # Parts of a batch that are embedded one after the other, which saves memory; or 1.
-    # The gradient is that of the whole batch. Batch normalization takes the statistics
-    # of a part over all devices. Divides the pairs of a device.
+    # Negatives come from the whole batch. The gradient is that of the whole batch,
+    # except that batch normalization takes the statistics of a part over all devices.
+    # Divides the pairs of a device.
     config.microbatches = 1
     config.epochs = 25  # an epoch uses as many pairs as there are training captions
     config.evaluation_batch_size = 256  # images or captions, over all devices and hosts
@@ -98,14 +99,16 @@ def get_config() -> ml_collections.ConfigDict:
     tower.heads = 0  # of each attention
     tower.mlp_dim = 0  # dimensions between the two layers of an MLP
     tower.patch = 0  # height and width of a patch in pixels
-    tower.image_size = 0  # pixels of the pretraining's images; position embeddings
-    tower.registers = 0  # tokens that are dropped at the end, or 0
+    tower.image_size = 0  # height and width of the pretraining's images in pixels
+    tower.registers = 0  # register tokens, which are no regions; 0 for none
     tower.activation = ""  # gelu, gelu_pytorch_tanh or quick_gelu
     tower.epsilon = 0.0  # of the layer normalizations
     tower.gated = False  # True: SwiGLU
     tower.mean = ()  # of RGB, for pixels from 0 to 1
     tower.deviation = ()  # of RGB, for pixels from 0 to 1
-    tower.antialias = False  # True: smoothed positions of smaller images; or registers
+    # True smooths the position embeddings where the grid is smaller than that of the
+    # pretraining. Towers with registers always do.
+    tower.antialias = False
     model.text_encoder = "bigru_gpo"  # or gru; bert, clip_text and siglip_text
     # Pretrained weights of a transformer with its tokenizer: a folder in Hugging Face's
     # layout, a file of weights in it, or a package that ships one. "" for random
@@ -117,7 +120,7 @@ def get_config() -> ml_collections.ConfigDict:
     tower.layers = 0
     tower.dim = 0  # dimensions of a token's state
     tower.heads = 0  # attention heads
-    tower.mlp_dim = 0  # dimensions between two attentions
+    tower.mlp_dim = 0  # dimensions between the two layers of an MLP
     tower.positions = 0  # largest number of tokens; longer captions are truncated
     tower.vocabulary_size = 0  # different tokens
     tower.activation = ""  # a name in `vse_jax.models.transformers.activations`
@@ -190,13 +193,15 @@ def get_config() -> ml_collections.ConfigDict:
     extract.numpy_layout = ""  # folder for a copy in the PyTorch layout; "" for none
     extract.shard_megabytes = 128.0  # size of a file; a killed run repeats at most one
 
-    config.gallery = gallery = ml_collections.ConfigDict()  # for --mode=encode
+    # For --mode=encode, search and serve.
+    config.gallery = gallery = ml_collections.ConfigDict()
     gallery.dtype = "float16"  # of the stored embeddings; or float32
     gallery.index = ""  # index for approximate search: ivf or hnsw (faiss-cpu)
     gallery.hubness = False  # True corrects scores by a bias of each row, see README
     gallery.bank_size = 30_000  # training queries, at most, that determine the bias
 
-    config.evaluation = evaluation = ml_collections.ConfigDict()  # for --mode=eval
+    # For --mode=eval, and for the evaluation at the end of a training.
+    config.evaluation = evaluation = ml_collections.ConfigDict()
     # recall; or cxc (Crisscrossed Captions) or eccv (ECCV Caption) in addition, whose
     # ground truth is of COCO's test split (pip install eccv-caption==0.1.0).
     evaluation.suite = "recall"

@@ -4,7 +4,7 @@
 
 FOLDER contains `train_ims.npy` `[29000, 36, 2048]` (bottom-up attention),
 `train_caps.txt`, and the same for `dev` and `test` with 1,000 images each. On a GPU
-add `--config.dtype=bfloat16`.
+add `--config.dtype=bfloat16`. It has not been trained here.
 """
 
 from configs import common

@@ -19,6 +19,10 @@ which may be learned, see `loss_scalars`:
   directions as in CLIP (Radford et al., 2021);
 - `sigmoid`: each pair is classified on its own (SigLIP, Zhai et al., "Sigmoid Loss for
   Language Image Pre-Training", 2023).
+
+Costs are per anchor; the sigmoid loss has the sum over the pairs of an anchor. In the
+triplet losses and InfoNCE, an anchor without a negative costs nothing.
+`global_batch.total_loss` adds the costs of both directions or takes their mean.
 """
 
 from typing import NamedTuple
@@ -36,9 +40,9 @@ class AnchorCosts(NamedTuple):
 
     Attributes:
       cost: float32.
-      is_hard: bool, whether the hardest negative was mined; None if the loss mines
-        none.
-      gap: float32, `|positive - hardest|`, without gradient.
+      is_hard: bool, whether the hardest negative was mined; with `semi_hard`, whether
+        there is a semi-hard one. None if the loss mines no negatives.
+      gap: float32, `|positive - hardest|`, without gradient; inf without a negative.
       positive: float32, similarity of the anchor and its own candidate.
       hardest: float32, similarity of the anchor and its hardest negative; -inf if it
         has no negative.
@@ -130,7 +134,10 @@ def infonce_costs(
       scores: `[anchors, candidates]` float32 similarities.
       own: `[anchors]` int32, index of the candidate that each anchor is paired with.
       is_negative: `[anchors, candidates]` bool; see `triplet_costs`.
-      scale: factor of the similarities.
+      scale: factor of the similarities, a float32 scalar.
+
+    Returns:
+      An `AnchorCosts` whose `is_hard` is None. Only its `cost` has a gradient.
     """
     positive = _take(scores, own)
     # Relative to the positive, so that a small cost is exact.

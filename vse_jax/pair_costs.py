@@ -34,7 +34,10 @@ class _Side(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """What anchors have met so far, all `[anchors]` float32; see `AnchorCosts`."""
+    """Costs of the pairs that were computed so far, and their similarities.
+
+    All are `[anchors]` float32; see `AnchorCosts`.
+    """
 
     cost: jax.Array
     positive: jax.Array

@@ -113,7 +113,11 @@ class Module(NamedTuple):
 
 
 def parse(text: str) -> Module:
-    """Parses the text of a module, as `as_text()` of a compiled program returns it."""
+    """Parses the text of a module, as `as_text()` of a compiled program returns it.
+
+    Raises:
+      ValueError: if the text has no entry computation.
+    """
     computations, entry, name = {}, None, None
     for line in text.splitlines():
         if name is None:

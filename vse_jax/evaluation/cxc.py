@@ -72,6 +72,13 @@ def text_text(captions: np.ndarray, folder: str) -> dict[str, float]:
 def read_text_text(captions: int, folder: str) -> tuple[Judgements, CocoTest]:
     """Reads what `text_text` needs, and checks the number of captions.
 
+    Args:
+      captions: number of captions.
+      folder: folder of `sts_test.csv`.
+
+    Returns:
+      The judgements of STS, and the numbers of COCO's images and captions.
+
     Raises:
       InputError: see `text_text`.
     """

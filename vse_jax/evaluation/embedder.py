@@ -20,8 +20,8 @@ class Embeddings(NamedTuple):
     """Embeddings of a split, in the order of the split.
 
     Attributes:
-      images: `[images, embed]` float32.
-      captions: `[captions, embed]` float32.
+      images: `[images, embed]` float32, or `[models, images, embed]` for an ensemble.
+      captions: `[captions, embed]` float32, or `[models, captions, embed]`.
     """
 
     images: np.ndarray

@@ -104,6 +104,9 @@ class Evaluator:
           variables: variables of the model, on all devices.
           evaluation: evaluation of a split.
 
+        Returns:
+          The evaluation with `corrected`.
+
         Raises:
           InputError: if the dataset has no train split.
         """
@@ -122,6 +125,12 @@ def correct(
       evaluation: evaluation of a split.
       bank: embeddings of the training split.
       config: see `configs/common.py`.
+
+    Returns:
+      The evaluation with `corrected`.
+
+    Raises:
+      InputError: if the bank is empty.
     """
     index, embeddings = evaluation.index, evaluation.embeddings
     similarity, folds = config.loss.similarity, config.data.folds

@@ -34,12 +34,12 @@ def bias(
     similarity: str = "cosine",
     content: str = "images",
 ) -> np.ndarray:
-    """Computes the bias of each row.
+    """Computes `alpha` times the mean of the `k` largest similarities of each row.
 
     Args:
-      embeddings: `[rows, dim]`, or blocks of them.
-      bank: embeddings of queries, `[queries, dim]`. At most `MAX_BANK` evenly spaced
-        ones are used.
+      embeddings: `[rows, dim]` float, or blocks of them.
+      bank: embeddings of queries, `[queries, dim]` float. At most `MAX_BANK` evenly
+        spaced ones are used.
       alpha: weight of the bias.
       k: number of largest similarities, at most that of the queries.
       similarity: one of `similarity.SIMILARITIES`.
@@ -81,6 +81,12 @@ def biases(
       alpha: weight of the biases.
       k: number of largest similarities.
       similarity: one of `similarity.SIMILARITIES`.
+
+    Returns:
+      A `Biases`, float32.
+
+    Raises:
+      InputError: see `bias`.
     """
     options = {"alpha": alpha, "k": k, "similarity": similarity}
     return Biases(

@@ -130,6 +130,12 @@ def _wrong(ahead, scores, best, query):
 def recalls(ranks: Ranks) -> dict[str, float]:
     """Computes recall@K in percent, and median and mean ranks counted from 1.
 
+    Recall@K is the share of ranks, counted from 0, below K. The median rank is rounded
+    down, as in vsepp: `floor(median) + 1`.
+
+    Args:
+      ranks: see `rank`; at least one in each direction.
+
     Returns:
       `i2t_r1 i2t_r5 i2t_r10 i2t_medr i2t_meanr`, the same for `t2i`, and `rsum`, the
       sum of the six recalls.
@@ -158,10 +164,23 @@ def evaluate_folds(
     folds: int = 5,
     biases: Biases | None = None,
 ) -> dict[str, float]:
-    """Averages the metrics over folds of consecutive images, of equal size.
+    """Averages the metrics over folds of consecutive images.
 
-    Five folds of a split of 5,000 images are COCO's "1K" protocol. The other arguments
-    are those of `rank`.
+    Five folds of a split of 5,000 images are COCO's "1K" protocol. If `folds` does not
+    divide the number of images, the first folds have one more. A fold ranks its own
+    images and their captions.
+
+    Args:
+      images: see `rank`.
+      captions: see `rank`.
+      image_id: see `rank`.
+      caption_image_id: see `rank`.
+      similarity: see `rank`.
+      folds: number of folds, at most that of the images.
+      biases: see `rank`.
+
+    Returns:
+      The mean of each metric of `recalls`, by name.
     """
     images, captions = map(score_tiles.with_model_axis, (images, captions))
     results = []

@@ -312,7 +312,10 @@ def fetch_split(tree: Any) -> Any:
 
 
 def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Splits this host's rows, `[batch, ...]` to `[local_devices, rows, ...]`."""
+    """Splits this host's rows, `[batch, ...]` to `[local_devices, rows, ...]`.
+
+    The rows are a multiple of this host's devices, see `check_batch_size`.
+    """
     devices = jax.local_device_count()
     return {
         name: array.reshape(devices, -1, *array.shape[1:])

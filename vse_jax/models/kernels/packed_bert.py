@@ -95,12 +95,13 @@ def packed_layers(
       sizes: sizes of the model.
       dtype: of the arithmetic.
       params: parameters of each layer.
-      states: `[batch, time, dim]`.
+      states: `[batch, time, dim]` of `dtype`.
       token_count: `[batch]` int32.
       dropout: None for no dropout.
 
     Returns:
-      States `[batch, time, dim]`; those from `token_count` on are meaningless.
+      States `[batch, time, dim]` of `dtype`; those from `token_count` on are
+      meaningless.
     """
     batch, time, _ = states.shape
     packing = Packing.create(token_count, time)

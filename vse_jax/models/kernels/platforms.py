@@ -14,7 +14,16 @@ def per_platform(on_cpu: Callable, otherwise: Callable, *args, plain: Callable):
     """Applies `on_cpu` or `otherwise` to `args`, depending on the platform.
 
     The choice is made when the program is lowered, because it may be compiled for
-    another machine than this one. `plain` replaces both where `plain_forms` holds.
+    another machine than this one.
+
+    Args:
+      on_cpu: the form for CPUs.
+      otherwise: the form for all other platforms, with the same results.
+      *args: arrays that the forms take.
+      plain: the form that replaces both where `plain_forms` holds.
+
+    Returns:
+      What the chosen form returns.
     """
     if plain_forms.value:
         return plain(*args)

@@ -7,8 +7,9 @@ and 0.70 ms for a sort, which moves more than twice as many bytes.
 
 The comparisons are counted vector by vector, in unrolled loops. On accelerators, small
 batches are compared all at once: the TPU compiler then takes three quarters of its time
-for the whole training step of RVSE++. At 16 pairs a device the step is estimated to
-take 3.6 ms instead of 3.5 ms, at 128 pairs it would take 10.9 ms instead of 8.6 ms.
+for the whole training step of RVSE++. At 16 pairs a device this raised the step's
+estimate from 3.52 to 3.64 ms, when the GRU's loops had one time step per iteration. At
+128 pairs it would have raised it from 8.6 to 10.9 ms.
 """
 
 import functools
@@ -29,15 +30,18 @@ _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 def sorted_sum(vectors: jax.Array, weights: jax.Array, count: jax.Array) -> jax.Array:
     """Sorts each dimension in descending order and returns the weighted sum.
 
-    This is the plain form that `ranked_sum` must equal.
+    This is the plain form that `ranked_sum` must equal, the weighted sum of generalized
+    pooling (GPO, Chen et al., 2021). `result[b, d]` is the sum over `k < count[b]` of
+    `weights[b, k]` times the value of rank `k` among `vectors[b, :count[b], d]`. The
+    largest value has rank 0.
 
     Args:
-      vectors: `[batch, length, dim]`; only the first `count` of each row are used.
-      weights: `[batch, length]`, the weight of each rank.
-      count: `[batch]` int32.
+      vectors: `[batch, length, dim]` float32; the first `count` of each row are used.
+      weights: `[batch, length]` float32, the weight of each rank.
+      count: `[batch]` int32, from 1 to `length`.
 
     Returns:
-      `[batch, dim]`.
+      `[batch, dim]` float32.
     """
     exists = (jnp.arange(vectors.shape[1]) < count[:, None])[..., None]
     descending = -jnp.sort(jnp.where(exists, -vectors, jnp.inf), axis=1)
@@ -50,12 +54,12 @@ def ranked_sum(vectors: jax.Array, weights: jax.Array, count: jax.Array) -> jax.
     Equal to `sorted_sum`. If values are equal, the first has the lower rank.
 
     Args:
-      vectors: `[batch, length, dim]`; only the first `count` of each row are used.
-      weights: `[batch, length]`, the weight of each rank.
-      count: `[batch]` int32.
+      vectors: see `sorted_sum`.
+      weights: see `sorted_sum`.
+      count: see `sorted_sum`.
 
     Returns:
-      `[batch, dim]`.
+      `[batch, dim]` float32.
     """
     if plain_forms.value:
         return sorted_sum(vectors, weights, count)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 class GRUWeights(NamedTuple):
-    """Parameters of one direction; the gates `r`, `z`, `n` are concatenated."""
+    """Parameters of one direction, float32; gates `r`, `z`, `n` are concatenated."""
 
     input_kernel: jax.Array  # [dim, 3 hidden]
     input_bias: jax.Array  # [3 hidden]
@@ -22,6 +22,13 @@ def scanned_states(
     inputs: jax.Array, weights: GRUWeights, lengths: jax.Array, reverse: bool
 ) -> jax.Array:
     """Runs the recurrence from a state of zeros; the plain form of `packed_states`.
+
+    With `a = x @ input_kernel + input_bias` and `b = h @ kernel + bias`, a step is
+
+        r = sigmoid(a_r + b_r)
+        z = sigmoid(a_z + b_z)
+        n = tanh(a_n + r * b_n)
+        h' = (1 - z) * n + z * h
 
     Args:
       inputs: `[batch, time, dim]` float32.
