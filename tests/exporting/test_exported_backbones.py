@@ -34,7 +34,7 @@ FAMILIES = {
     # Height and width that strides do not divide are padded unevenly.
     "stem": (lambda _: lambda pooled, **kwargs: ConvolutionalStem(**kwargs), 36),
     "resnet": (lambda _: RESNET, 45),
-    "bottom_up": (lambda _: functools.partial(RESNET, caffe=True), 46),
+    "bottom_up": (lambda _: functools.partial(RESNET, caffe=True, bottom_up=True), 46),
     "resnext": (lambda _: functools.partial(RESNET, groups=4, group_width=8), 45),
     "efficientnet_lite": (lambda _: functools.partial(EfficientNetLite, STAGES), 45),
     "vgg": (small_vgg, 70),

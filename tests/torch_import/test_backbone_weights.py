@@ -221,7 +221,7 @@ def test_the_right_architecture_is_named(lite0, resnet50, tmp_path):
     path = save(tmp_path / "weights.pth", resnet50)
     message = refusal("bottom_up_resnet101", path)
     assert "missing: layer3.10.bn1.bias" in message
-    assert message.endswith("these are the weights of resnet50")
+    assert message.endswith("these are the weights of resnet50 or caffe_resnet50")
 
 
 def test_unreadable_files_are_refused(tmp_path):

@@ -128,14 +128,32 @@ def test_photos_have_the_size_of_the_options(config, tmp_path):
     assert configured.data.validation_split == "val"
 
 
-@pytest.mark.parametrize("given", ["imagenet", "imagenet_res152", None])
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("imagenet", "caffe_resnet101"),
+        ("imagenet_res50", "caffe_resnet50"),
+        ("vsepp_imagenet_res152", "caffe_resnet152"),
+        ("imagenet_resnext", "resnext101_32x8d"),
+        ("vsepp_resnext", "resnext101_32x8d"),
+        ("vsepp_detector", "bottom_up_resnet101"),
+    ],
+)
+def test_every_source_has_a_backbone(given, name, config, tmp_path):
+    path, *_ = write(tmp_path, "detector", backbone_source=given)
+    configured = checkpoint_file.configure(config, torch_checkpoint.read(path), path)
+    assert configured.model.backbone.name == name
+
+
+@pytest.mark.parametrize("given", ["imagenet_res18", None])
 def test_other_cnn_is_refused(given, config, tmp_path):
     path, *_ = write(tmp_path, "detector", backbone_source=given)
     with pytest.raises(InputError) as error:
         checkpoint_file.configure(config, torch_checkpoint.read(path), path)
     assert str(error.value) == (
         f"{path}: its CNN is {str(given)!r} (backbone_source), which is not supported; "
-        "expected detector, wsl or imagenet_resnext"
+        "expected one of detector, imagenet, imagenet_res50, imagenet_res152, "
+        "imagenet_resnext, resnext, wsl"
     )
 
 

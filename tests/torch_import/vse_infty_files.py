@@ -16,8 +16,9 @@ from vse_jax.models import backbones
 BLOCKS = (1, 2, 1, 1)
 # Values of --backbone_source, our backbones, and their options.
 SOURCES = {
-    "detector": ("bottom_up_resnet101", {"caffe": True}),
+    "detector": ("bottom_up_resnet101", {"caffe": True, "bottom_up": True}),
     "wsl": ("resnext101_32x8d", {"groups": 32, "group_width": 8}),
+    "imagenet_res152": ("caffe_resnet152", {"caffe": True}),
 }
 # Those of its command line that matter to an import, and some that do not.
 OPTIONS = {

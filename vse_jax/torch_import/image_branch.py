@@ -18,6 +18,16 @@ _PROJECTION = "img.fc.weight"
 _HIDDEN = "img.mlp.layers.0.weight"
 _POOLING = "img.gpool.linear.weight"
 _FEATURES = "region_features"  # dataset of a model without a CNN
+# CNNs by vse_infty's option `backbone_source`, which may begin with `vsepp_`.
+_SOURCES = {
+    "detector": "bottom_up_resnet101",
+    "imagenet": "caffe_resnet101",
+    "imagenet_res50": "caffe_resnet50",
+    "imagenet_res152": "caffe_resnet152",
+    "imagenet_resnext": "resnext101_32x8d",
+    "resnext": "resnext101_32x8d",
+    "wsl": "resnext101_32x8d",
+}
 _GRID_SIDE = 256  # pixels of vse_infty's photos, times an option
 # vse_infty registers the CNN as a whole and its two parts, so each parameter is saved
 # twice. The forward pass uses the parts.
@@ -83,14 +93,11 @@ def _vsepp_options(options, path):
 def _grid_options(options, path):
     """vse_infty stretches photos, and resizes them by OpenCV."""
     source = str(options.get("backbone_source"))
-    if "detector" in source:
-        architecture = "bottom_up_resnet101"
-    elif "wsl" in source or "resnext" in source:
-        architecture = "resnext101_32x8d"
-    else:
+    architecture = _SOURCES.get(source.removeprefix("vsepp_"))
+    if not architecture:
         raise InputError(
             f"{path}: its CNN is {source!r} (backbone_source), which is not supported; "
-            "expected detector, wsl or imagenet_resnext"
+            f"expected one of {', '.join(_SOURCES)}"
         )
     return {
         "model.backbone.name": architecture,

@@ -30,9 +30,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, *blocks, caffe=False, groups=1, group_width=64):
+    def __init__(self, *blocks, caffe=False, bottom_up=False, groups=1, group_width=64):
         super().__init__()
-        self.caffe = caffe
+        self.normalize = bgr if bottom_up else imagenet
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, 2, 0 if caffe else 1, ceil_mode=caffe)
@@ -49,8 +49,8 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels, 1000)
 
     def features(self, image):
-        x = bgr(image) if self.caffe else imagenet(image)
-        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        x = self.conv1(self.normalize(image))
+        x = self.maxpool(torch.relu(self.bn1(x)))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def pooled(self, image):
@@ -136,8 +136,13 @@ def create(name, image_size):
             "resnet50": lambda: ResNet(3, 4, 6, 3),
             "resnet101": lambda: ResNet(3, 4, 23, 3),
             "resnet152": lambda: ResNet(3, 8, 36, 3),
-            "bottom_up_resnet101": lambda: ResNet(3, 4, 23, 3, caffe=True),
             "resnext101_32x8d": lambda: ResNet(3, 4, 23, 3, groups=32, group_width=8),
+            "bottom_up_resnet101": lambda: ResNet(
+                3, 4, 23, 3, caffe=True, bottom_up=True
+            ),
+            "caffe_resnet50": lambda: ResNet(3, 4, 6, 3, caffe=True),
+            "caffe_resnet101": lambda: ResNet(3, 4, 23, 3, caffe=True),
+            "caffe_resnet152": lambda: ResNet(3, 8, 36, 3, caffe=True),
             "vgg19": VGG19,
         }[name]()
     randomize(network)

@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt with bottleneck blocks, and the bottom-up-attention ResNet.
+"""ResNet and ResNeXt with bottleneck blocks, in torchvision's or Caffe's layout.
 
 Deep Residual Learning for Image Recognition (https://arxiv.org/abs/1512.03385).
 Aggregated Residual Transformations for Deep Neural Networks
@@ -19,8 +19,8 @@ from vse_jax.models.backbones import layers
 FEATURES = 2048
 _STEM_FEATURES = 64
 _EXPANSION = 4
-_CAFFE_MEAN = (122.7717, 115.9465, 102.9801)  # RGB
-_CAFFE_DEVIATION = (1.0, 1.0, 1.0)
+_BOTTOM_UP_MEAN = (122.7717, 115.9465, 102.9801)  # RGB
+_BOTTOM_UP_DEVIATION = (1.0, 1.0, 1.0)
 
 
 class Bottleneck(nn.Module):
@@ -64,9 +64,10 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet in torchvision's layout, ResNeXt, or the bottom-up-attention ResNet.
+    """ResNet or ResNeXt, in torchvision's layout or in Caffe's.
 
     In torchvision's layout the 3x3 convolution of a block has the stride (version 1.5).
+    vse_infty computes ResNets in Caffe's layout, also with torchvision's weights.
 
     Attributes:
       blocks: number of blocks of each of the four stages.
@@ -74,9 +75,10 @@ class ResNet(nn.Module):
       dtype: of the arithmetic.
       train: whether to normalize by the batch's statistics and update the running ones.
       gather_over_devices: concatenates `[rows, ...]` of all devices.
-      caffe: whether to compute as Caffe does: 1x1 convolutions have the strides, the
-        max pooling is padded at the end only, and pixels are BGR with only their mean
-        subtracted.
+      caffe: whether the layout is Caffe's: 1x1 convolutions have the strides, and the
+        max pooling is padded at the end only.
+      bottom_up: whether pixels are BGR with only their mean subtracted, as in the
+        bottom-up-attention network, rather than normalized as by torchvision.
       groups: number of groups of the 3x3 convolutions.
       group_width: channels in each group of the first stage.
     """
@@ -87,6 +89,7 @@ class ResNet(nn.Module):
     train: bool
     gather_over_devices: Callable
     caffe: bool = False
+    bottom_up: bool = False
     groups: int = 1
     group_width: int = 64
 
@@ -119,10 +122,10 @@ class ResNet(nn.Module):
         return layers.regions_or_average(x, pooled=self.pooled)
 
     def _normalize(self, image):
-        if self.caffe:
+        if self.bottom_up:
             # BGR, as OpenCV reads images.
             x = layers.normalize_pixels(
-                image, _CAFFE_MEAN, _CAFFE_DEVIATION, self.dtype
+                image, _BOTTOM_UP_MEAN, _BOTTOM_UP_DEVIATION, self.dtype
             )
             return x[..., ::-1]
         return layers.normalize_imagenet(image, self.dtype)
