@@ -72,6 +72,8 @@ def test_report_has_both_protocols_of_coco():
     five_thousand, one_thousand = text.split("1K, mean of 5 folds")
     assert "5K" in five_thousand
     assert five_thousand.count("R@10") == one_thousand.count("R@10") == 1
+    text = report.format_report(result, "checkpoint of step 1", 3)
+    assert "1666 to 1667, mean of 3 folds" in text
 
 
 def test_folds_are_those_of_the_option():

@@ -22,8 +22,18 @@ MEMORY = {
         min(900e6 + 8.6e6 * size, 14.9e9 + 1e4 * size) if size <= 2500 else 1e11
     ),
     "constant": lambda size: 1e9 if size <= 6000 else 1e11,
+    # Resident features, or large parameters.
+    "half fixed": lambda size: 8.5e9 + 0.2e6 * size,
+    "mostly fixed": lambda size: 16e9 + 0.4e6 * size,
 }
-MOST_TRIES = {"linear": 5, "proportional": 4, "in steps": 5, "saved where scarce": 9}
+MOST_TRIES = {
+    "linear": 6,
+    "proportional": 3,
+    "in steps": 6,
+    "saved where scarce": 9,
+    "half fixed": 8,
+    "mostly fixed": 7,
+}
 
 
 def search(memory, start, step):

@@ -111,6 +111,22 @@ def test_equal_scores_count_against_the_model():
     assert found.rank.tolist() == [38, 39]
 
 
+@pytest.mark.parametrize("among_themselves", [False, True])
+def test_scores_of_nan_are_ranked_last_among_the_candidates_that_exist(
+    among_themselves,
+):
+    """Neither padding nor the query itself is ahead of them."""
+    relevance = Relevance.of_pairs([0, 0], [3, 5], 20)
+    candidates = np.ones((20, 4), np.float32)
+    candidates[5] = np.nan
+    options = {"among_themselves": among_themselves}
+    found = rank_relevant(candidates, candidates, relevance, **options)
+    expected = [17, 18] if among_themselves else [18, 19]
+    assert found.rank.tolist() == expected
+    best = rank_relevant(candidates, candidates, relevance, **options, best_only=True)
+    assert best.rank.tolist() == expected[:1]
+
+
 def test_pairs_count_once():
     relevance = Relevance.of_pairs([2, 0, 2, 2], [4, 1, 4, 3], 4)
     assert relevance.offset.tolist() == [0, 1, 1, 3, 3]

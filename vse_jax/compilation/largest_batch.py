@@ -14,8 +14,7 @@ from vse_jax.compilation.topology import Topology
 logger = logging.getLogger(__name__)
 
 _PRECISION = 1 / 16  # of the largest batch
-_LARGEST_FACTOR = 32  # from one batch that fits to the next try
-_LEAST_SLOPE = 1 / 2  # of the expected line, as a share of the memory per pair
+_LARGEST_FACTOR = 4  # from the largest batch that fits to the next try
 
 
 def largest_batch(
@@ -57,11 +56,11 @@ def search(
 ) -> int:
     """Returns the largest size that fits, to 1 part in 16.
 
-    Memory grows almost linearly with the size, until it becomes scarce: then the
-    compiler saves some at the cost of time, and memory hardly grows. So the search
-    expects the limit where the line through the smallest and the largest size that fit
-    reaches it, and tries a size just below and one just above. If that fails, it
-    bisects.
+    Memory grows almost linearly with the size, from what does not depend on it, such as
+    parameters, until it becomes scarce: then the compiler saves some at the cost of
+    time, and memory hardly grows. So the search expects the limit where the line
+    through the smallest and the largest size that fit reaches it, and tries a size just
+    below and one just above. If that fails, it bisects.
 
     Args:
       peak_bytes: returns the memory that a size needs; None if it does not fit.
@@ -92,9 +91,7 @@ def _next_size(fitting, too_large, available, step):
         return too_large
     below = int(_expected_limit(fitting, available) * (1 - _PRECISION / 2))
     size = max(below // step * step, above)
-    if too_large is None:
-        return min(size, _LARGEST_FACTOR * fits)
-    if size < too_large:
+    if too_large is None or size < too_large:
         return size
     middle = math.sqrt(fits * too_large)
     return max(int(middle) // step * step, above)
@@ -103,16 +100,19 @@ def _next_size(fitting, too_large, available, step):
 def _expected_limit(fitting, available):
     """Returns where a line through smallest and largest size reaches `available`.
 
-    With one size, it is a line through 0, which expects too little.
+    With one size, it is a line through 0, which expects too little where some memory
+    does not depend on the size.
     """
     if not fitting:
         return 0
-    last = max(fitting)
-    first = min(fitting) if len(fitting) > 1 else 0
-    slope = (fitting[last] - fitting.get(first, 0)) / (last - first)
-    # Both sizes may be where memory is scarce.
-    slope = max(slope, _LEAST_SLOPE * fitting[last] / last)
-    return last + (available - fitting[last]) / slope
+    first, last = min(fitting), max(fitting)
+    if first == last:
+        return available / fitting[last] * last
+    growth = (fitting[last] - fitting[first]) / (last - first)
+    farthest = _LARGEST_FACTOR * last  # both sizes may be where memory is scarce
+    if growth <= 0:
+        return farthest
+    return min(last + (available - fitting[last]) / growth, farthest)
 
 
 def _compiled(config, size, topology):

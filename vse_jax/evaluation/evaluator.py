@@ -5,6 +5,7 @@ import functools
 from typing import NamedTuple
 
 import ml_collections
+import numpy as np
 
 from vse_jax.compile_ahead import Program
 from vse_jax.data.split_index import SplitIndex
@@ -163,7 +164,7 @@ def evaluate_embeddings(
       folds: number of folds to average over in addition, 0 for none.
 
     Raises:
-      InputError: if there are more folds than images.
+      InputError: see `check_folds`.
     """
     ids = index.image_id, index.caption_image_id
     ranks = retrieval.rank(*embeddings, *ids, similarity)
@@ -176,7 +177,7 @@ def evaluate_embeddings(
 
 
 def check_folds(folds: int, split: str, index: SplitIndex) -> None:
-    """Checks that a split has at least as many images as there are folds.
+    """Checks that every fold of a split has images and captions.
 
     Args:
       folds: `config.data.folds`.
@@ -184,10 +185,16 @@ def check_folds(folds: int, split: str, index: SplitIndex) -> None:
       index: index of the split.
 
     Raises:
-      InputError: if it has fewer.
+      InputError: if there are more folds than images, or if a fold has no caption.
     """
     if folds > index.image_count:
         raise InputError(
             f"config.data.folds is {folds}, but the split {split!r} has "
             f"{index.image_count} images; set it to 0"
         )
+    for fold, counts in enumerate(np.array_split(index.caption_counts, folds)):
+        if not counts.any():
+            raise InputError(
+                f"config.data.folds is {folds}, but the images of fold {fold} of the "
+                f"split {split!r} have no captions; set it to 0"
+            )

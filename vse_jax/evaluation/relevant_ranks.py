@@ -98,7 +98,9 @@ def rank_relevant(
             similarity=similarity,
             content=content,
         )
-        counts = np.sort(_count_wrong(scores, block.candidate, best_only), axis=1)
+        number = len(side) - among_themselves
+        counts = _count_wrong(scores, block.candidate, number, best_only)
+        counts = np.sort(counts, axis=1)
         query = block.query[: block.size, None]
         slot = np.arange(counts.shape[1])
         is_used = slot < count[query]
@@ -165,30 +167,46 @@ def _scores(queries, tiles, own, number, *, similarity, content):
     return jax.lax.map(of_tile, (jnp.arange(len(tiles)), tiles))
 
 
-def _count_wrong(scores, candidate, best_only):
+def _count_wrong(scores, candidate, number, best_only):
     """Counts, per relevant candidate, the wrong ones that do not score below it.
 
     Args:
       scores: see `_scores`.
       candidate: int64 `[queries, slots]`, relevant candidates, -1 for empty slots.
+      number: number of candidates of a query.
 
     Returns:
       int64 `[queries, slots]`, the largest number for empty slots; with `best_only`
       `[queries, 1]`, of the best relevant candidate.
     """
+    exists = candidate >= 0
     relevant = _in_parts(_scores_at, scores, candidate)
     limits = relevant.max(1, keepdims=True) if best_only else relevant
     ahead = _in_parts(_count_ahead, scores, limits).astype(np.int64)
-    # Empty slots have -inf, which is below every limit that exists.
-    ahead -= (~(relevant[:, None] < limits[:, :, None])).sum(2)
+    # What is no candidate has -inf, which is below every limit but NaN.
+    ahead = np.where(np.isnan(limits), number, ahead)
+    ahead -= _in_parts(_count_relevant_ahead, (relevant, exists), limits)
     empty = np.iinfo(np.int64).max
-    return ahead if best_only else np.where(candidate >= 0, ahead, empty)
+    return ahead if best_only else np.where(exists, ahead, empty)
+
+
+def _count_relevant_ahead(relevant, limits):
+    """Counts the relevant candidates not below each limit, int64 `[queries, slots]`.
+
+    Args:
+      relevant: their scores `[queries, relevant]`, and whether each exists.
+      limits: `[queries, slots]`.
+    """
+    scores, exists = relevant
+    ahead = ~(scores[:, None] < limits[:, :, None])
+    return (ahead & exists[:, None]).sum(2)
 
 
 def _in_parts(function, scores, values):
     """Applies a function of scores and `[queries, slots]` to `SLOTS` slots at a time.
 
-    So it is compiled once for all numbers of slots. A single slot is not padded.
+    So it is compiled once for all numbers of slots, and needs memory for few of them. A
+    single slot is not padded.
     """
     slots = range(0, values.shape[1], SLOTS)
     parts = [function(scores, values[:, slot : slot + SLOTS]) for slot in slots]

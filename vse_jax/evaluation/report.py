@@ -154,7 +154,7 @@ def format_corrected(
         return f"\n{title}\n{format_metrics(corrected.metrics)}"
     return (
         f"\n{_short(images)}, {title}\n{format_metrics(corrected.metrics)}"
-        f"\n{_short(images // folds)}, mean of {folds} folds, {title}"
+        f"\n{_fold_sizes(images, folds)}, mean of {folds} folds, {title}"
         f"\n{format_metrics(corrected.fold_metrics)}"
     )
 
@@ -181,9 +181,15 @@ def format_report(evaluation: Evaluation, model: str, folds: int = 0) -> str:
         return f"\n{title}\n{table}"
     return (
         f"\n{title}\n{_short(images)}\n{table}"
-        f"\n{_short(images // folds)}, mean of {folds} folds"
+        f"\n{_fold_sizes(images, folds)}, mean of {folds} folds"
         f"\n{format_metrics(evaluation.fold_metrics)}"
     )
+
+
+def _fold_sizes(images, folds):
+    """Returns the number of images of a fold, such as 1K, or 5 to 6 if it differs."""
+    least, rest = divmod(images, folds)
+    return f"{_short(least)} to {_short(least + 1)}" if rest else _short(least)
 
 
 def _short(count):
