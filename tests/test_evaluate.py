@@ -80,7 +80,10 @@ def test_folds_are_those_of_the_option():
     result = evaluation(images=10)
     ids = np.arange(10), np.repeat(np.arange(10), 2)
     index = types.SimpleNamespace(
-        image_id=ids[0], caption_image_id=ids[1], image_count=10
+        image_id=ids[0],
+        caption_image_id=ids[1],
+        image_count=10,
+        caption_counts=np.full(10, 2),
     )
     arguments = ("dev", index, result.embeddings, "cosine")
     assert evaluate_embeddings(*arguments, folds=0).fold_metrics is None

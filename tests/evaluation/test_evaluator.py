@@ -18,6 +18,7 @@ def check(folds, caption_counts):
 
 def test_every_fold_has_images_and_captions():
     check(2, [5, 0, 0, 1])
+    check(0, [5, 0])
     with pytest.raises(InputError, match="fold 1 of the split 'test' have no captions"):
         check(2, [5, 5, 0, 0])
     with pytest.raises(InputError, match="the split 'test' has 2 images"):

@@ -180,7 +180,7 @@ def check_folds(folds: int, split: str, index: SplitIndex) -> None:
     """Checks that every fold of a split has images and captions.
 
     Args:
-      folds: `config.data.folds`.
+      folds: `config.data.folds`, 0 for none.
       split: name of the split.
       index: index of the split.
 
@@ -192,7 +192,8 @@ def check_folds(folds: int, split: str, index: SplitIndex) -> None:
             f"config.data.folds is {folds}, but the split {split!r} has "
             f"{index.image_count} images; set it to 0"
         )
-    for fold, counts in enumerate(np.array_split(index.caption_counts, folds)):
+    parts = np.array_split(index.caption_counts, folds) if folds else []
+    for fold, counts in enumerate(parts):
         if not counts.any():
             raise InputError(
                 f"config.data.folds is {folds}, but the images of fold {fold} of the "
