@@ -26,6 +26,7 @@ BENCHMARKS = {
     "suites": ["eccv-caption", "largest difference"],
     "serve": ["queries/s", "p99 ms"],
     "pooling_step": ["esa", "times gpo"],
+    "order_similarity": ["parts", "times as fast"],
     "train_step": ["JAX", "times PyTorch"],
 }
 NEEDED = {

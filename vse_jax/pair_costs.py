@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from vse_jax import parallel
 from vse_jax.loss_scalars import Scalars
 from vse_jax.losses import AnchorCosts, compared, sigmoid_costs
-from vse_jax.similarity import bytes_of_pair, cosine
+from vse_jax.similarity import BYTES, cosine
 
 
 class _Side(NamedTuple):
@@ -69,7 +69,7 @@ def sigmoid_directions(
       Costs of the images as anchors, and of the captions as anchors.
     """
     position = parallel.position_in_global_batch(len(images))
-    rows = max(1, block_bytes // (len(captions) * bytes_of_pair("cosine", 0)))
+    rows = max(1, block_bytes // (len(captions) * BYTES))
     blocks = _split(_Side(images, image_id, position), rows)
     # Without the checkpoint the gradient would keep all similarities.
     costs_of_block = jax.checkpoint(

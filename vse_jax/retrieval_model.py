@@ -27,7 +27,7 @@ from vse_jax.data.text.encoded_captions import batches_by_length, encode_texts
 from vse_jax.errors import InputError
 from vse_jax.image_inputs import ImageInput, Images
 from vse_jax.models.vse import VSE, create_model
-from vse_jax.similarity import SIMILARITIES, bytes_of_pair
+from vse_jax.similarity import BYTES, SIMILARITIES
 
 Caption = str
 _ROWS = (8, 32, 64)  # of batches, besides `config.evaluation_batch_size`
@@ -232,8 +232,7 @@ class RetrievalModel:
                     f"{name} has the shape {list(np.shape(array))}; expected "
                     f"[{name}, {self.embed_dim}]"
                 )
-        pair = bytes_of_pair(self.similarity_name, self.embed_dim)
-        rows = max(1, _TILE_BYTES // (pair * max(1, len(captions))))
+        rows = max(1, _TILE_BYTES // (BYTES * max(1, len(captions))))
         compute = jax.jit(SIMILARITIES[self.similarity_name])
         similarities = np.empty((len(images), len(captions)), np.float32)
         for start in range(0, len(images), rows):

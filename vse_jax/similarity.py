@@ -5,6 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from vse_jax.models.kernels.violation_norm import violation_norm
+
+BYTES = 4  # of the similarity of a pair
+
 
 def cosine(images: jax.Array, captions: jax.Array) -> jax.Array:
     """Computes dot products of normalized embeddings, equation 1 of VSE++.
@@ -30,13 +34,7 @@ def order(images: jax.Array, captions: jax.Array) -> jax.Array:
     general than the image (Vendrov et al., "Order-Embeddings of Images and Language",
     2016). Without a violation the gradient is zero. Shapes are those of `cosine`.
     """
-    images, captions = images.astype(jnp.float32), captions.astype(jnp.float32)
-    violation = jnp.maximum(0, captions[None] - images[:, None])
-    squared = jnp.square(violation).sum(-1)
-    violated = squared > 0
-    # The square root's derivative at zero is infinite. The inner `where` avoids it; the
-    # outer one alone would give a gradient of NaN.
-    return -jnp.where(violated, jnp.sqrt(jnp.where(violated, squared, 1)), 0)
+    return -violation_norm(images.astype(jnp.float32), captions.astype(jnp.float32))
 
 
 SIMILARITIES: dict[str, Callable] = {"cosine": cosine, "order": order}
@@ -59,14 +57,3 @@ def scores_of(
     if content == "images" or name == "cosine":
         return SIMILARITIES[name](rows, queries)
     return SIMILARITIES[name](queries, rows).T
-
-
-def bytes_of_pair(name: str, dim: int) -> int:
-    """Returns the memory that a similarity takes for an image and a caption, in bytes.
-
-    Args:
-      name: one of `SIMILARITIES`.
-      dim: dimensions of the embeddings.
-    """
-    # The order similarity may store the difference of each pair.
-    return 4 * dim if name == "order" else 4

@@ -18,7 +18,7 @@ from vse_jax.data.sampling import evenly_spaced
 from vse_jax.errors import InputError
 from vse_jax.evaluation.embedder import Embeddings
 from vse_jax.evaluation.retrieval import Biases
-from vse_jax.similarity import bytes_of_pair, scores_of
+from vse_jax.similarity import BYTES, scores_of
 
 ALPHA, K = 0.75, 128
 MAX_BANK = 100_000  # queries; of more, evenly spaced ones are taken
@@ -57,7 +57,7 @@ def bias(
     update = _mapped_mean(similarity, content, min(k, len(bank)))
     shared = parallel.share_on_host(np.asarray(bank, np.float32))
     blocks = [embeddings] if isinstance(embeddings, np.ndarray) else embeddings
-    rows = _rows_at_once(similarity, bank)
+    rows = _rows_at_once(bank)
     means = [
         parallel.fetch_rows(update(part, shared))[:count]
         for part, count in _parts(blocks, rows)
@@ -115,10 +115,9 @@ def _check(bank, alpha, k):
         )
 
 
-def _rows_at_once(similarity, bank):
+def _rows_at_once(bank):
     """Returns how many rows a device takes at a time."""
-    pair = bytes_of_pair(similarity, bank.shape[1])
-    return max(8, min(1024, _SCORES_BYTES // (pair * len(bank))))
+    return max(8, min(1024, _SCORES_BYTES // (BYTES * len(bank))))
 
 
 def _parts(blocks, rows) -> Iterator[tuple[np.ndarray, int]]:

@@ -26,7 +26,7 @@ import numpy as np
 from vse_jax import parallel
 from vse_jax.errors import InputError
 from vse_jax.gallery.gallery import BLOCK_ROWS, Gallery
-from vse_jax.similarity import bytes_of_pair, cosine, scores_of
+from vse_jax.similarity import BYTES, cosine, scores_of
 
 GROUP_ROWS = 32
 MAX_QUERIES = 256  # that are searched in one pass over the gallery
@@ -147,7 +147,7 @@ def _search(queries, source, k, bias):
     best = _Best(source.similarity, source.content, count, kept)
     padded = np.pad(queries, ((0, count - len(queries)), (0, 0)))
     best.start(padded)
-    rows = _block_rows(source.similarity, count, source.dim)
+    rows = _block_rows(count)
     first = 0
     for block in source.blocks(rows * best.devices):
         part = None if bias is None else bias[first : first + len(block)]
@@ -161,9 +161,9 @@ def _power_of_two(number):
     return 1 << (number - 1).bit_length()
 
 
-def _block_rows(similarity, queries, dim):
+def _block_rows(queries):
     """Returns how many rows a device takes at a time; a multiple of `GROUP_ROWS`."""
-    rows = _SCORES_BYTES // (bytes_of_pair(similarity, dim) * queries)
+    rows = _SCORES_BYTES // (BYTES * queries)
     return min(BLOCK_ROWS, max(GROUP_ROWS, rows // GROUP_ROWS * GROUP_ROWS))
 
 
