@@ -88,7 +88,7 @@ def test_many_queries_take_several_passes(small_blocks, monkeypatch):
 
 def test_memory_for_scores_is_bounded(small_blocks, monkeypatch):
     monkeypatch.setattr(exact, "_SCORES_BYTES", 1)
-    assert exact._block_rows("order", 64, 512) == 4
+    assert exact._block_rows(64) == 4
     assert_is_naive(*integers(100), 5, "order")
 
 
