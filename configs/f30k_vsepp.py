@@ -6,8 +6,7 @@
 
 FOLDER contains Karpathy's `dataset_flickr30k.json` and the photos in `images`. For
 `:features` it contains `train_ims.npy` `[images, 2048]`, `train_caps.txt`, and the same
-for `dev` and `test`. The weights are torchvision's. It has not
-been trained here.
+for `dev` and `test`. The weights are torchvision's. It has not been trained here.
 """
 
 from configs import vsepp

@@ -15,8 +15,7 @@ from vse_jax.losses import (
     mines_negatives,
     triplet_costs,
 )
-from vse_jax.models.kernels.violation_norm import LEAST_DIMS
-from vse_jax.similarity import BYTES, SIMILARITIES
+from vse_jax.similarity import BYTES_WITH_GRADIENT, SIMILARITIES
 
 # Memory of a block of similarities, of which a step holds a few copies. On 8 devices
 # this is enough for 16,384 pairs without blocks; with the order similarity, for 3,968.
@@ -88,9 +87,8 @@ def global_costs(
         return costs(similarity(all_images, captions).T, own, image_id)
 
     own = parallel.position_in_global_batch(len(images))
-    # The gradient of the order similarity stores the differences of some dimensions.
-    numbers = 1 + LEAST_DIMS if loss.similarity == "order" else 1
-    rows = max(1, block_bytes // (BYTES * numbers * len(all_ids)))
+    bytes_of_anchor = len(all_ids) * BYTES_WITH_GRADIENT[loss.similarity]
+    rows = max(1, block_bytes // bytes_of_anchor)
     return (
         _in_blocks(of_images, rows, images, own, image_id),
         _in_blocks(of_captions, rows, captions, own, image_id),

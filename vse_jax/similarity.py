@@ -5,9 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from vse_jax.models.kernels.violation_norm import violation_norm
+from vse_jax.models.kernels.violation_norm import LEAST_DIMS, violation_norm
 
 BYTES = 4  # of the similarity of a pair
+# The same with its gradient. That of `order` stores the differences of some dimensions.
+BYTES_WITH_GRADIENT = {"cosine": BYTES, "order": BYTES * (1 + LEAST_DIMS)}
 
 
 def cosine(images: jax.Array, captions: jax.Array) -> jax.Array:

@@ -6,6 +6,15 @@ from vse_jax import run_config
 from vse_jax.errors import InputError
 
 
+def refusal(config):
+    """Returns the message of invalid options, which is one line."""
+    with pytest.raises(InputError) as error:
+        run_config.check_options(config)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
 def test_defaults_are_valid(config):
     run_config.check_options(config)
 
@@ -63,12 +72,9 @@ def test_defaults_are_valid(config):
 )
 def test_invalid_option_is_refused_by_its_name(config, option, value, expected):
     config.update_from_flattened_dict({option: value})
-    with pytest.raises(InputError) as error:
-        run_config.check_options(config)
-    message = str(error.value)
+    message = refusal(config)
     assert message.startswith(f"config.{option} is {value!r}; expected ")
     assert expected in message
-    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -135,12 +141,9 @@ def test_option_needs_another(config, option, value, message, needed, fitting):
 )
 def test_options_of_a_loss_must_fit_each_other(config, options, option, advice):
     config.loss.update(options)
-    with pytest.raises(InputError) as error:
-        run_config.check_options(config)
-    message = str(error.value)
+    message = refusal(config)
     assert message.startswith(f"config.loss.{option} is {options[option]!r}, but ")
     assert advice in message
-    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
