@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vse_jax.models.gru import GRU, BidirectionalGRU
+from vse_jax.models.kernels import packed_gru
 from vse_jax.models.kernels.packed_gru import ROW_BLOCK, packed_states
 from vse_jax.models.kernels.scanned_gru import GRUWeights, scanned_states
 
@@ -184,10 +185,16 @@ def test_initial_values_match_pytorch():
         assert 0.2 < np.abs(value).max() <= 0.25, name  # uniform within 16 ** -0.5
 
 
+@pytest.mark.parametrize("kind", ["ragged", "all_equal", "shorter_than_padding"])
+@pytest.mark.parametrize("smallest_hidden", [1, HIDDEN + 1])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_packed_states_equal_the_plain_form(reverse):
+def test_packed_states_equal_the_plain_form(
+    monkeypatch, reverse, smallest_hidden, kind
+):
     """Compares states and gradients; the plain form accepts sequences in any order."""
-    params, inputs, lengths = problem("ragged")
+    # Whether products take only the rows that are used, as with large states.
+    monkeypatch.setattr(packed_gru, "SMALLEST_HIDDEN", smallest_hidden)
+    params, inputs, lengths = problem(kind)
     weights = GRUWeights(
         params["input_kernel"],
         params["input_bias"],

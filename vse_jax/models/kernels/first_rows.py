@@ -17,28 +17,24 @@ def on_first_rows(
     arrays: Sequence[jax.Array],
     rows: jax.Array,
     block: int,
-    padded_size: int | None = None,
+    size: int,
 ) -> Any:
     """Calls `function` with the first `rows` of `arrays`, rounded up to `block` rows.
 
     Args:
-      function: maps arrays `[n, ...]` to an array or to a pytree of arrays.
-      arrays: `[size, ...]`.
-      rows: int32, number of rows that are used.
+      function: maps arrays `[n, ...]` to a pytree of arrays, whose shapes are the same
+        for every `n`; see `padded`.
+      arrays: of at least `size` rows.
+      rows: int32, number of rows that are used, at most `size`.
       block: the function is compiled for each multiple of it up to `size`.
-      padded_size: rows of each array of the result, `[n, dim]`, padded with zeros; None
-        if the result has the same shape for any number of rows.
+      size: largest number of rows.
 
     Returns:
       What `function` returns.
     """
-    size = len(arrays[0])
 
     def branch(count, *arrays):
-        result = function(*(array[:count] for array in arrays))
-        if padded_size is None:
-            return result
-        return jax.tree.map(lambda x: _padded(x, padded_size), result)
+        return function(*(array[:count] for array in arrays))
 
     if block == size:
         return branch(size, *arrays)
@@ -47,5 +43,6 @@ def on_first_rows(
     return jax.lax.switch((rows + block - 1) // block, branches, *arrays)
 
 
-def _padded(array, size):
+def padded(array: jax.Array, size: int) -> jax.Array:
+    """Returns `[rows, dim]` with zeros behind, `[size, dim]`."""
     return jnp.pad(array, ((0, size - len(array)), (0, 0)))

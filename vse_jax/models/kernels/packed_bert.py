@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vse_jax.models.kernels.first_rows import on_first_rows
+from vse_jax.models.kernels.first_rows import on_first_rows, padded
 from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.attention import attend
 from vse_jax.models.transformers.blocks import layer_norm
@@ -148,12 +148,14 @@ def _in(dtype, params):
     return jax.tree.map(lambda array: array.astype(dtype), params)
 
 
-def _first(function, arrays, packing, *, padded=True):
+def _first(function, arrays, packing, *, is_padded=True):
     size = len(arrays[0])
-    block = -(-size // PACKED_PARTS)
-    return on_first_rows(
-        function, arrays, packing.total, block, padded_size=size if padded else None
-    )
+
+    def of_rows(*arrays):
+        result = function(*arrays)
+        return jax.tree.map(lambda x: padded(x, size), result) if is_padded else result
+
+    return on_first_rows(of_rows, arrays, packing.total, -(-size // PACKED_PARTS), size)
 
 
 @jax.custom_vjp
@@ -173,7 +175,7 @@ def _dense_backward(residuals, cotangent):
         lambda x, y: {"kernel": x.T @ y, "bias": y.sum(0)},
         [rows, cotangent],
         packing,
-        padded=False,
+        is_padded=False,
     )
     return to_rows, to_layer, None
 
@@ -214,7 +216,7 @@ def _mlp_backward(activation, residuals, cotangent):
         )
 
     arrays = [rows, to_inner, activated, cotangent]
-    to_hidden, to_out = _first(to_layers, arrays, packing, padded=False)
+    to_hidden, to_out = _first(to_layers, arrays, packing, is_padded=False)
     return to_rows, to_hidden, to_out, None
 
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vse_jax.models.kernels.first_rows import on_first_rows
+from vse_jax.models.kernels.first_rows import on_first_rows, padded
 from vse_jax.models.kernels.scanned_gru import GRUWeights
 
 # Inside the recurrence, a product's rows are rounded up to a multiple of `ROW_BLOCK`;
@@ -48,6 +48,11 @@ class _Packing(NamedTuple):
         active = (lengths > jnp.arange(time + 1)[:, None]).sum(1, dtype=jnp.int32)
         offset = jnp.cumsum(active[:-1]) - active[:-1]
         return cls(lengths, active, offset, active.sum())
+
+    @property
+    def size(self):
+        """Number of packed rows."""
+        return len(self.lengths) * len(self.offset)
 
     def pack(self, array):
         """Maps `[batch, time, dim]` to `[time * batch, dim]`, zero beyond `total`."""
@@ -94,9 +99,12 @@ def _recurrence_forward(inputs, weights, lengths, reverse, dtype):
     hidden = weights.kernel.shape[0]
     packing = _Packing.create(lengths, time)
     packed_inputs = packing.pack(inputs)
-    projected = _packed_product(
-        packed_inputs, weights.input_kernel, packing, dtype, hidden, room=batch
-    )
+
+    def project(packed):
+        room = packing.size + batch  # `_read` takes a whole batch at the last step
+        return _padded_product(packed, weights.input_kernel, room, dtype)
+
+    projected = _on_packed_rows(project, [packed_inputs], packing, hidden)
     kernel = weights.kernel.astype(dtype)
 
     def body(i, carry):
@@ -155,28 +163,41 @@ def _recurrence_backward(reverse, dtype, residuals, states_cotangent):
     start = (jnp.zeros((batch, hidden)), buffers)
     _, buffers = jax.lax.fori_loop(0, longest, body, start)
 
-    rows = time * batch
-    to_projected, to_recurrent_n = (buffer[:rows] for buffer in buffers)
-    to_inputs = _packed_product(
-        to_projected, weights.input_kernel.T, packing, dtype, hidden
-    )
-    # The products with inputs and state have equal cotangents at r and z, but not at n.
-    to_rz = to_projected[:, : 2 * hidden]
-    to_input_bias = to_projected.sum(0)
-    to_kernel = (
-        _packed_inner(previous_states[:rows], cotangent, packing, dtype, hidden)
-        for cotangent in (to_rz, to_recurrent_n)
-    )
-    weight_cotangents = GRUWeights(
-        _packed_inner(packed_inputs, to_projected, packing, dtype, hidden),
-        to_input_bias,
-        jnp.concatenate(list(to_kernel), axis=1),
-        jnp.concatenate([to_input_bias[: 2 * hidden], to_recurrent_n.sum(0)]),
+    to_inputs, weight_cotangents = _on_packed_rows(
+        functools.partial(_cotangents, weights, packing.size, dtype),
+        [packed_inputs, previous_states, *buffers],
+        packing,
+        hidden,
     )
     return packing.unpack(to_inputs), weight_cotangents, None
 
 
 packed_states.defvjp(_recurrence_forward, _recurrence_backward)
+
+
+def _cotangents(weights, size, dtype, inputs, states, to_projected, to_recurrent_n):
+    """Returns the cotangents of the packed inputs and of the weights.
+
+    Args:
+      weights: `GRUWeights`.
+      size: rows of the cotangent of the inputs.
+      dtype: of the products.
+      inputs: `[rows, dim]`.
+      states: `[rows, hidden]`, those before each step.
+      to_projected: `[rows, 3 * hidden]`, cotangent of the product with the inputs.
+      to_recurrent_n: `[rows, hidden]`, cotangent of the last third of the product with
+        the states. Those of the others equal those of the inputs' product.
+    """
+    to_r_and_z = to_projected[:, : 2 * to_recurrent_n.shape[1]]
+    to_recurrent = (to_r_and_z, to_recurrent_n)
+    of_weights = GRUWeights(
+        _product(inputs.T, to_projected, dtype),
+        to_projected.sum(0),
+        jnp.concatenate([_product(states.T, to, dtype) for to in to_recurrent], axis=1),
+        jnp.concatenate([to.sum(0) for to in to_recurrent]),
+    )
+    to_inputs = _padded_product(to_projected, weights.input_kernel.T, size, dtype)
+    return to_inputs, of_weights
 
 
 def _split(array, parts):
@@ -233,35 +254,21 @@ def _product(a, b, dtype):
 
 def _row_product(a, kernel, rows, dtype):
     """Returns `a @ kernel` of the first `rows` rows, rounded up; the rest is zero."""
+    size = len(a)
 
     def product(a):
-        return _product(a, kernel, dtype)
+        return _padded_product(a, kernel, size, dtype)
 
-    block = len(a) if min(kernel.shape) < SMALLEST_HIDDEN else ROW_BLOCK
-    return on_first_rows(product, (a,), rows, block, padded_size=len(a))
-
-
-def _packed_product(packed, kernel, packing, dtype, hidden, room=0):
-    """Returns `packed @ kernel`, followed by `room` rows; zero in unused rows."""
-
-    def product(packed):
-        return _product(packed, kernel, dtype)
-
-    size = len(packed) + room
-    block = _packed_block(packed, hidden)
-    return on_first_rows(product, (packed,), packing.total, block, padded_size=size)
+    block = size if min(kernel.shape) < SMALLEST_HIDDEN else ROW_BLOCK
+    return on_first_rows(product, [a], rows, block, size)
 
 
-def _packed_inner(a, b, packing, dtype, hidden):
-    """Returns `a.T @ b` over the packed rows that are used."""
-
-    def product(a, b):
-        return _product(a.T, b, dtype)
-
-    block = _packed_block(a, hidden)
-    return on_first_rows(product, (a, b), packing.total, block)
+def _padded_product(a, kernel, size, dtype):
+    return padded(_product(a, kernel, dtype), size)
 
 
-def _packed_block(packed, hidden):
-    size = len(packed)
-    return size if hidden < SMALLEST_HIDDEN else -(-size // PACKED_PARTS)
+def _on_packed_rows(function, arrays, packing, hidden):
+    """Calls `function` with the packed rows that are used, see `on_first_rows`."""
+    size = packing.size
+    block = size if hidden < SMALLEST_HIDDEN else -(-size // PACKED_PARTS)
+    return on_first_rows(function, arrays, packing.total, block, size)
