@@ -148,20 +148,27 @@ def _in(dtype, params):
     return jax.tree.map(lambda array: array.astype(dtype), params)
 
 
-def _first(function, arrays, packing, *, is_padded=True):
-    size = len(arrays[0])
+def _on_rows(function, arrays, packing):
+    """Calls `function` with the rows of captions, see `on_first_rows`."""
+    size = len(packing.order)
+    return on_first_rows(
+        function, arrays, packing.total, -(-size // PACKED_PARTS), size
+    )
 
-    def of_rows(*arrays):
-        result = function(*arrays)
-        return jax.tree.map(lambda x: padded(x, size), result) if is_padded else result
 
-    return on_first_rows(of_rows, arrays, packing.total, -(-size // PACKED_PARTS), size)
+def _linear(layer, x):
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def _linear_cotangents(layer, x, to_y):
+    """Returns the cotangents of the layer and of `x`."""
+    return {"kernel": x.T @ to_y, "bias": to_y.sum(0)}, to_y @ layer["kernel"].T
 
 
 @jax.custom_vjp
 def _dense(rows, layer, packing):
     """Returns the dense layer of the first rows, and zeros."""
-    return _first(lambda x: x @ layer["kernel"] + layer["bias"], [rows], packing)
+    return _on_rows(lambda x: padded(_linear(layer, x), len(rows)), [rows], packing)
 
 
 def _dense_forward(rows, layer, packing):
@@ -170,14 +177,12 @@ def _dense_forward(rows, layer, packing):
 
 def _dense_backward(residuals, cotangent):
     rows, layer, packing = residuals
-    to_rows = _first(lambda y: y @ layer["kernel"].T, [cotangent], packing)
-    to_layer = _first(
-        lambda x, y: {"kernel": x.T @ y, "bias": y.sum(0)},
-        [rows, cotangent],
-        packing,
-        is_padded=False,
-    )
-    return to_rows, to_layer, None
+
+    def of_rows(x, to_y):
+        to_layer, to_x = _linear_cotangents(layer, x, to_y)
+        return padded(to_x, len(rows)), to_layer
+
+    return *_on_rows(of_rows, [rows, cotangent], packing), None
 
 
 _dense.defvjp(_dense_forward, _dense_backward)
@@ -190,34 +195,25 @@ def _mlp(rows, hidden, out, packing, activation):
 
 
 def _mlp_forward(rows, hidden, out, packing, activation):
-    def forward(x):
-        inner = x @ hidden["kernel"] + hidden["bias"]
-        return ACTIVATIONS[activation](inner) @ out["kernel"] + out["bias"], inner
+    def of_rows(x):
+        inner = _linear(hidden, x)
+        result = _linear(out, ACTIVATIONS[activation](inner))
+        return padded(result, len(rows)), padded(inner, len(rows))
 
-    result, inner = _first(forward, [rows], packing)
+    result, inner = _on_rows(of_rows, [rows], packing)
     return result, (rows, inner, hidden, out, packing)
 
 
 def _mlp_backward(activation, residuals, cotangent):
     rows, inner, hidden, out, packing = residuals
 
-    def to_inner(inner, y):
+    def of_rows(x, inner, to_y):
         activated, pull_back = jax.vjp(ACTIVATIONS[activation], inner)
-        (to_inner,) = pull_back(y @ out["kernel"].T)
-        return to_inner, activated
+        to_out, to_activated = _linear_cotangents(out, activated, to_y)
+        to_hidden, to_x = _linear_cotangents(hidden, x, *pull_back(to_activated))
+        return padded(to_x, len(rows)), to_hidden, to_out
 
-    to_inner, activated = _first(to_inner, [inner, cotangent], packing)
-    to_rows = _first(lambda y: y @ hidden["kernel"].T, [to_inner], packing)
-
-    def to_layers(x, to_inner, activated, y):
-        return (
-            {"kernel": x.T @ to_inner, "bias": to_inner.sum(0)},
-            {"kernel": activated.T @ y, "bias": y.sum(0)},
-        )
-
-    arrays = [rows, to_inner, activated, cotangent]
-    to_hidden, to_out = _first(to_layers, arrays, packing, is_padded=False)
-    return to_rows, to_hidden, to_out, None
+    return *_on_rows(of_rows, [rows, inner, cotangent], packing), None
 
 
 _mlp.defvjp(_mlp_forward, _mlp_backward)
