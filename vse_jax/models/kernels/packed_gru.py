@@ -3,7 +3,7 @@
 `scanned_states` is the plain form: a scan over time steps, masked. `packed_states` has
 equal values and gradients but does not compute padding. When 128 captions of COCO are
 padded to 24 tokens, about half of the tokens are padding. With the packed form and huge
-pages, the whole training step is 1.5 times as fast as PyTorch's on two CPU cores
+pages, the whole training step is 1.3 to 1.5 times as fast as PyTorch's on two CPU cores
 (`python -m benchmarks.train_step`).
 
 The packed form differs from the scan in three ways:
