@@ -101,8 +101,8 @@ def _recurrence_forward(inputs, weights, lengths, reverse, dtype):
     packed_inputs = packing.pack(inputs)
 
     def project(packed):
-        room = packing.size + batch  # `_read` takes a whole batch at the last step
-        return _padded_product(packed, weights.input_kernel, room, dtype)
+        size = packing.size + batch  # `_read` takes a whole batch at the last step
+        return _padded_product(packed, weights.input_kernel, size, dtype)
 
     projected = _on_packed_rows(project, [packed_inputs], packing, hidden)
     kernel = weights.kernel.astype(dtype)
