@@ -1,11 +1,12 @@
-"""RVSE++'s encoders on region features of Flickr8k, by the best recipe found for them.
+"""RVSE++'s encoders on region features of Flickr8k, by a recipe for few images.
 
     python main.py --config configs/f8k_rvse_infonce.py --config.data.root=FOLDER
 
 InfoNCE with a fixed scale of 20 replaces SelHN, and the learning rate is twice as high.
 Dropout and an average of the parameters over the steps reduce overfitting. FOLDER is
 the same as for `f8k_rvse.py`. On 16 regions per image it reaches a validation rSum of
-297.1, and `f8k_rvse.py` 275.2 (means of three seeds); docs/results.md has every epoch.
+297.1, and `f8k_rvse.py` 275.2 (means of three seeds). SelHN by the same recipe reaches
+300.0, but learns more slowly at first; docs/results.md has its command and every epoch.
 """
 
 from configs import f8k_rvse
