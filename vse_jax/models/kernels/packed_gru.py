@@ -188,13 +188,14 @@ def _cotangents(weights, size, dtype, inputs, states, to_projected, to_recurrent
       to_recurrent_n: `[rows, hidden]`, cotangent of the last third of the product with
         the states. Those of the others equal those of the inputs' product.
     """
-    to_r_and_z = to_projected[:, : 2 * to_recurrent_n.shape[1]]
-    to_recurrent = (to_r_and_z, to_recurrent_n)
+    r_and_z = 2 * to_recurrent_n.shape[1]
+    to_recurrent = (to_projected[:, :r_and_z], to_recurrent_n)
+    to_input_bias = to_projected.sum(0)
     of_weights = GRUWeights(
         _product(inputs.T, to_projected, dtype),
-        to_projected.sum(0),
+        to_input_bias,
         jnp.concatenate([_product(states.T, to, dtype) for to in to_recurrent], axis=1),
-        jnp.concatenate([to.sum(0) for to in to_recurrent]),
+        jnp.concatenate([to_input_bias[:r_and_z], to_recurrent_n.sum(0)]),
     )
     to_inputs = _padded_product(to_projected, weights.input_kernel.T, size, dtype)
     return to_inputs, of_weights
