@@ -226,7 +226,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluate_every_epochs = 1  # epochs between evaluations on validation_split
     config.stuck_steps = 200  # steps with equal similarities before a warning
     config.profile_at_step = 0  # first of five steps to profile; 0 for none
-    config.compilation_cache = ""  # folder; "" is .compilation_cache beside the workdir
+    # Folder; "" is JAX_COMPILATION_CACHE_DIR, or .compilation_cache beside the workdir.
+    config.compilation_cache = ""
     return config
 
 
