@@ -1,7 +1,10 @@
 """Provides eight virtual devices for every test, and a small dataset of images."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 
 # JAX reads these once, when it is imported.
 _DEVICES = "--xla_force_host_platform_device_count"
@@ -9,6 +12,12 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# What a test or its processes compile, later ones load. Each worker has its own folder,
+# since JAX may read a file that another worker has not written to its end.
+_CACHE = tempfile.mkdtemp(prefix="vse_jax_compiled_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 # The models of transformers import triton if it is installed. Its LLVM crashes beside
 # TensorFlow's.
 sys.modules.setdefault("triton", None)

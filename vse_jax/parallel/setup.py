@@ -23,9 +23,9 @@ def set_up(config: ml_collections.ConfigDict, workdir: str) -> None:
     """Prepares JAX for a run, after `host_connection.connect`.
 
     Selects the devices, and sets JAX's compilation cache to
-    `config.compilation_cache`, or to a folder beside the workdir. If `config.dtype` is
-    empty, sets it to the dtype that suits the devices. Only the primary host
-    logs and prints.
+    `config.compilation_cache`, else to JAX's variable of the environment, else to a
+    folder beside the workdir. If `config.dtype` is empty, sets it to the dtype that
+    suits the devices. Only the primary host logs and prints.
 
     Args:
       config: see `configs/common.py`.
@@ -36,7 +36,9 @@ def set_up(config: ml_collections.ConfigDict, workdir: str) -> None:
     """
     tf.config.set_visible_devices([], "GPU")  # TensorFlow reads data, nothing else
     cache = (
-        config.compilation_cache or epath.Path(workdir).parent / ".compilation_cache"
+        config.compilation_cache
+        or os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        or epath.Path(workdir).parent / ".compilation_cache"
     )
     jax.config.update("jax_compilation_cache_dir", str(epath.Path(cache).expanduser()))
     select_platform(config.platform)
