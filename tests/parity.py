@@ -14,11 +14,9 @@ from vse_jax.global_batch import global_costs
 from vse_jax.models.vse import VSE
 from vse_jax.torch_import import parameter_names
 
-_REPOSITORY = pathlib.Path(__file__).parents[1]
 _PLACES = (
     os.environ.get("VSE_PARITY_DIR", ""),
-    _REPOSITORY / "tests" / "testdata" / "parity",
-    _REPOSITORY.parent / "shared" / "parity",
+    pathlib.Path(__file__).parent / "testdata" / "parity",
 )
 
 
@@ -34,12 +32,12 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def path_of(name: str) -> pathlib.Path:
-    """Returns the path of a golden file; skips the test if it does not exist."""
+    """Returns the path of a golden file; fails the test if it does not exist."""
     for place in filter(None, _PLACES):
         path = pathlib.Path(place) / name
         if path.exists():
             return path
-    pytest.skip(f"no golden file {name}; set VSE_PARITY_DIR to its folder")
+    pytest.fail(f"no golden file {name} in {_PLACES[1]}")
 
 
 def variables(golden: dict, prefix: str) -> dict:

@@ -80,6 +80,14 @@ def test_flags_of_commands_exist(document):
             assert known, (name, arguments)
 
 
+def test_readme_lists_all_modules_of_the_top_level():
+    layout = (REPOSITORY / "README.md").read_text().split("## Layout")[1]
+    for path in (REPOSITORY / "vse_jax").iterdir():
+        name = f"{path.name}/" if path.is_dir() else path.name
+        if not name.startswith(("__init__", "__pycache__")):
+            assert f"`{name}`" in layout, name
+
+
 def test_readme_lists_all_flags_and_modes():
     readme = (REPOSITORY / "README.md").read_text()
     rows = re.findall(r"^\| (`.*?) \|", readme, re.MULTILINE)

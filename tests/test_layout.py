@@ -9,6 +9,8 @@ REPOSITORY = pathlib.Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "vse_jax"
 LINES_OF_A_FILE = 400
 LINES_OF_A_FUNCTION = 50  # without its docstring
+COLLECTIVES = {"psum", "pmean", "pmax", "all_gather", "all_to_all", "psum_scatter"}
+COLLECTIVES |= {"ppermute", "axis_index", "pmap", "shard_map"}
 
 
 def name_of(path):
@@ -67,7 +69,19 @@ def test_files_and_functions_are_short(path):
     ],
 )
 def test_arrows_point_down(room, foreign):
-    for name in TREES:
-        if name == room or name.startswith(f"{room}."):
-            wrong = [m for m in imports_of(name) if m.startswith(foreign)]
-            assert not wrong, name
+    names = [n for n in TREES if n == room or n.startswith(f"{room}.")]
+    assert names
+    for name in names:
+        wrong = [m for m in imports_of(name) if m.startswith(foreign)]
+        assert not wrong, name
+
+
+def test_only_parallel_has_collectives():
+    users = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in COLLECTIVES
+    }
+    assert users
+    assert all(name.startswith("vse_jax.parallel.") for name in users), users

@@ -1,6 +1,6 @@
 """Command-line interface: flags, and the errors and signals that end the program.
 
-Both `main.py` and the installed command `vse_jax` call `run`.
+`main.py` and the installed command `vse_jax` call `run`, by `vse_jax.__main__`.
 """
 
 import os

@@ -37,7 +37,7 @@ def _config(
 
 
 def _train(builder, config, start_step=0, num_steps=12, **hosts):
-    return list(
+    batches = list(
         input_pipeline.train_batches(
             builder,
             config,
@@ -46,6 +46,8 @@ def _train(builder, config, start_step=0, num_steps=12, **hosts):
             num_steps=num_steps,
         )
     )
+    assert len(batches) == num_steps
+    return batches
 
 
 def _plan(builder, config, **hosts):

@@ -50,7 +50,9 @@ def train(builder, config, start_step=0, num_steps=9, **hosts):
     vocabulary = training_vocabulary(builder, 1)
     plan = input_pipeline.training_plan(builder, vocabulary, config, **hosts)
     options = {"start_step": start_step, "num_steps": num_steps}
-    return list(input_pipeline.train_batches(builder, config, plan, **options))
+    batches = list(input_pipeline.train_batches(builder, config, plan, **options))
+    assert len(batches) == num_steps
+    return batches
 
 
 def assert_equal(batch, other):

@@ -50,7 +50,9 @@ def test_blocks_are_all_rows_in_order(folder, rows):
 
 
 def test_blocks_are_memory_maps(folder):
-    for block in Gallery.open(folder).blocks():
+    blocks = list(Gallery.open(folder).blocks())
+    assert sum(map(len, blocks)) == len(ROWS)
+    for block in blocks:
         base = block
         while isinstance(base, np.ndarray):
             base = base.base
