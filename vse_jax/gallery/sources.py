@@ -19,6 +19,7 @@ from vse_jax.data import input_pipeline
 from vse_jax.data.datasets import photo_formats, source_folder
 from vse_jax.data.datasets.excerpts import printable
 from vse_jax.data.datasets.photos import PhotoError
+from vse_jax.data.datasets.text_files import read_text
 from vse_jax.data.records import content_of
 from vse_jax.data.split_index import SplitIndex
 from vse_jax.errors import InputError, unreadable
@@ -202,7 +203,7 @@ class CaptionFile:
         """Reads the captions.
 
         Raises:
-          InputError: if the file cannot be read, is not UTF-8 or has no caption.
+          InputError: see `read_lines`.
         """
         self._path = epath.Path(files.absolute(os.fspath(path)))
         self._captions = read_lines(self._path)
@@ -316,21 +317,13 @@ def image_row_ids(index: SplitIndex) -> list[str]:
 
 
 def read_lines(path: epath.Path) -> list[str]:
-    """Returns the lines of a UTF-8 file that are not blank, without outer spaces.
+    """Returns the lines of a text that are not blank, without outer spaces.
 
     Raises:
-      InputError: if the file cannot be read, is not UTF-8 or has no such line.
+      InputError: if the file cannot be read, has an encoding that `read_text` does not
+        read, or has no such line.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"{path}: line {line} is not UTF-8; save the file as UTF-8"
-        ) from None
-    lines = [line.strip() for line in text.split("\n")]
+    lines = [line.strip() for line in read_text(path).split("\n")]
     lines = [line for line in lines if line]
     if not lines:
         raise InputError(f"{path}: has no captions; expected one per line")
