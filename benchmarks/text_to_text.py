@@ -18,7 +18,6 @@ import numpy as np
 from etils import epath
 
 from configs import common
-from vse_jax.data.datasets.text_files import read_text
 from vse_jax.data.text.encoded_captions import batches_by_length, encode_texts
 from vse_jax.errors import InputError
 from vse_jax.evaluation import cxc
@@ -27,6 +26,7 @@ from vse_jax.models.pooling import mean_pooling
 from vse_jax.models.text_encoders.transformer import TOWERS
 from vse_jax.models.transformers.sizes import Sizes
 from vse_jax.progress import Progress
+from vse_jax.text_files import read_text
 from vse_jax.torch_import import text_weights
 from vse_jax.torch_import.resolve import resolved
 

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from vse_jax.data.datasets.excerpts import excerpt
-from vse_jax.data.datasets.text_files import read_text
 from vse_jax.errors import InputError
 from vse_jax.evaluation.coco_test import CocoTest
+from vse_jax.excerpts import excerpt
+from vse_jax.text_files import read_text
 
 logger = logging.getLogger(__name__)
 

@@ -17,16 +17,16 @@ from etils import epath
 from vse_jax import files, storage
 from vse_jax.data import input_pipeline
 from vse_jax.data.datasets import photo_formats, source_folder
-from vse_jax.data.datasets.excerpts import printable
 from vse_jax.data.datasets.photos import PhotoError
-from vse_jax.data.datasets.text_files import read_text
 from vse_jax.data.records import content_of
 from vse_jax.data.split_index import SplitIndex
 from vse_jax.errors import InputError, unreadable
+from vse_jax.excerpts import printable
 from vse_jax.experiment import Experiment
 from vse_jax.gallery.manifest import CAPTIONS, IMAGES
 from vse_jax.gallery.rows import Record
 from vse_jax.image_inputs import ImageInput
+from vse_jax.text_files import read_text
 from vse_jax.threads import in_order
 
 logger = logging.getLogger(__name__)

@@ -20,10 +20,10 @@ import numpy as np
 from etils import epath
 
 from vse_jax import files
-from vse_jax.data.datasets.layout_captions import quoted
 from vse_jax.data.datasets.padded_features import StoredImage
 from vse_jax.data.datasets.zero_regions import ZeroReport
 from vse_jax.errors import InputError, unreadable
+from vse_jax.excerpts import excerpt
 from vse_jax.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -149,10 +149,10 @@ class TsvFeatures:
         try:
             decoded = base64.b64decode(line.encoded, validate=True)
         except binascii.Error as error:
-            reason = f"(image id {quoted(image_id)}) holds damaged base64 ({error})"
+            reason = f"(image id {excerpt(image_id)}) holds damaged base64 ({error})"
             raise _wrong(path, row.line, reason) from None
         _check_size(path, row.line, line, len(decoded), self.dim)
-        place = f"{path}: line {row.line} (image id {quoted(image_id)})"
+        place = f"{path}: line {row.line} (image id {excerpt(image_id)})"
         values = np.frombuffer(decoded, DTYPE).reshape(row.boxes, self.dim)
         return StoredImage(place, values)
 
@@ -250,7 +250,7 @@ def _take_apart(
         raise _wrong(
             path,
             number,
-            f"(image id {quoted(image_id)}) has num_boxes "
+            f"(image id {excerpt(image_id)}) has num_boxes "
             f"{text[:20].decode('latin1')!r}, "
             "not a number from 1",
         )
@@ -272,7 +272,7 @@ def _decoded_size(path: epath.Path, number: int, line: _Line) -> int:
         raise _wrong(
             path,
             number,
-            f"(image id {quoted(line.image_id)}) is truncated: features has {count} "
+            f"(image id {excerpt(line.image_id)}) is truncated: features has {count} "
             "characters of base64, not a multiple of four",
         )
     return count // 4 * 3 - line.encoded[-2:].count(b"=")
@@ -284,9 +284,8 @@ def _dim_of(path: epath.Path, number: int, line: _Line, size: int) -> int:
         raise _wrong(
             path,
             number,
-            f"(image id {quoted(line.image_id)}) holds {size} bytes of features, which "
-            "are "
-            f"not float32 of {line.boxes} boxes",
+            f"(image id {excerpt(line.image_id)}) holds {size} bytes of features, "
+            f"which are not float32 of {line.boxes} boxes",
         )
     return dim
 
@@ -299,7 +298,7 @@ def _check_size(
         raise _wrong(
             path,
             number,
-            f"(image id {quoted(line.image_id)}) holds {size} bytes of features, not "
+            f"(image id {excerpt(line.image_id)}) holds {size} bytes of features, not "
             "the "
             f"{expected} of {line.boxes} boxes of {dim} float32, the dimensions of the "
             "first line",
@@ -325,6 +324,6 @@ def _repeated(
         where += f" of {os.fspath(paths[first.file].name)}"
     return InputError(
         f"{paths[second.file]}: line {second.line} repeats the image id "
-        f"{quoted(image_id)} "
+        f"{excerpt(image_id)} "
         f"of {where}; expected one line for each image: remove one of the two"
     )

@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from vse_jax.data.datasets.excerpts import excerpt, names
 from vse_jax.errors import InputError
+from vse_jax.excerpts import excerpt, names
 
 IMAGE_NAMES = (
     "image",

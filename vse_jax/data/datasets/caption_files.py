@@ -20,11 +20,12 @@ from typing import Any
 
 from etils import epath
 
-from vse_jax.data.datasets import caption_columns, coco_annotations, text_files
+from vse_jax import text_files
+from vse_jax.data.datasets import caption_columns, coco_annotations
 from vse_jax.data.datasets.caption_columns import Columns
 from vse_jax.data.datasets.caption_row import CaptionRow
-from vse_jax.data.datasets.excerpts import excerpt, names
 from vse_jax.errors import InputError
+from vse_jax.excerpts import excerpt, names
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from vse_jax.data.datasets import (
     photos,
     source_folder,
 )
-from vse_jax.data.datasets.excerpts import printable
 from vse_jax.data.datasets.photo_places import Photo
 from vse_jax.errors import InputError, one_line
+from vse_jax.excerpts import printable
 from vse_jax.threads import in_order
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from etils import epath
 
 from vse_jax.data.datasets import caption_columns
 from vse_jax.data.datasets.caption_row import CaptionRow
-from vse_jax.data.datasets.excerpts import excerpt
 from vse_jax.errors import InputError
+from vse_jax.excerpts import excerpt
 
 PATTERN = "captions_*.json"  # glob for these files
 UNUSED = ("license", "coco_url", "flickr_url", "date_captured", "tokens", "tokids")

@@ -20,10 +20,10 @@ from etils import epath
 
 from vse_jax import files
 from vse_jax.data.datasets import feature_array, layout_captions
-from vse_jax.data.datasets.layout_captions import quoted
 from vse_jax.data.datasets.padded_features import StoredImage
 from vse_jax.data.datasets.zero_regions import ZeroReport
 from vse_jax.errors import InputError, one_line
+from vse_jax.excerpts import excerpt
 
 _FEATURES = ("features", "image_features")
 _COUNTS = ("num_boxes", "counts")
@@ -132,7 +132,7 @@ class ArrayContent:
         for row, image_id in enumerate(self.image_ids):
             if rows.setdefault(image_id, row) != row:
                 raise InputError(
-                    f"{self.array.path}: image id {quoted(image_id)} is that of rows "
+                    f"{self.array.path}: image id {excerpt(image_id)} is that of rows "
                     f"{rows[image_id]} and {row} (from 0); expected one row for each "
                     "image: remove one of the two"
                 )
@@ -183,7 +183,7 @@ class Hdf5Images:
                     raise InputError(
                         f"{self.path}: has changed while it was read; try again"
                     )
-                place = f"{self.path}: {dataset.name!r} (image id {quoted(image_id)})"
+                place = f"{self.path}: {dataset.name!r} (image id {excerpt(image_id)})"
                 yield StoredImage(place, dataset[()])
 
 

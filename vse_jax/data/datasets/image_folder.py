@@ -28,7 +28,6 @@ from vse_jax.data.datasets import (
 )
 from vse_jax.data.datasets.caption_files import Leniency
 from vse_jax.data.datasets.caption_row import CaptionRow
-from vse_jax.data.datasets.excerpts import excerpt, names
 from vse_jax.data.datasets.photo_places import (
     ListedPhoto,
     path_below_root,
@@ -36,6 +35,7 @@ from vse_jax.data.datasets.photo_places import (
 )
 from vse_jax.data.datasets.photo_source import Annotations
 from vse_jax.errors import InputError
+from vse_jax.excerpts import excerpt, names
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from vse_jax.data.datasets import captioned_photos, coco_annotations, photo_source
-from vse_jax.data.datasets.excerpts import excerpt, names
 from vse_jax.data.datasets.photo_places import ListedPhoto, path_below_root
 from vse_jax.data.datasets.photo_source import Annotations
 from vse_jax.errors import InputError, unreadable
+from vse_jax.excerpts import excerpt, names
 
 SPLITS = ("train", "restval", "val", "test")
 _EXPECTED = "expected Karpathy's JSON, such as dataset_flickr8k.json"

@@ -7,6 +7,7 @@ import logging
 from etils import epath
 
 from vse_jax.errors import InputError, unreadable
+from vse_jax.excerpts import excerpt
 
 logger = logging.getLogger(__name__)
 
@@ -148,11 +149,11 @@ def missing_id(
       features_name: names of the features' files.
       known: names that have features; the message shows some.
     """
-    examples = ", ".join(quoted(name) for name in itertools.islice(known, 2))
+    examples = ", ".join(excerpt(name) for name in itertools.islice(known, 2))
     first = missing[0]
     return InputError(
         f"{ids_path}: line {split.id_lines[first]}: image id "
-        f"{quoted(split.image_ids[first])} is not in {features_name}, which holds ids "
+        f"{excerpt(split.image_ids[first])} is not in {features_name}, which holds ids "
         "such "
         f"as {examples}; {len(missing)} of {len(split.image_ids)} images are missing: "
         "write the ids as there, add the features, or remove the images with their "
@@ -164,9 +165,9 @@ def _one_id_an_image(path: epath.Path, ids: list[str], count: int) -> list[str]:
     for line, image_id in enumerate(ids):
         if image_id != ids[line - line % count]:
             raise InputError(
-                f"{path}: line {line + 1} has the id {quoted(image_id)}, but that "
+                f"{path}: line {line + 1} has the id {excerpt(image_id)}, but that "
                 "image's "
-                f"first caption has {quoted(ids[line - line % count])}; expected the "
+                f"first caption has {excerpt(ids[line - line % count])}; expected the "
                 "image's "
                 "id on each of its lines (remove the file to number the images)"
             )
@@ -177,11 +178,6 @@ def _warn_of_duplicates(path: epath.Path, ids: list[str]) -> None:
     duplicates = len(ids) - len(set(ids))
     if duplicates:
         logger.warning("%s: %d images repeat an earlier image's id", path, duplicates)
-
-
-def quoted(text: str) -> str:
-    """Returns an id or a line as messages show it: quoted, its beginning if long."""
-    return repr(text if len(text) <= 80 else f"{text[:60]}...")
 
 
 def read_lines(path: epath.Path, kind: str) -> list[str]:

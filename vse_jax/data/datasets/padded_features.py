@@ -9,9 +9,9 @@ import numpy as np
 from etils import epath
 
 from vse_jax.data.datasets import feature_array
-from vse_jax.data.datasets.layout_captions import quoted
 from vse_jax.data.datasets.zero_regions import ZeroReport
 from vse_jax.errors import InputError
+from vse_jax.excerpts import excerpt
 
 _REPEATS = 5  # how often the old layout holds every image
 _SAMPLED_GROUPS = 32  # looked at to tell the old layout
@@ -119,7 +119,7 @@ class PaddedFeatures:
             self._check_repeats(chunk, first)
             for image, values in enumerate(chunk[::rows], first // rows):
                 name = self.array.row_name(image * rows)
-                place = f"{name} (from 0; image id {quoted(self.image_ids[image])})"
+                place = f"{name} (from 0; image id {excerpt(self.image_ids[image])})"
                 yield StoredImage(place, self._existing(image, values, place, report))
 
     def _existing(
@@ -232,7 +232,7 @@ def check_counts(
     if wrong.size:
         image = wrong[0]
         raise InputError(
-            f"{name}: image {image} (from 0; image id {quoted(image_ids[image])}) has "
+            f"{name}: image {image} (from 0; image id {excerpt(image_ids[image])}) has "
             f"{counts[image]} regions; expected 1 to {regions}, as {array.path.name} "
             f"has the shape {list(array.shape)}: fix the count or remove the image"
         )
@@ -261,7 +261,7 @@ def _one_count_an_image(
         first = image * repeats
         raise InputError(
             f"{name}: rows {first} to {first + repeats - 1} (from 0; image id "
-            f"{quoted(image_ids[image])}) differ: {groups[image].tolist()}; expected "
+            f"{excerpt(image_ids[image])}) differ: {groups[image].tolist()}; expected "
             "the "
             "same count in all rows of an image"
         )

@@ -15,8 +15,8 @@ import unicodedata
 from etils import epath
 
 from vse_jax.data.datasets import source_folder
-from vse_jax.data.datasets.excerpts import excerpt, printable
 from vse_jax.errors import InputError
+from vse_jax.excerpts import excerpt, printable
 
 _PHOTO_FOLDER = re.compile(
     r"(images?|imgs?|photos?|pictures?|jpe?g|fli[ck]{1,2}e?r.*"

@@ -18,9 +18,9 @@ from vse_jax.data.datasets.captioned_photos import (
     strict_refusal,
     too_many,
 )
-from vse_jax.data.datasets.excerpts import excerpt, printable
 from vse_jax.data.datasets.photo_places import ListedPhoto, Photo
 from vse_jax.errors import InputError
+from vse_jax.excerpts import excerpt, printable
 
 Annotations = tuple[epath.Path, ...]
 

@@ -5,7 +5,7 @@ import logging
 
 from etils import epath
 
-from vse_jax.data.datasets.layout_captions import quoted
+from vse_jax.excerpts import excerpt
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class ZeroReport:
                 image_count,
                 self._padding.rows,
                 self._padding.example_rows,
-                quoted(self._padding.example),
+                excerpt(self._padding.example),
                 counts_path.name,
             )
         if self._kept.images:
@@ -76,7 +76,7 @@ class ZeroReport:
                 image_count,
                 self._kept.rows,
                 self._kept.example_rows,
-                quoted(self._kept.example),
+                excerpt(self._kept.example),
             )
         if self._beyond.images:
             logger.warning(
@@ -86,5 +86,5 @@ class ZeroReport:
                 path,
                 self._beyond.images,
                 image_count,
-                quoted(self._beyond.example),
+                excerpt(self._beyond.example),
             )

@@ -9,12 +9,12 @@ import tensorflow_datasets as tfds
 from vse_jax.data.split_index import SplitIndex, split_index
 from vse_jax.data.text import tokenizers
 from vse_jax.data.text.vocabularies import AnyVocabulary
+from vse_jax.excerpts import excerpt
 
 logger = logging.getLogger(__name__)
 
 WARN_ABOVE = 0.1  # share of the words of a split
 _EXAMPLES = 5
-_LONGEST_EXAMPLE = 40  # characters
 # Drawn scenes have 20 words. So few words for so many captions indicate a mistake.
 _FEW_WORDS, _MANY_CAPTIONS = 10, 100
 
@@ -89,7 +89,7 @@ def _warn_of_unknown(split, index, unknown, share):
         "%s; check the language of these captions and config.data.minimum_word_count",
         split,
         100 * share,
-        ", ".join(map(_shown, examples)),
+        ", ".join(map(excerpt, examples)),
     )
 
 
@@ -101,10 +101,5 @@ def _warn_of_short_captions(split: str, index: SplitIndex) -> None:
             "%s: most captions have one word or none, such as %s; expected sentences, "
             "with spaces between words unless the script has none",
             split,
-            _shown(example),
+            excerpt(example),
         )
-
-
-def _shown(text: str) -> str:
-    cut = text if len(text) <= _LONGEST_EXAMPLE else f"{text[:_LONGEST_EXAMPLE]}..."
-    return repr(cut)
