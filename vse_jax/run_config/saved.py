@@ -57,18 +57,23 @@ GALLERY_OPTIONS = (
     "gallery.hubness",
     "gallery.bank_size",
 )
+# The best checkpoint is chosen by scores that depend on these.
+_OF_BEST_CHECKPOINT = frozenset({"data.crops", "data.validation_split"})
 # Options that may change when a run is resumed: no training step depends on them.
-FREE_OPTIONS = (
-    *EVALUATION_OPTIONS,
-    *COMPILE_OPTIONS,
-    *GALLERY_OPTIONS,
-    "data.device_resident",
-    "log_every_steps",
-    "checkpoint_every_steps",
-    "evaluate_every_epochs",
-    "optimizer.sharded",
-    "stuck_steps",
-    "profile_at_step",
+FREE_OPTIONS = frozenset(
+    {
+        *EVALUATION_OPTIONS,
+        *COMPILE_OPTIONS,
+        *GALLERY_OPTIONS,
+        "data.device_resident",
+        "log_every_steps",
+        "checkpoint_every_steps",
+        "evaluate_every_epochs",
+        "optimizer.sharded",
+        "stuck_steps",
+        "profile_at_step",
+    }
+    - _OF_BEST_CHECKPOINT
 )
 
 
@@ -221,8 +226,7 @@ def check_same_run(
             f"{workdir} has a model imported from {saved[IMPORTED_FROM]}; to train "
             f"from it, choose another --workdir and set config.start_from={workdir}"
         )
-    # The best checkpoint is chosen by scores that depend on these options.
-    free = set(FREE_OPTIONS) - {"data.crops", "data.validation_split"}
+    free = set(FREE_OPTIONS)
     if config.fine_tuning:
         free.remove("evaluate_every_epochs")  # a stage starts from the best checkpoint
     elif config.optimizer.schedule == "steps":
@@ -249,7 +253,7 @@ def check_same_but_seed(runs: Mapping[str, dict]) -> None:
       InputError: if one differs from the first by more than the seed.
     """
     (first, expected), *others = runs.items()
-    free = {*FREE_OPTIONS, "seed"} - {"data.crops", "data.validation_split"}
+    free = {*FREE_OPTIONS, "seed"}
     for workdir, run in others:
         configs = from_json(run["config"]), from_json(expected["config"])
         differing = [

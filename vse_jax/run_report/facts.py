@@ -152,7 +152,7 @@ def collect(
 
 def _seeds_of(experiment):
     """Describes all of a run but its seed: the options and the dataset."""
-    free = {*FREE_OPTIONS, "seed"} - {"data.crops", "data.validation_split"}
+    free = {*FREE_OPTIONS, "seed"}
     options = flatten(experiment.config)
     kept = {name: str(value) for name, value in options.items() if name not in free}
     return json.dumps([experiment.identity.digest, kept], sort_keys=True)
