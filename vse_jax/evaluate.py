@@ -9,7 +9,7 @@ from vse_jax import files, parallel, run_config, saved_model
 from vse_jax.checkpoint import Restored
 from vse_jax.data.records import content_of
 from vse_jax.data.text import vocabularies
-from vse_jax.errors import InputError, reporting_writes
+from vse_jax.errors import InputError, differences, reporting_writes
 from vse_jax.evaluation.evaluator import Evaluation, Evaluator
 from vse_jax.evaluation.report import report
 from vse_jax.evaluation.suites import open_suite
@@ -187,18 +187,17 @@ def _check_extraction(experiment, run):
     found = experiment.extraction
     if not trained_on or not found:
         return
-    differing = [
-        f"{option} was {trained_on.get(option)!r} and is {found.get(option)!r}"
-        for option in sorted(trained_on.keys() | found.keys())
-        if option not in _FREE_IN_EXTRACTION
-        and trained_on.get(option) != found.get(option)
-    ]
-    if differing:
+    if differing := differences(_deciding(trained_on), _deciding(found)):
         raise InputError(
             f"{experiment.builder.data_dir}: its features were extracted with other "
             f"options than those of the training: {', '.join(differing)}; extract them "
             "with the same options"
         )
+
+
+def _deciding(extraction):
+    """Returns the options of an extraction that decide its features."""
+    return {k: v for k, v in extraction.items() if k not in _FREE_IN_EXTRACTION}
 
 
 def _check_pca(experiment, restored):

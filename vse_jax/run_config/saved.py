@@ -10,7 +10,7 @@ from configs import common
 from vse_jax import files
 from vse_jax.data.photo_crops import Geometry, geometry_of
 from vse_jax.data.text.vocabularies import AnyVocabulary
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, differences
 from vse_jax.host_connection import CONNECTION_DEFAULTS, CONNECTION_OPTIONS
 from vse_jax.run_config.checks import value_of
 
@@ -231,11 +231,8 @@ def check_same_run(
         free.remove("evaluate_every_epochs")  # a stage starts from the best checkpoint
     elif config.optimizer.schedule == "steps":
         free.add("epochs")  # no stage follows, so training can be extended
-    differing = [
-        f"{option} was {before!r} and is now {now!r}"
-        for option, before, now in _differing(from_json(saved["config"]), config, free)
-    ]
-    if differing:
+    before = _without(free, from_json(saved["config"]))
+    if differing := differences(before, _without(free, config)):
         raise InputError(
             f"{workdir} has a run with another configuration "
             f"(config.{', config.'.join(differing)}); choose another --workdir, "
@@ -255,10 +252,13 @@ def check_same_but_seed(runs: Mapping[str, dict]) -> None:
     (first, expected), *others = runs.items()
     free = {*FREE_OPTIONS, "seed"}
     for workdir, run in others:
-        configs = from_json(run["config"]), from_json(expected["config"])
+        options, of_first = (
+            _without(free, from_json(r["config"])) for r in (run, expected)
+        )
         differing = [
-            f"{option} is {value!r} instead of {of_first!r}"
-            for option, value, of_first in _differing(*configs, free)
+            f"{name} is {options.get(name)!r} instead of {of_first.get(name)!r}"
+            for name in sorted(options.keys() | of_first.keys())
+            if options.get(name) != of_first.get(name)
         ]
         if differing:
             raise InputError(
@@ -273,14 +273,10 @@ def check_same_but_seed(runs: Mapping[str, dict]) -> None:
             )
 
 
-def _differing(config, other, free):
-    """Returns name and both values of each option that differs and is not free."""
-    values, others = flatten(config), flatten(other)
-    return [
-        (option, values.get(option), others.get(option))
-        for option in sorted(values.keys() | others.keys())
-        if option not in free and values.get(option) != others.get(option)
-    ]
+def _without(free, config):
+    """Returns all options but those in `free`, sorted by their dotted names."""
+    options = sorted(flatten(config).items())
+    return {name: value for name, value in options if name not in free}
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict:
