@@ -160,18 +160,26 @@ def pool_grid(regions: jax.Array, size: int) -> jax.Array:
     batch, count, dim = regions.shape
     rows = math.isqrt(count)
     grid = regions.reshape(batch, rows, rows, dim)
-    shares = _cell_shares(rows, size)
-    pooled = jnp.einsum("yr,xc,brcd->byxd", shares, shares, grid, precision=_HIGHEST)
+    weights = adaptive_average_weights(rows, size)
+    pooled = jnp.einsum("yr,xc,brcd->byxd", weights, weights, grid, precision=_HIGHEST)
     return pooled.reshape(batch, size * size, dim)
 
 
-def _cell_shares(rows: int, size: int) -> np.ndarray:
-    """Returns `[size, rows]` float32: the weight of each row in each new row."""
-    shares = np.zeros((size, rows), np.float32)
+def adaptive_average_weights(length: int, size: int) -> np.ndarray:
+    """Returns the weights of PyTorch's adaptive average pooling of one axis.
+
+    Args:
+      length: number of inputs.
+      size: number of averages.
+
+    Returns:
+      `[size, length]` float32, the weight of each input in each average.
+    """
+    weights = np.zeros((size, length), np.float32)
     for i in range(size):
-        cell = slice(i * rows // size, -(-(i + 1) * rows // size))
-        shares[i, cell] = 1 / (cell.stop - cell.start)
-    return shares
+        start, end = i * length // size, -(-(i + 1) * length // size)
+        weights[i, start:end] = 1 / (end - start)
+    return weights
 
 
 def sinusoidal_positions(length: int, dim: int) -> np.ndarray:

@@ -7,10 +7,10 @@ Very Deep Convolutional Networks for Large-Scale Image Recognition
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vse_jax.models.backbones import layers
 from vse_jax.models.kernels.convolution import convolve
+from vse_jax.models.pooling import adaptive_average_weights
 
 FEATURES, POOLED_FEATURES = 512, 4096
 CONVOLUTIONS = (2, 2, 4, 4, 4)  # of each stage
@@ -74,14 +74,8 @@ class _Convolution(nn.Module):
 
 def _adaptive_average(x, size):
     """Averages a map to `size` rows and columns, as PyTorch's adaptive pooling does."""
-    rows, columns = (_averages(length, size, x.dtype) for length in x.shape[1:3])
+    rows, columns = (
+        jnp.array(adaptive_average_weights(length, size), x.dtype)
+        for length in x.shape[1:3]
+    )
     return jnp.einsum("rh,bhwd,cw->brcd", rows, x, columns)
-
-
-def _averages(length, size, dtype):
-    """Returns `[size, length]`: the weight of each input in each average."""
-    weights = np.zeros((size, length))
-    for i in range(size):
-        start, end = i * length // size, -(-(i + 1) * length // size)
-        weights[i, start:end] = 1 / (end - start)
-    return jnp.array(weights, dtype)
