@@ -1,5 +1,6 @@
 """Feature arrays in `.npy` files: checked by their header, read some rows at a time."""
 
+import abc
 import dataclasses
 import math
 import os
@@ -31,18 +32,18 @@ _PAD_OBJECTS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class FeatureArray:
-    """A float array `[images, regions, dim]` or `[images, dim]` in a `.npy` file.
+class RowArray(abc.ABC):
+    """An array of a file, `[rows, regions, dim]` or `[rows, dim]`.
 
-    The file is read at offsets: the pages of a memory map would count as resident
-    memory, and the file may be on a remote file system.
+    Attributes:
+      path: of the file.
+      shape: of the array.
+      dtype: of the array.
     """
 
     path: epath.Path
     shape: tuple[int, ...]
     dtype: np.dtype
-    offset: int  # bytes before the first row
 
     @property
     def dim(self) -> int:
@@ -59,10 +60,11 @@ class FeatureArray:
         """Bytes of one row of the file."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
+    @abc.abstractmethod
     def row_name(self, row: int) -> str:
         """Returns how messages name a row, which counts from 0."""
-        return f"{self.path}: row {row}"
 
+    @abc.abstractmethod
     def chunks(
         self, start: int, stop: int, multiple_of: int = 1
     ) -> Iterator[tuple[int, np.ndarray]]:
@@ -71,7 +73,7 @@ class FeatureArray:
         Args:
           start: first row.
           stop: behind the last row.
-          multiple_of: every chunk holds a multiple of so many rows.
+          multiple_of: each chunk has a multiple of this many rows.
 
         Yields:
           The number of a chunk's first row, and its rows `[rows, ...]`.
@@ -79,6 +81,29 @@ class FeatureArray:
         Raises:
           InputError: if the file cannot be read.
         """
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureArray(RowArray):
+    """A float array `[images, regions, dim]` or `[images, dim]` in a `.npy` file.
+
+    The file is read at offsets: the pages of a memory map would count as resident
+    memory, and the file may be on a remote file system.
+    """
+
+    path: epath.Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int  # bytes before the first row
+
+    def row_name(self, row: int) -> str:
+        """Returns how messages name a row, which counts from 0."""
+        return f"{self.path}: row {row}"
+
+    def chunks(
+        self, start: int, stop: int, multiple_of: int = 1
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields chunks of rows; see `RowArray.chunks`."""
         groups = max(1, CHUNK_BYTES // (self.row_bytes * multiple_of))
         step = groups * multiple_of
         try:

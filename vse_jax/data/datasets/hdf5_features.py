@@ -32,7 +32,7 @@ _MOST_BYTES = 256 * 2**20  # read at once to decompress each of HDF5's chunks on
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Hdf5Array:
+class Hdf5Array(feature_array.RowArray):
     """A dataset `[images, regions, dim]` or `[images, dim]`, or some of its rows.
 
     Attributes:
@@ -51,21 +51,6 @@ class Hdf5Array:
     stored_rows: int = 1
     selection: np.ndarray | None = None
 
-    @property
-    def dim(self) -> int:
-        """Dimensions of one region's feature, or of an image's."""
-        return self.shape[-1]
-
-    @property
-    def has_regions(self) -> bool:
-        """Whether an image has several regions rather than one feature."""
-        return len(self.shape) == 3
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return math.prod(self.shape[1:]) * self.dtype.itemsize
-
     def row_name(self, row: int) -> str:
         """Returns how messages name a row."""
         if self.selection is not None:
@@ -80,7 +65,7 @@ class Hdf5Array:
     def chunks(
         self, start: int, stop: int, multiple_of: int = 1
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields rows `start` to `stop - 1` in chunks; see `FeatureArray.chunks`."""
+        """Yields chunks of rows; see `RowArray.chunks`."""
         step = self._rows_at_once(multiple_of)
         with _open(self.path) as file:
             for first in range(start, stop, step):

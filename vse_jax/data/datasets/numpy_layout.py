@@ -19,6 +19,7 @@ from vse_jax.data.datasets import (
 from vse_jax.data.datasets.feature_array import (
     COUNTS_ENDING,
     FEATURES_ENDING,
+    RowArray,
     open_feature_array,
 )
 from vse_jax.data.datasets.layout_captions import SplitCaptions
@@ -135,7 +136,7 @@ class _Opener:
     def _open_rows(
         self,
         split: str,
-        array: padded_features.RowArray,
+        array: RowArray,
         captions: list[str],
         image_ids: list[str] | None = None,
         counts: tuple[str, np.ndarray] | None = None,
@@ -155,7 +156,7 @@ class _Opener:
     def _padded(
         self,
         split: str,
-        array: padded_features.RowArray,
+        array: RowArray,
         repeats: int,
         captions: SplitCaptions,
         counts: tuple[str, np.ndarray] | None,

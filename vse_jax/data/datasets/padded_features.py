@@ -3,12 +3,13 @@
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
 from vse_jax.data.datasets import feature_array
+from vse_jax.data.datasets.feature_array import RowArray
 from vse_jax.data.datasets.zero_regions import ZeroReport
 from vse_jax.errors import InputError
 from vse_jax.excerpts import excerpt
@@ -27,34 +28,6 @@ class StoredImage(NamedTuple):
 
     place: str
     values: np.ndarray
-
-
-class RowArray(Protocol):
-    """An array of a file, `[rows, regions, dim]` or `[rows, dim]`."""
-
-    path: epath.Path
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @property
-    def dim(self) -> int:
-        """Dimensions of a feature."""
-
-    @property
-    def has_regions(self) -> bool:
-        """Whether there is an axis of regions."""
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-
-    def row_name(self, row: int) -> str:
-        """Returns how messages name a row."""
-
-    def chunks(
-        self, start: int, stop: int, multiple_of: int = 1
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields the number of a chunk's first row, and its rows `[rows, ...]`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
