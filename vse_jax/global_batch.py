@@ -121,16 +121,10 @@ def _in_blocks(
     total = len(arrays[0])
     if total <= rows:
         return function(*arrays)
-    blocks = -(-total // rows)
-    missing = -total % blocks  # so that all blocks are equal
-
-    def split(array):
-        padded = jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
-        return padded.reshape(blocks, -1, *array.shape[1:])
-
     # Without the checkpoint the gradient would keep the similarities of all blocks.
     block = jax.checkpoint(lambda x: function(*x), prevent_cse=False)
-    costs = jax.lax.map(block, tuple(map(split, arrays)))
+    blocks = tuple(pair_costs.equal_blocks(array, rows) for array in arrays)
+    costs = jax.lax.map(block, blocks)
     return jax.tree.map(lambda x: x.reshape(-1)[:total], costs)
 
 

@@ -70,7 +70,11 @@ def sigmoid_directions(
     """
     position = parallel.position_in_global_batch(len(images))
     rows = max(1, block_bytes // (len(captions) * BYTES))
-    blocks = _split(_Side(images, image_id, position), rows)
+    blocks = _Side(
+        equal_blocks(images, rows),
+        equal_blocks(image_id, rows),
+        equal_blocks(position, rows, fill=-1),
+    )
     # Without the checkpoint the gradient would keep all similarities.
     costs_of_block = jax.checkpoint(
         functools.partial(_costs_of_block, scalars=scalars), prevent_cse=False
@@ -122,17 +126,19 @@ def _nothing(anchors: int) -> _Sums:
     return _Sums(zeros, zeros, zeros - jnp.inf)
 
 
-def _split(side: _Side, rows: int) -> _Side:
-    """Splits into equal blocks of at most `rows` rows, `[blocks, rows, ...]`."""
-    total = len(side.position)
-    blocks = -(-total // rows)
-    missing = -total % blocks
+def equal_blocks(array: jax.Array, rows: int, fill: int = 0) -> jax.Array:
+    """Splits an array into equal blocks.
 
-    def split(array, fill=0):
-        widths = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
-        padded = jnp.pad(array, widths, constant_values=fill)
-        return padded.reshape(blocks, -1, *array.shape[1:])
+    Args:
+      array: `[total, ...]`, of any dtype.
+      rows: maximum rows of a block.
+      fill: value of the rows that are added, so that all blocks are equal.
 
-    return _Side(
-        split(side.embeddings), split(side.image_id), split(side.position, fill=-1)
-    )
+    Returns:
+      `[blocks, rows of a block, ...]` of the same dtype.
+    """
+    blocks = -(-len(array) // rows)
+    missing = -len(array) % blocks
+    widths = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
+    padded = jnp.pad(array, widths, constant_values=fill)
+    return padded.reshape(blocks, -1, *array.shape[1:])
