@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 import ml_collections
+from ml_collections.config_flags import config_path
 
 from vse_jax import files, run_config, saved_model
 from vse_jax.data.text import vocabularies
@@ -55,7 +56,8 @@ def complete(
     config = config.copy_and_resolve_references()
     saved = run and run_config.from_json(run["config"])
     for option in _WEIGHTS:
-        _set(config, option, _absolute_weights(option, config, saved))
+        value = _absolute_weights(option, config, saved)
+        config_path.set_value(option, config, value)
     if not config.start_from:
         remembers = began_with_text_weights(run, config)
         return resolved(config, run), vocabularies.of_run(run) if remembers else None
@@ -98,11 +100,4 @@ def _take_model(config: ml_collections.ConfigDict, run: dict[str, Any]) -> None:
             logger.info(
                 "config.%s is %r, as in %s, not %r", name, of_run, source, value
             )
-            _set(config, name, of_run)
-
-
-def _set(config, name, value):
-    *groups, option = name.split(".")
-    for group in groups:
-        config = config[group]
-    config[option] = value
+            config_path.set_value(name, config, of_run)

@@ -8,7 +8,7 @@ import ml_collections
 
 from vse_jax.evaluation.report import format_metrics
 from vse_jax.losses import mines_negatives
-from vse_jax.run_config import IMPORTED_FROM
+from vse_jax.run_config import IMPORTED_FROM, value_of
 
 _PACKAGES = ("jax", "flax")
 _RECALLS = tuple(
@@ -185,10 +185,7 @@ def _training(config, *, imported):
     if imported:
         options = [option for option in options if option.startswith("loss.")]
     for option in options:
-        value = config
-        for name in option.split("."):
-            value = value[name]
-        lines.append(f"| `{option}` | {value} |")
+        lines.append(f"| `{option}` | {value_of(config, option)} |")
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in _PACKAGES)
     return "\n\n".join(
         [
