@@ -73,6 +73,11 @@ def configure_data(
     is_grid = loaded.options.get("precomp_enc_type") == "backbone"
     of_model = _grid_options if is_grid else _vsepp_options
     config.update_from_flattened_dict(of_model(loaded.options, path))
+    use_photos(config)
+
+
+def use_photos(config: ml_collections.ConfigDict) -> None:
+    """Replaces a dataset of features by the usual one of photos, in place."""
     if config.data.builder == _FEATURES:
         config.data.builder = "karpathy_images"
         config.data.validation_split = "val"

@@ -19,6 +19,7 @@ from vse_jax.models.backbones import sizes_of
 from vse_jax.models.pooling import CLS
 from vse_jax.models.transformers.sizes import Sizes
 from vse_jax.torch_import import (
+    image_branch,
     imported_run,
     parameters,
     pretrained_folder,
@@ -135,9 +136,7 @@ def configure(
             "fine_tuning": (),
         }
     )
-    if config.data.builder == "region_features":
-        config.data.builder = "karpathy_images"
-        config.data.validation_split = "val"
+    image_branch.use_photos(config)
     config = resolved(config)
     if not config.data.image_size:  # drawn scenes are resized to what the model takes
         side = config.model.backbone.tower.image_size
