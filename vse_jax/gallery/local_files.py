@@ -11,8 +11,6 @@ from vse_jax.gallery.manifest import ENCODE_AGAIN, File
 
 logger = logging.getLogger(__name__)
 
-_READ_BYTES = 2**20
-
 
 def local_path(folder: epath.Path, file: File, copies: str = "") -> epath.Path:
     """Returns the path of a local file, or copies a remote one and returns the copy.
@@ -99,11 +97,8 @@ def check_digest(folder: epath.Path, file: File) -> None:
 
 def digest_of(path: epath.Path) -> str:
     """Returns the SHA-256 of a file as hexadecimal digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while content := file.read(_READ_BYTES):
-            digest.update(content)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damaged(path: epath.Path) -> InputError:
