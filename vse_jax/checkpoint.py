@@ -375,7 +375,12 @@ def read_description(workdir: str, checkpoint: str) -> dict:
             return json.loads(path.read_text())
         except (OSError, ValueError):
             continue
-    raise InputError(
+    raise no_checkpoint(workdir)
+
+
+def no_checkpoint(workdir: str) -> InputError:
+    """Returns the error for a folder without a checkpoint."""
+    return InputError(
         f"{workdir} has no checkpoint; train first, or name the folder of another run"
     )
 

@@ -28,9 +28,7 @@ def restore(path: str, checkpoint: str = "best") -> Restored:
     saved = Checkpoints(path, read_only=True)
     steps = saved.steps()
     if not steps:
-        raise InputError(
-            f"{path} has no checkpoint; train first, or name the folder of another run"
-        )
+        raise checkpoints.no_checkpoint(path)
     if checkpoint.isdecimal():
         if checkpoint not in map(str, steps):
             raise InputError(
