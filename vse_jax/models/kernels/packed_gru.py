@@ -25,7 +25,12 @@ import jax
 import jax.numpy as jnp
 
 from vse_jax.models.kernels.first_rows import on_first_rows, padded
-from vse_jax.models.kernels.scanned_gru import GRUWeights
+from vse_jax.models.kernels.scanned_gru import (
+    GRUWeights,
+    new_state,
+    product,
+    split_gates,
+)
 
 # Inside the recurrence, a product's rows are rounded up to a multiple of `ROW_BLOCK`;
 # outside, to a multiple of one `PACKED_PARTS`th of all packed rows.
@@ -112,17 +117,12 @@ def _recurrence_forward(inputs, weights, lengths, reverse, dtype):
         t = _time_of(i, lengths, reverse)
         is_active = _is_active(packing, t)
         recurrent = _row_product(state, kernel, _continued(packing, t, reverse), dtype)
-        recurrent_r, recurrent_z, recurrent_n = _split(recurrent + weights.bias, 3)
-        input_r, input_z, input_n = _split(
-            _read(projected, packing, t) + weights.input_bias, 3
-        )
-        r = jax.nn.sigmoid(input_r + recurrent_r)
-        z = jax.nn.sigmoid(input_z + recurrent_z)
-        n = jnp.tanh(input_n + r * recurrent_n)
-        new_state = jnp.where(is_active, (1 - z) * n + z * state, 0)
-        gates = jnp.concatenate([r, z, n, recurrent_n], axis=-1)
-        values = (new_state, state, gates)
-        return new_state, _write(buffers, values, packing, t)
+        recurrent_gates = split_gates(recurrent + weights.bias)
+        input_gates = split_gates(_read(projected, packing, t) + weights.input_bias)
+        following, gates = new_state(input_gates, recurrent_gates, state)
+        following = jnp.where(is_active, following, 0)
+        values = (following, state, jnp.concatenate(gates, axis=-1))
+        return following, _write(buffers, values, packing, t)
 
     buffers = _empty((hidden, hidden, 4 * hidden), batch, time)
     start = (jnp.zeros((batch, hidden)), buffers)
@@ -145,7 +145,7 @@ def _recurrence_backward(reverse, dtype, residuals, states_cotangent):
         t = _time_of(longest - 1 - i, packing.lengths, reverse)
         cotangent = state_cotangent + _read(states_cotangent, packing, t)
         cotangent = jnp.where(_is_active(packing, t), cotangent, 0)
-        r, z, n, recurrent_n = _split(_read(gates, packing, t), 4)
+        r, z, n, recurrent_n = split_gates(_read(gates, packing, t), 4)
         previous = _read(previous_states, packing, t)
         to_n = cotangent * (1 - z) * (1 - n * n)
         to_z = cotangent * (previous - n) * z * (1 - z)
@@ -192,17 +192,13 @@ def _cotangents(weights, size, dtype, inputs, states, to_projected, to_recurrent
     to_recurrent = (to_projected[:, :r_and_z], to_recurrent_n)
     to_input_bias = to_projected.sum(0)
     of_weights = GRUWeights(
-        _product(inputs.T, to_projected, dtype),
+        product(inputs.T, to_projected, dtype),
         to_input_bias,
-        jnp.concatenate([_product(states.T, to, dtype) for to in to_recurrent], axis=1),
+        jnp.concatenate([product(states.T, to, dtype) for to in to_recurrent], axis=1),
         jnp.concatenate([to_input_bias[:r_and_z], to_recurrent_n.sum(0)]),
     )
     to_inputs = _padded_product(to_projected, weights.input_kernel.T, size, dtype)
     return to_inputs, of_weights
-
-
-def _split(array, parts):
-    return jnp.split(array, parts, axis=-1)
 
 
 def _time_of(i, lengths, reverse):
@@ -249,23 +245,19 @@ def _write(buffers, values, packing, t):
     )
 
 
-def _product(a, b, dtype):
-    return jnp.dot(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
-
-
 def _row_product(a, kernel, rows, dtype):
     """Returns `a @ kernel` of the first `rows` rows, rounded up; the rest is zero."""
     size = len(a)
 
-    def product(a):
+    def multiply(a):
         return _padded_product(a, kernel, size, dtype)
 
     block = size if min(kernel.shape) < SMALLEST_HIDDEN else ROW_BLOCK
-    return on_first_rows(product, [a], rows, block, size)
+    return on_first_rows(multiply, [a], rows, block, size)
 
 
 def _padded_product(a, kernel, size, dtype):
-    return padded(_product(a, kernel, dtype), size)
+    return padded(product(a, kernel, dtype), size)
 
 
 def _on_packed_rows(function, arrays, packing, hidden):

@@ -1,6 +1,7 @@
 """The recurrence of a GRU as a scan over time steps, the form that others equal."""
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,40 @@ class GRUWeights(NamedTuple):
     input_bias: jax.Array  # [3 hidden]
     kernel: jax.Array  # [hidden, 3 hidden]
     bias: jax.Array  # [3 hidden]
+
+
+def split_gates(array: jax.Array, parts: int = 3) -> list[jax.Array]:
+    """Splits `[..., parts * hidden]` into arrays `[..., hidden]` of one gate each."""
+    return jnp.split(array, parts, axis=-1)
+
+
+def new_state(
+    input_gates: Sequence[jax.Array],
+    recurrent_gates: Sequence[jax.Array],
+    state: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Computes a step of the recurrence; see `scanned_states`.
+
+    Args:
+      input_gates: `a_r`, `a_z` and `a_n`, each `[batch, hidden]` float32.
+      recurrent_gates: `b_r`, `b_z` and `b_n`, each `[batch, hidden]` float32.
+      state: `[batch, hidden]` float32, that before the step.
+
+    Returns:
+      The state after the step, and `r`, `z`, `n` and `b_n`, from which a derivative
+      can be computed. All are `[batch, hidden]` float32.
+    """
+    input_r, input_z, input_n = input_gates
+    recurrent_r, recurrent_z, recurrent_n = recurrent_gates
+    r = jax.nn.sigmoid(input_r + recurrent_r)
+    z = jax.nn.sigmoid(input_z + recurrent_z)
+    n = jnp.tanh(input_n + r * recurrent_n)
+    return (1 - z) * n + z * state, (r, z, n, recurrent_n)
+
+
+def product(a: jax.Array, b: jax.Array, dtype: str) -> jax.Array:
+    """Returns `a @ b`, computed in `dtype` and summed in float32."""
+    return jnp.dot(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
 
 
 # An exported program contains it as a function of this name, see `exporting`.
@@ -44,11 +79,7 @@ def scanned_states(
     def step(state, x):
         projected, t = x
         recurrent = state @ weights.kernel + weights.bias
-        (input_r, input_z, input_n), (r, z, n) = (
-            jnp.split(gates, 3, axis=-1) for gates in (projected, recurrent)
-        )
-        r, z = jax.nn.sigmoid(input_r + r), jax.nn.sigmoid(input_z + z)
-        new = (1 - z) * jnp.tanh(input_n + r * n) + z * state
+        new, _ = new_state(split_gates(projected), split_gates(recurrent), state)
         runs = (t < lengths)[:, None]
         return jnp.where(runs, new, state), jnp.where(runs, new, 0)
 

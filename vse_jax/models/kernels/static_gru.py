@@ -20,7 +20,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from vse_jax.models.kernels.scanned_gru import GRUWeights
+from vse_jax.models.kernels.scanned_gru import (
+    GRUWeights,
+    new_state,
+    product,
+    split_gates,
+)
 
 # The update gate's input beyond the end of a sequence. Its sigmoid is exactly 1, so the
 # state stays as it is and no gradient reaches the gates.
@@ -62,16 +67,12 @@ def _forward(inputs, weights, lengths, reverse, dtype):
 
     def step(t, is_reverse, direction, projected, kernel, bias):
         state, states, gates = direction
-        recurrent_r, recurrent_z, recurrent_n = _split(
-            _dot(state, kernel, dtype) + bias
+        recurrent_gates = split_gates(product(state, kernel, dtype) + bias)
+        state, values = new_state(
+            split_gates(_read(projected, t)), recurrent_gates, state
         )
-        input_r, input_z, input_n = _split(_read(projected, t))
-        r = jax.nn.sigmoid(input_r + recurrent_r)
-        z = jax.nn.sigmoid(input_z + recurrent_z)
-        n = jnp.tanh(input_n + r * recurrent_n)
-        state = (1 - z) * n + z * state
         states = _write(states, state, t if is_reverse else t + 1)
-        return state, states, _write_all(gates, (r, z, n, recurrent_n), t)
+        return state, states, _write_all(gates, values, t)
 
     def start():
         # One step more than there are: the state before the first.
@@ -107,7 +108,7 @@ def _backward(reverse, dtype, residuals, cotangents):
         to_previous = cotangent * z
         # A product per gate takes less time than a concatenation of their cotangents.
         for value, kernel in zip(to_recurrent, kernels, strict=True):
-            to_previous += _dot(value, kernel, dtype)
+            to_previous += product(value, kernel, dtype)
         return to_previous, _write_all(to_gates, (to_n, *to_recurrent), t)
 
     def start():
@@ -122,7 +123,7 @@ def _backward(reverse, dtype, residuals, cotangents):
             jnp.where(exists, cotangent.swapaxes(0, 1), 0),
             before,
             gates,
-            [kernel.T for kernel in _split(w.kernel.astype(dtype))],
+            [kernel.T for kernel in split_gates(w.kernel.astype(dtype))],
         )
         for cotangent, before, (_, gates), w in zip(
             cotangents, previous, saved, weights, strict=True
@@ -184,20 +185,20 @@ def _parameter_cotangents(steps, weights, previous, to_gates, dtype):
     input_kernel = jnp.roll(weights.input_kernel.astype(dtype), hidden, axis=1)
     # As a product, the sum over all rows takes a fraction of the time of a reduction.
     ones = jnp.ones((1, len(steps)), dtype)
-    sums = _dot(ones, to_gates, dtype)[0]
-    to_n, to_r, to_z, to_recurrent_n = _split(sums, parts=4)
+    sums = product(ones, to_gates, dtype)[0]
+    to_n, to_r, to_z, to_recurrent_n = split_gates(sums, parts=4)
     to_weights = GRUWeights(
-        jnp.roll(_dot(steps.T, to_projected, dtype), -hidden, axis=1),
+        jnp.roll(product(steps.T, to_projected, dtype), -hidden, axis=1),
         jnp.concatenate([to_r, to_z, to_n]),
-        _dot(previous.reshape(len(steps), hidden).T, to_recurrent, dtype),
+        product(previous.reshape(len(steps), hidden).T, to_recurrent, dtype),
         jnp.concatenate([to_r, to_z, to_recurrent_n]),
     )
-    return _dot(to_projected, input_kernel.T, dtype), to_weights
+    return product(to_projected, input_kernel.T, dtype), to_weights
 
 
 def _project(steps, exists, weights, dtype):
     """Returns the inputs of the gates `[time, batch, 3 * hidden]`."""
-    projected = _dot(steps, weights.input_kernel, dtype) + weights.input_bias
+    projected = product(steps, weights.input_kernel, dtype) + weights.input_bias
     hidden = len(weights.kernel)
     fill = jnp.repeat(jnp.array([0, _KEEP_STATE, 0], jnp.float32), hidden)
     return jnp.where(exists, projected.reshape(*exists.shape[:2], -1), fill)
@@ -236,11 +237,3 @@ def _empty(shape, dtype, gates=4):
 
 def _write_all(arrays, values, t):
     return [_write(*pair, t) for pair in zip(arrays, values, strict=True)]
-
-
-def _split(array, parts=3):
-    return jnp.split(array, parts, axis=-1)
-
-
-def _dot(a, b, dtype):
-    return jnp.dot(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
