@@ -101,7 +101,7 @@ def packed_states(
 
 def _recurrence_forward(inputs, weights, lengths, reverse, dtype):
     batch, time, _ = inputs.shape
-    hidden = weights.kernel.shape[0]
+    hidden = weights.recurrent_kernel.shape[0]
     packing = _Packing.create(lengths, time)
     packed_inputs = packing.pack(inputs)
 
@@ -110,14 +110,14 @@ def _recurrence_forward(inputs, weights, lengths, reverse, dtype):
         return _padded_product(packed, weights.input_kernel, size, dtype)
 
     projected = _on_packed_rows(project, [packed_inputs], packing, hidden)
-    kernel = weights.kernel.astype(dtype)
+    kernel = weights.recurrent_kernel.astype(dtype)
 
     def body(i, carry):
         state, buffers = carry
         t = _time_of(i, lengths, reverse)
         is_active = _is_active(packing, t)
         recurrent = _row_product(state, kernel, _continued(packing, t, reverse), dtype)
-        recurrent_gates = split_gates(recurrent + weights.bias)
+        recurrent_gates = split_gates(recurrent + weights.recurrent_bias)
         input_gates = split_gates(_read(projected, packing, t) + weights.input_bias)
         following, gates = new_state(input_gates, recurrent_gates, state)
         following = jnp.where(is_active, following, 0)
@@ -135,9 +135,9 @@ def _recurrence_forward(inputs, weights, lengths, reverse, dtype):
 def _recurrence_backward(reverse, dtype, residuals, states_cotangent):
     packed_inputs, weights, packing, previous_states, gates = residuals
     batch, time, _ = states_cotangent.shape
-    hidden = weights.kernel.shape[0]
+    hidden = weights.recurrent_kernel.shape[0]
     states_cotangent = _with_room(packing.pack(states_cotangent), batch)
-    transposed_kernel = weights.kernel.T.astype(dtype)
+    transposed_kernel = weights.recurrent_kernel.T.astype(dtype)
     longest = jnp.max(packing.lengths)
 
     def body(i, carry):

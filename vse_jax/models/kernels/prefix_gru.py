@@ -78,7 +78,7 @@ def _both_directions(sequence, weights, states):
 def joined_prefix_states(sequence: np.ndarray, weights: Directions) -> jax.Array:
     """Equals `prefix_states`, with one recurrence for both directions."""
     length = len(sequence)
-    hidden = len(weights[0].kernel)
+    hidden = len(weights[0].recurrent_kernel)
     counts = np.arange(length, 0, -1)
     # In iteration `j`, the backward direction of a prefix is at its step `mirror[j]`.
     mirror = counts[:, None] - 1 - np.arange(length)
@@ -95,7 +95,7 @@ def joined_prefix_states(sequence: np.ndarray, weights: Directions) -> jax.Array
 
 def _join(weights):
     """Makes one recurrence of two, with zeros between them and unused lanes."""
-    hidden = len(weights[0].kernel)
+    hidden = len(weights[0].recurrent_kernel)
     size = -(-2 * hidden // _LANES) * _LANES
 
     def in_lanes(array, direction):
@@ -107,10 +107,10 @@ def _join(weights):
     def join(name):
         return [in_lanes(getattr(w, name), i) for i, w in enumerate(weights)]
 
-    kernel = jnp.concatenate(join("kernel"))
+    kernel = jnp.concatenate(join("recurrent_kernel"))
     return GRUWeights(
         jnp.concatenate(join("input_kernel")),
         sum(join("input_bias"))[0],
         jnp.pad(kernel, ((0, size - len(kernel)), (0, 0))),
-        sum(join("bias"))[0],
+        sum(join("recurrent_bias"))[0],
     )

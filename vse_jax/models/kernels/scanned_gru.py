@@ -13,8 +13,8 @@ class GRUWeights(NamedTuple):
 
     input_kernel: jax.Array  # [dim, 3 hidden]
     input_bias: jax.Array  # [3 hidden]
-    kernel: jax.Array  # [hidden, 3 hidden]
-    bias: jax.Array  # [3 hidden]
+    recurrent_kernel: jax.Array  # [hidden, 3 hidden]
+    recurrent_bias: jax.Array  # [3 hidden]
 
 
 def split_gates(array: jax.Array, parts: int = 3) -> list[jax.Array]:
@@ -58,7 +58,8 @@ def scanned_states(
 ) -> jax.Array:
     """Runs the recurrence from a state of zeros; the plain form of `packed_states`.
 
-    With `a = x @ input_kernel + input_bias` and `b = h @ kernel + bias`, a step is
+    With `a = x @ input_kernel + input_bias` and
+    `b = h @ recurrent_kernel + recurrent_bias`, a step is
 
         r = sigmoid(a_r + b_r)
         z = sigmoid(a_z + b_z)
@@ -78,12 +79,12 @@ def scanned_states(
 
     def step(state, x):
         projected, t = x
-        recurrent = state @ weights.kernel + weights.bias
+        recurrent = state @ weights.recurrent_kernel + weights.recurrent_bias
         new, _ = new_state(split_gates(projected), split_gates(recurrent), state)
         runs = (t < lengths)[:, None]
         return jnp.where(runs, new, state), jnp.where(runs, new, 0)
 
     projected = inputs @ weights.input_kernel + weights.input_bias
-    start = jnp.zeros((batch, weights.kernel.shape[0]))
+    start = jnp.zeros((batch, weights.recurrent_kernel.shape[0]))
     steps = (projected.swapaxes(0, 1), jnp.arange(time))
     return jax.lax.scan(step, start, steps, reverse=reverse)[1].swapaxes(0, 1)

@@ -61,7 +61,7 @@ def static_states(
 
 def _forward(inputs, weights, lengths, reverse, dtype):
     batch, time, dim = inputs.shape
-    hidden = len(weights[0].kernel)
+    hidden = len(weights[0].recurrent_kernel)
     steps = inputs.swapaxes(0, 1).reshape(time * batch, dim).astype(dtype)
     exists = _exists(lengths, time)
 
@@ -80,7 +80,11 @@ def _forward(inputs, weights, lengths, reverse, dtype):
         return states[0], states, _empty((time, batch, hidden), jnp.float32)
 
     constants = [
-        (_project(steps, exists, w, dtype), w.kernel.astype(dtype), w.bias)
+        (
+            _project(steps, exists, w, dtype),
+            w.recurrent_kernel.astype(dtype),
+            w.recurrent_bias,
+        )
         for w in weights
     ]
     final = _run(step, time, reverse, [start() for _ in weights], constants)
@@ -95,7 +99,7 @@ def _forward(inputs, weights, lengths, reverse, dtype):
 def _backward(reverse, dtype, residuals, cotangents):
     steps, weights, exists, saved = residuals
     time, batch, _ = exists.shape
-    hidden = len(weights[0].kernel)
+    hidden = len(weights[0].recurrent_kernel)
 
     def step(t, _, direction, cotangents, previous, gates, kernels):
         to_state, to_gates = direction
@@ -123,7 +127,7 @@ def _backward(reverse, dtype, residuals, cotangents):
             jnp.where(exists, cotangent.swapaxes(0, 1), 0),
             before,
             gates,
-            [kernel.T for kernel in split_gates(w.kernel.astype(dtype))],
+            [kernel.T for kernel in split_gates(w.recurrent_kernel.astype(dtype))],
         )
         for cotangent, before, (_, gates), w in zip(
             cotangents, previous, saved, weights, strict=True
@@ -179,7 +183,7 @@ def _parameter_cotangents(steps, weights, previous, to_gates, dtype):
         `n`, `r`, `z`, and of the recurrent product of `n`.
       dtype: of the products.
     """
-    hidden = len(weights.kernel)
+    hidden = len(weights.recurrent_kernel)
     to_gates = to_gates.reshape(len(steps), 4 * hidden)
     to_projected, to_recurrent = to_gates[:, : 3 * hidden], to_gates[:, hidden:]
     input_kernel = jnp.roll(weights.input_kernel.astype(dtype), hidden, axis=1)
@@ -199,7 +203,7 @@ def _parameter_cotangents(steps, weights, previous, to_gates, dtype):
 def _project(steps, exists, weights, dtype):
     """Returns the inputs of the gates `[time, batch, 3 * hidden]`."""
     projected = product(steps, weights.input_kernel, dtype) + weights.input_bias
-    hidden = len(weights.kernel)
+    hidden = len(weights.recurrent_kernel)
     fill = jnp.repeat(jnp.array([0, _KEEP_STATE, 0], jnp.float32), hidden)
     return jnp.where(exists, projected.reshape(*exists.shape[:2], -1), fill)
 
