@@ -16,8 +16,8 @@ def cosine(images: jax.Array, captions: jax.Array) -> jax.Array:
     """Computes dot products of normalized embeddings, equation 1 of VSE++.
 
     Args:
-      images: embeddings, `[images, dim]`.
-      captions: embeddings, `[captions, dim]`.
+      images: embeddings, `[images, embed]`.
+      captions: embeddings, `[captions, embed]`.
 
     Returns:
       `[images, captions]` float32.
@@ -50,8 +50,8 @@ def scores_of(
     Args:
       name: one of `SIMILARITIES`.
       content: `images` or `captions`, what `rows` are.
-      rows: embeddings, `[rows, dim]`.
-      queries: embeddings of the other side, `[queries, dim]`.
+      rows: embeddings, `[rows, embed]`.
+      queries: embeddings of the other side, `[queries, embed]`.
 
     Returns:
       `[rows, queries]` float32.

@@ -37,8 +37,8 @@ def bias(
     """Computes `alpha` times the mean of the `k` largest similarities of each row.
 
     Args:
-      embeddings: `[rows, dim]` float, or blocks of them.
-      bank: embeddings of queries, `[queries, dim]` float. At most `MAX_BANK` evenly
+      embeddings: `[rows, embed]` float, or blocks of them.
+      bank: embeddings of queries, `[queries, embed]` float. At most `MAX_BANK` evenly
         spaced ones are used.
       alpha: weight of the bias.
       k: number of largest similarities, at most that of the queries.
@@ -121,7 +121,7 @@ def _rows_at_once(bank):
 
 
 def _parts(blocks, rows) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields parts `[devices, rows, dim]`, and how many of their rows exist."""
+    """Yields parts `[devices, rows, embed]`, and how many of their rows exist."""
     size = parallel.local_device_count() * rows
     for block in blocks:
         for start in range(0, len(block), size):

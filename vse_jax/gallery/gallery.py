@@ -139,7 +139,7 @@ class Gallery:
                 check_digest(self.folder, file)
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-        """Yields all embeddings in order, `[n, dim]` with `n <= rows`.
+        """Yields all embeddings in order, `[n, embed]` with `n <= rows`.
 
         The arrays are parts of memory maps if the gallery is local. A block is shorter
         than `rows` only at the end of a shard.
@@ -150,7 +150,7 @@ class Gallery:
                 yield embeddings[start : start + rows]
 
     def embeddings_at(self, rows: Sequence[int]) -> np.ndarray:
-        """Returns the embeddings of some rows, `[len(rows), dim]` in the stored type.
+        """Returns the embeddings of some rows, `[len(rows), embed]` in the stored type.
 
         Raises:
           IndexError: if there is no such row.

@@ -51,7 +51,7 @@ class OpenShard:
             self._open_table()
 
     def embeddings(self) -> np.ndarray:
-        """Returns the embeddings, `[rows, dim]`, as a memory map."""
+        """Returns the embeddings, `[rows, embed]`, as a memory map."""
         if self._mapped is None:
             self._mapped = self._map()
         return self._mapped

@@ -45,7 +45,7 @@ class ShardFiles:
         """Writes a shard; no file remains if it fails.
 
         Args:
-          embeddings: parts of the embeddings, `[n, dim]` in the type of the gallery.
+          embeddings: parts of the embeddings, `[n, embed]` in the type of the gallery.
           table: of all their rows.
 
         Raises:

@@ -148,7 +148,7 @@ class GalleryWriter:
         """Appends rows.
 
         Args:
-          embeddings: `[rows, dim]` float.
+          embeddings: `[rows, embed]` float.
           records: what the rows are. Their IDs are not yet in the gallery.
 
         Raises:

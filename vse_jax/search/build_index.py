@@ -42,7 +42,7 @@ def build(
       gallery: a gallery that no `GalleryWriter` has open.
       kind: one of `KINDS`.
       hubness: correction of the gallery, which the index will hold; None for none.
-      queries: embeddings of typical queries, `[queries, dim]`, on which the recall is
+      queries: embeddings of typical queries, `[queries, embed]`, on which the recall is
         measured. None takes rows of the gallery, which are easier to find.
 
     Returns:

@@ -62,8 +62,8 @@ def search(
     number of queries is rounded up to a power of two, and so is `k`.
 
     Args:
-      queries: `[queries, dim]` float32.
-      gallery: a gallery, or its embeddings `[rows, dim]` float16 or float32.
+      queries: `[queries, embed]` float32.
+      gallery: a gallery, or its embeddings `[rows, embed]` float16 or float32.
       k: number of results; of a smaller gallery all rows are results.
       similarity: one of `similarity.SIMILARITIES`; "" for that of the gallery.
       content: `images` or `captions`, what the gallery holds; "" for that of the
@@ -119,7 +119,7 @@ class _Source(NamedTuple):
 
 
 def checked_queries(queries: np.ndarray, dim: int, k: int) -> np.ndarray:
-    """Returns the embeddings of queries as float32, `[queries, dim]`.
+    """Returns the embeddings of queries as float32, `[queries, embed]`.
 
     Raises:
       InputError: if they are not finite, if their shape is another one, or if fewer
@@ -236,8 +236,8 @@ def _update(similarity, content, best, queries, block, bias, place):
       similarity: name of the similarity.
       content: what the gallery holds.
       best: scores and rows, `[queries, k]`.
-      queries: `[queries, dim]`.
-      block: `[rows, dim]`.
+      queries: `[queries, embed]`.
+      block: `[rows, embed]`.
       bias: `[rows]` or None.
       place: number of the first row, and the number of rows that exist.
     """

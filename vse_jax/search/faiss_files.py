@@ -52,7 +52,7 @@ def pad(embeddings: np.ndarray, last: np.ndarray | float) -> np.ndarray:
     """Returns vectors with one more value each, and zeros up to a multiple.
 
     Args:
-      embeddings: `[rows, dim]`.
+      embeddings: `[rows, embed]`.
       last: value that follows the embedding, `[rows]` or one for all.
 
     Returns:

@@ -47,7 +47,7 @@ def store(
 
     Args:
       gallery: a gallery that no `GalleryWriter` has open.
-      bank: embeddings of queries, `[queries, dim]`, of the other side than the gallery.
+      bank: embeddings of queries of the other side, `[queries, embed]`.
       alpha: weight of the bias.
       k: number of largest similarities.
 

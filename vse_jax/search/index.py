@@ -77,7 +77,7 @@ class Index:
         index finds fewer than `k` rows are searched exactly.
 
         Args:
-          queries: `[queries, dim]` float32.
+          queries: `[queries, embed]` float32.
           k: number of results; of a smaller gallery all rows are results.
           corrected: whether to subtract the bias of hubness.
 
@@ -142,7 +142,7 @@ class Index:
         Subtracts the bias of hubness if the index holds it.
 
         Args:
-          queries: `[queries, dim]` float32.
+          queries: `[queries, embed]` float32.
           best: rows that exact search finds, `[queries, k]`.
           effort: how far a query searches, see `Description`.
         """

@@ -189,6 +189,6 @@ class Searcher:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Scales `[n, dim]` to unit length; zero vectors stay zero."""
+    """Scales `[n, embed]` to unit length; zero vectors stay zero."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(length, 1e-8)
