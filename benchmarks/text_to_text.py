@@ -24,7 +24,7 @@ from vse_jax.evaluation import cxc
 from vse_jax.models.normalization import l2_normalize
 from vse_jax.models.pooling import mean_pooling
 from vse_jax.models.text_encoders.transformer import TOWERS
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.progress import Progress
 from vse_jax.text_files import read_text
 from vse_jax.torch_import import text_weights
@@ -36,7 +36,7 @@ BATCH_SIZE = 128
 def embed(config: ml_collections.ConfigDict, captions: list[str]) -> np.ndarray:
     """Returns `[captions, dim]` float32 at unit length."""
     model = config.model
-    tower = TOWERS[model.text_encoder](Sizes(**model.text_tower))
+    tower = TOWERS[model.text_encoder](TextSizes(**model.text_tower))
     params = text_weights.load(config)
 
     @jax.jit

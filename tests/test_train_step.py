@@ -12,7 +12,7 @@ from tests import parity, tpu
 from vse_jax import parallel
 from vse_jax.losses import MININGS
 from vse_jax.models.image_encoders import Backbone
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.models.vse import VSE
 from vse_jax.optimizer import create_optimizer
 from vse_jax.torch_import import parameter_names
@@ -233,7 +233,7 @@ def test_backends_are_the_same_program(platform):
     assert "num_partitions = 8" in programs[0]
 
 
-BERT = Sizes(1, 8, 2, 12, 20, VOCABULARY, "gelu", 1e-6)
+BERT = TextSizes(1, 8, 2, 12, 20, VOCABULARY, "gelu", 1e-6)
 DROPOUT = {
     "inputs": {"text_encoder": "gru", "dropout": 0.4},
     "bert": {"text_encoder": "bert", "text_tower": BERT, "text_dropout": 0.2},

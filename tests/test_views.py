@@ -17,7 +17,7 @@ from vse_jax.global_batch import global_costs, total_loss
 from vse_jax.loss_scalars import Scalars
 from vse_jax.losses import least_similar
 from vse_jax.models.pooling import POOLINGS
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.models.vse import VSE
 from vse_jax.torch_import import parameter_names
 from vse_jax.train_step import create_train_state
@@ -183,7 +183,7 @@ def test_views_are_embedded_as_images_and_captions_of_their_own(pooling):
         word_dim=3,
         embed_dim=8,
         pooling=pooling,
-        text_tower=Sizes(1, 8, 2, 12, 16, VOCABULARY, "gelu", 1e-12),
+        text_tower=TextSizes(1, 8, 2, 12, 16, VOCABULARY, "gelu", 1e-12),
     )
     variables = jax.jit(model.init)(jax.random.key(0), batch)
     embed = jax.jit(model.apply)

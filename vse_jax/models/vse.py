@@ -11,7 +11,7 @@ from vse_jax.models import image_encoders, text_encoders
 from vse_jax.models.backbones import sizes_of
 from vse_jax.models.image_encoders import Backbone
 from vse_jax.models.normalization import l2_normalize
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 
 
 class VSE(nn.Module):
@@ -46,7 +46,7 @@ class VSE(nn.Module):
     backbone: Backbone | None = None
     pooling: str = "gpo"
     text_pooling: str = ""
-    text_tower: Sizes | None = None
+    text_tower: TextSizes | None = None
     normalize_image: bool = True
     absolute: bool = False
     dropout: float = 0.0
@@ -129,7 +129,7 @@ def create_model(
     options = dict(config.model)
     backbone = options.pop("backbone")
     del options["text_weights"]
-    options["text_tower"] = Sizes(**options["text_tower"])
+    options["text_tower"] = TextSizes(**options["text_tower"])
     if backbone.name:
         train_norm = backbone.batch_norm == "trained"
         options["backbone"] = Backbone(

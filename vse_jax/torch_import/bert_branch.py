@@ -9,7 +9,7 @@ from etils import epath
 
 from vse_jax.data.text.subwords import Subwords
 from vse_jax.errors import InputError
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.torch_import import (
     parameter_names,
     parameters,
@@ -77,7 +77,7 @@ def read_tokenizer(loaded: TorchCheckpoint, vocabulary: str) -> Subwords:
     return tokenizer
 
 
-def variables(loaded: TorchCheckpoint, sizes: Sizes, path: str) -> dict:
+def variables(loaded: TorchCheckpoint, sizes: TextSizes, path: str) -> dict:
     """Returns the variables of the text encoder: nested dicts below `params`.
 
     Raises:
@@ -101,7 +101,7 @@ def _head(loaded) -> dict[str, np.ndarray]:
     return {name: array for name, array in arrays if not name.startswith(_BERT)}
 
 
-def _sizes(arrays: Mapping[str, np.ndarray], vocabulary: str, path: str) -> Sizes:
+def _sizes(arrays: Mapping[str, np.ndarray], vocabulary: str, path: str) -> TextSizes:
     """Returns the sizes that parameters tell, with what `config.json` adds."""
     known = _known_sizes(arrays, path)
     file = _config_beside(vocabulary)
@@ -125,7 +125,7 @@ def _sizes(arrays: Mapping[str, np.ndarray], vocabulary: str, path: str) -> Size
     stated = stated | known | {"num_attention_heads": heads}
     sizes = text_weights.stated_sizes("bert", stated, file or path)
     resolve.check_sizes(sizes, "model.text_tower", str(file or path))
-    return Sizes(**sizes)
+    return TextSizes(**sizes)
 
 
 def _known_sizes(arrays, path):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vse_jax.errors import InputError
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.torch_import import tower_names
 
 MODEL_TYPES = ("bert",)  # in `config.json`
@@ -70,7 +70,7 @@ def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"padding": 0}
 
 
-def paths(sizes: Sizes) -> dict[str, tuple[str, ...]]:
+def paths(sizes: TextSizes) -> dict[str, tuple[str, ...]]:
     """Returns our paths of all parameters, by the names of the file."""
     table = {name: path for path, name in _EMBEDDINGS.items()}
     for number in range(sizes.layers):

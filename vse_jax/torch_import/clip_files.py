@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.torch_import import pretrained_folder, tower_names
 
 _PREFIX = "text_model."
@@ -52,7 +52,7 @@ class TextTowerFiles(NamedTuple):
         """
         return self.defaults | pretrained_folder.section(config, "text_config")
 
-    def paths(self, sizes: Sizes) -> dict[str, tuple[str, ...]]:
+    def paths(self, sizes: TextSizes) -> dict[str, tuple[str, ...]]:
         """Returns our paths of all parameters, by the names of the file."""
         return tower_names.text_names(sizes.layers)
 

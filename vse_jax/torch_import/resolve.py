@@ -11,7 +11,7 @@ from vse_jax.errors import InputError
 from vse_jax.models.backbones import FAMILIES, VisionSizes
 from vse_jax.models.text_encoders.transformer import TOWERS
 from vse_jax.models.transformers.activations import ACTIVATIONS
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.torch_import import preprocessor, text_weights, vision_weights
 
 # The options that name the weights of a tower.
@@ -99,7 +99,7 @@ def _read_text(config):
         found = text_weights.read_sizes(encoder, weights)
         _fill(config.model.text_tower, found, _TEXT_TOWER)
     else:
-        _check_given(config, Sizes._fields, _TEXT_TOWER, "model.text_weights")
+        _check_given(config, TextSizes._fields, _TEXT_TOWER, "model.text_weights")
     check_sizes(config.model.text_tower, _TEXT_TOWER, weights)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vse_jax.data.text.vocabularies import AnyVocabulary
 from vse_jax.errors import InputError
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.torch_import import bert_branch, parameter_names, vocabulary_file
 from vse_jax.torch_import.torch_checkpoint import TorchCheckpoint, refuse_unknown
 
@@ -93,7 +93,7 @@ def variables(
       InputError: if a parameter of BERT is missing, unexpected or mis-shaped.
     """
     if bert_branch.is_in(loaded):
-        return bert_branch.variables(loaded, Sizes(**config.model.text_tower), path)
+        return bert_branch.variables(loaded, TextSizes(**config.model.text_tower), path)
     arrays = loaded.branch(_PREFIX)
     embedding = arrays[_WORDS]
     # Only our vocabulary has `<mask>`, for augmentation; captions do not contain it.

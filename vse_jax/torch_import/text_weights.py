@@ -11,7 +11,7 @@ from etils import epath
 from vse_jax.data.text.subwords import Subwords
 from vse_jax.errors import InputError
 from vse_jax.models.text_encoders.transformer import TOWERS
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.torch_import import (
     bert_files,
     clip_files,
@@ -34,7 +34,7 @@ _MOST_UNUSED_ROWS = 127
 
 
 def read_sizes(encoder: str, weights: str) -> dict[str, Any]:
-    """Returns the fields of `Sizes` of a pretrained text transformer.
+    """Returns the fields of `TextSizes` of a pretrained text transformer.
 
     Args:
       encoder: one of `TOWERS`.
@@ -56,7 +56,7 @@ def stated_sizes(
     path: epath.PathLike,
     padding: int | None = None,
 ) -> dict[str, Any]:
-    """Returns the fields of `Sizes` that options of Hugging Face state.
+    """Returns the fields of `TextSizes` that options of Hugging Face state.
 
     Args:
       encoder: one of `TOWERS`.
@@ -162,12 +162,12 @@ def load(config: ml_collections.ConfigDict) -> dict:
     """
     model = config.model
     arrays = pretrained_folder.read(model.text_weights).arrays
-    sizes = Sizes(**model.text_tower)
+    sizes = TextSizes(**model.text_tower)
     return convert(model.text_encoder, sizes, arrays, model.text_weights)
 
 
 def convert(
-    encoder: str, sizes: Sizes, arrays: Mapping[str, np.ndarray], name: str
+    encoder: str, sizes: TextSizes, arrays: Mapping[str, np.ndarray], name: str
 ) -> dict:
     """Converts the parameters of a text transformer to ours; see `load`.
 

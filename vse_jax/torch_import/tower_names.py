@@ -2,12 +2,12 @@
 
 import re
 
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 
 Path = tuple[str, ...]
 
 # Names of a text tower's sizes in `config.json`.
-SIZES = Sizes(
+SIZES = TextSizes(
     layers="num_hidden_layers",
     dim="hidden_size",
     heads="num_attention_heads",

@@ -17,7 +17,7 @@ from vse_jax import run_config
 from vse_jax.errors import InputError
 from vse_jax.models.backbones import sizes_of
 from vse_jax.models.pooling import CLS
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.torch_import import (
     image_branch,
     imported_run,
@@ -164,7 +164,7 @@ def convert(
       InputError: if a parameter is missing, unexpected or mis-shaped.
     """
     model, arrays = config.model, found.arrays
-    sizes, text_sizes = sizes_of(model.backbone), Sizes(**model.text_tower)
+    sizes, text_sizes = sizes_of(model.backbone), TextSizes(**model.text_tower)
     image = vision_weights.convert(kind.backbone, arrays, sizes, folder, pooled=True)
     text = text_weights.convert(kind.text_encoder, text_sizes, arrays, folder)
     _check_joint(kind, arrays, sizes.dim, text_sizes.dim, folder)

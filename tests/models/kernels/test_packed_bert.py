@@ -8,12 +8,12 @@ import pytest
 from vse_jax.models.kernels import packed_bert
 from vse_jax.models.kernels.packed_bert import Packing, packed_layers
 from vse_jax.models.transformers.bert import Bert, Layer
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.models.transformers.token_dropout import TokenDropout
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-SIZES = Sizes(2, 8, 2, 12, 10, 20, "gelu", 1e-6)
+SIZES = TextSizes(2, 8, 2, 12, 10, 20, "gelu", 1e-6)
 COUNTS = {
     "ragged": [9, 1, 4, 2, 2],
     "all_long": [9] * 5,

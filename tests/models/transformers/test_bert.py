@@ -9,7 +9,7 @@ from tests import parity, pretrained_files, transformers_reference
 from tests.models.backbones import hugging_face
 from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.bert import Bert
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.torch_import import (
     bert_files,
     pretrained_folder,
@@ -23,7 +23,7 @@ CAPTIONS = [
     "Two skateboarders wait at a crosswalk .",
     "A girl in a life-jacket paddles a kayak",
 ]
-SIZES = Sizes(2, 12, 3, 20, 16, 30, "gelu", 1e-12)
+SIZES = TextSizes(2, 12, 3, 20, 16, 30, "gelu", 1e-12)
 
 
 def tokens_of(sizes, count=COUNT, seed=0):
@@ -38,7 +38,7 @@ def exists(count):
 
 def load(weights):
     found = pretrained_folder.read(str(weights))
-    sizes = Sizes(**bert_files.sizes(found.config))
+    sizes = TextSizes(**bert_files.sizes(found.config))
     return sizes, text_weights.convert("bert", sizes, found.arrays, "the weights")
 
 
@@ -124,7 +124,9 @@ def test_parity_of_states_with_vse_infinity():
         for name, array in golden.items()
         if name.startswith(prefix)
     }
-    sizes = Sizes(**text_weights.stated_sizes("bert", parity.bert_config(golden), ""))
+    sizes = TextSizes(
+        **text_weights.stated_sizes("bert", parity.bert_config(golden), "")
+    )
     params = text_weights.convert("bert", sizes, arrays, "the golden data")
     count = golden["in/caption_lengths"]
     tokens = golden["in/captions"].astype(np.int32)

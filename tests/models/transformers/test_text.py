@@ -9,7 +9,7 @@ from flax import traverse_util
 
 from tests.models.backbones import hugging_face
 from vse_jax.models.text_encoders import TOWERS
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.torch_import import clip_files, pretrained_folder, text_weights
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -50,7 +50,7 @@ def saved(kind, tmp_path_factory):
     folder = tmp_path_factory.mktemp(kind)
     model.save_pretrained(folder)
     found = pretrained_folder.read(str(folder))
-    sizes = Sizes(**files.sizes(found.config))
+    sizes = TextSizes(**files.sizes(found.config))
     return model, sizes, text_weights.convert(name, sizes, found.arrays, str(folder))
 
 

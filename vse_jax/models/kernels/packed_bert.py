@@ -19,7 +19,7 @@ from vse_jax.models.kernels.first_rows import on_first_rows, padded
 from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.attention import attend
 from vse_jax.models.transformers.blocks import layer_norm
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.models.transformers.token_dropout import LayerDropout, TokenDropout
 
 PACKED_PARTS = 8
@@ -82,7 +82,7 @@ _permuted.defvjp(_permuted_forward, _permuted_backward)
 
 
 def packed_layers(
-    sizes: Sizes,
+    sizes: TextSizes,
     dtype: jnp.dtype,
     params: list[Any],
     states: jax.Array,

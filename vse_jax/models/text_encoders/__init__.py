@@ -14,7 +14,7 @@ from vse_jax.models.text_encoders.recurrent import (
     GRUEncoder,
 )
 from vse_jax.models.text_encoders.transformer import TOWERS, TransformerEncoder
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 
 RECURRENT = {"bigru_gpo": BidirectionalGRUEncoder, "gru": GRUEncoder}
 ENCODERS = (*RECURRENT, *TOWERS)
@@ -30,7 +30,7 @@ def create(
     pooling: str,
     dropout: float,
     text_dropout: float,
-    sizes: Sizes | None,
+    sizes: TextSizes | None,
 ) -> nn.Module:
     """Returns a text encoder.
 

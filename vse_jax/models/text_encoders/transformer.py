@@ -10,7 +10,7 @@ from vse_jax.models import initializers
 from vse_jax.models.dropout import Dropout
 from vse_jax.models.pooling import CLS, POOLINGS
 from vse_jax.models.transformers.bert import Bert
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.models.transformers.text import ClipText, SiglipText
 
 TOWERS = {"bert": Bert, "clip_text": ClipText, "siglip_text": SiglipText}
@@ -32,7 +32,7 @@ class TransformerEncoder(nn.Module):
     """
 
     tower: str
-    sizes: Sizes
+    sizes: TextSizes
     embed_dim: int
     dtype: jnp.dtype
     pooling: str = "gpo"

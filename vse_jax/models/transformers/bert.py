@@ -14,7 +14,7 @@ from vse_jax.models.kernels.platforms import per_platform
 from vse_jax.models.transformers.activations import ACTIVATIONS
 from vse_jax.models.transformers.attention import SelfAttention
 from vse_jax.models.transformers.blocks import layer_norm
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.models.transformers.token_dropout import (
     EMBEDDINGS_SITE,
     LayerDropout,
@@ -37,7 +37,7 @@ class Bert(nn.Module):
         `dropout`. BERT was trained with 0.1.
     """
 
-    sizes: Sizes
+    sizes: TextSizes
     dtype: jnp.dtype = jnp.float32
     dropout: float = 0.0
 
@@ -122,7 +122,7 @@ class Layer(nn.Module):
       dtype: of the arithmetic.
     """
 
-    sizes: Sizes
+    sizes: TextSizes
     dtype: jnp.dtype
 
     @nn.compact

@@ -1,10 +1,10 @@
-"""The sizes of a transformer, which a file of pretrained weights determines."""
+"""The sizes of a text transformer, which a file of pretrained weights determines."""
 
 from typing import NamedTuple
 
 
-class Sizes(NamedTuple):
-    """Sizes and constants of a transformer.
+class TextSizes(NamedTuple):
+    """Sizes and constants of a text transformer.
 
     Attributes:
       layers: number of layers.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vse_jax.models.transformers.blocks import PreNormBlock, layer_norm
-from vse_jax.models.transformers.sizes import Sizes
+from vse_jax.models.transformers.sizes import TextSizes
 
 _INIT = nn.initializers.normal(0.02)
 
@@ -29,7 +29,7 @@ class TextTower(nn.Module):
 
     causal: ClassVar[bool]
 
-    sizes: Sizes
+    sizes: TextSizes
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
