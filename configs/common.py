@@ -105,7 +105,7 @@ def get_config() -> ml_collections.ConfigDict:
     tower.epsilon = 0.0  # of the layer normalizations
     tower.gated = False  # True: SwiGLU
     tower.mean = ()  # of RGB, for pixels from 0 to 1
-    tower.deviation = ()  # of RGB, for pixels from 0 to 1
+    tower.std = ()  # of RGB, for pixels from 0 to 1
     # True smooths the position embeddings where the grid is smaller than that of the
     # pretraining. Towers with registers always do.
     tower.antialias = False

@@ -290,7 +290,7 @@ def refusal(config):
         ({"model.pooling": "cls"}, "text_encoder='bigru_gpo' has no class token"),
         ({"model.backbone.tower.mean": (0.5,)}, "mean is (0.5,); expected three"),
         (
-            {"model.backbone.tower.deviation": (1.0, 0.0, 1.0)},
+            {"model.backbone.tower.std": (1.0, 0.0, 1.0)},
             "expected three numbers above 0, of RGB",
         ),
     ],

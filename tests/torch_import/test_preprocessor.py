@@ -35,7 +35,7 @@ def test_file_of_clip(write):
     read = preprocessor.read("clip_vision", write(CLIP), 336)
     assert read[:4] == (224, 240, "crop", "bicubic")
     assert read.mean == (0.4, 0.5, 0.6)
-    assert read.deviation == (0.1, 0.2, 0.3)
+    assert read.std == (0.1, 0.2, 0.3)
 
 
 def test_first_files_have_single_numbers(write):

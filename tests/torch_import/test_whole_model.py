@@ -63,8 +63,8 @@ def of_text(model, tokens, padding):
     return _unit(features)
 
 
-def of_images(model, pixels, mean, deviation):
-    pixels = (pixels / 255 - np.array(mean)) / np.array(deviation)
+def of_images(model, pixels, mean, std):
+    pixels = (pixels / 255 - np.array(mean)) / np.array(std)
     pixels = torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2)
     with torch.no_grad():
         return _unit(model.get_image_features(pixels))
@@ -93,7 +93,7 @@ def test_embeddings_equal_transformers(imported, root):
     paths = sorted(root.glob("test_*.png"))
     pixels = np.stack([ours.image_input.read(path) for path in paths])
     tower = ours.config.model.backbone.tower
-    expected = of_images(model, pixels, tower.mean, tower.deviation)
+    expected = of_images(model, pixels, tower.mean, tower.std)
     np.testing.assert_allclose(ours.embed_images(paths), expected, atol=1e-5)
 
 

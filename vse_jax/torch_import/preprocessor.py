@@ -40,7 +40,7 @@ class Preprocessing(NamedTuple):
       resize: shorter side in pixels before the crop; 0 without a crop.
       fit: `crop` or `stretch`.
       interpolation: one of `photo_crops.INTERPOLATIONS`.
-      mean, deviation: of RGB, for pixels from 0 to 1.
+      mean, std: of RGB, for pixels from 0 to 1.
     """
 
     image_size: int
@@ -48,7 +48,7 @@ class Preprocessing(NamedTuple):
     fit: str
     interpolation: str
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def read(name: str, weights: str, image_size: int) -> Preprocessing:

@@ -21,7 +21,7 @@ _TEXT = ("text_encoder", "text_weights")
 _GEOMETRY = ("image_size", "resize", "fit", "interpolation")
 _TEXT_TOWER, _VISION_TOWER = "model.text_tower", "model.backbone.tower"
 _MAY_BE_ZERO = {"vocabulary_size", "padding", "registers"}
-_HAVE_DEFAULTS = {"gated", "mean", "deviation", "antialias"}
+_HAVE_DEFAULTS = {"gated", "mean", "std", "antialias"}
 
 
 def resolved(
@@ -120,21 +120,21 @@ def _read_vision(config):
         )
     photo = preprocessor.read(backbone.name, backbone.weights, sizes.image_size)
     sizes.mean = sizes.mean or photo.mean
-    sizes.deviation = sizes.deviation or photo.deviation
+    sizes.std = sizes.std or photo.std
     _check_channels(sizes)
     _set_geometry(config.data, photo)
 
 
 def _check_channels(sizes):
     """Checks what the options say about the pixels; those of a file are checked."""
-    for name, least in (("mean", -math.inf), ("deviation", 0.0)):
+    for name, least in (("mean", -math.inf), ("std", 0.0)):
         values = sizes[name]
         are_numbers = all(
             isinstance(value, int | float) and least < value < math.inf
             for value in values
         )
         if len(values) != 3 or not are_numbers:
-            above = " above 0" if name == "deviation" else ""
+            above = " above 0" if name == "std" else ""
             raise InputError(
                 f"config.{_VISION_TOWER}.{name} is {values!r}; expected three numbers"
                 f"{above}, of RGB; leave it out to take those of the weights"

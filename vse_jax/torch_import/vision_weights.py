@@ -71,7 +71,7 @@ _OF_TYPE = {
 
 
 def read_sizes(name: str, weights: str) -> dict[str, Any]:
-    """Returns the fields of `VisionSizes` except mean and deviation.
+    """Returns the fields of `VisionSizes` except mean and std.
 
     Args:
       name: one of `backbones.FAMILIES`.

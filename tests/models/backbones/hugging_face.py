@@ -61,12 +61,12 @@ def sizes_of(kind: str, folder: str) -> VisionSizes:
     name = NAMES[kind]
     sizes = vision_weights.read_sizes(name, folder)
     photo = preprocessor.read(name, folder, sizes["image_size"])
-    return VisionSizes(**sizes, mean=photo.mean, deviation=photo.deviation)
+    return VisionSizes(**sizes, mean=photo.mean, std=photo.std)
 
 
 def run(kind: str, model, image: np.ndarray, sizes: VisionSizes, *, pooled: bool):
     """Returns the regions or the pooled feature of uint8 images, as a tensor."""
-    pixels = (image / 255 - np.array(sizes.mean)) / np.array(sizes.deviation)
+    pixels = (image / 255 - np.array(sizes.mean)) / np.array(sizes.std)
     pixels = torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2)
     interpolated = {}
     if NAMES[kind] != "dinov2":  # which always interpolates

@@ -122,7 +122,7 @@ def sizes_of(options: ml_collections.ConfigDict) -> VisionSizes | None:
     if options.name not in FAMILIES:
         return None
     sizes = VisionSizes(**options.tower)
-    return sizes._replace(mean=tuple(sizes.mean), deviation=tuple(sizes.deviation))
+    return sizes._replace(mean=tuple(sizes.mean), std=tuple(sizes.std))
 
 
 def _vision_transformer(family, sizes, *, train, gather_over_devices, **kwargs):

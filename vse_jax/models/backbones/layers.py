@@ -81,12 +81,12 @@ class ConvolutionNorm(nn.Module):
 def normalize_pixels(
     image: jax.Array,
     mean: Sequence[float],
-    deviation: Sequence[float],
+    std: Sequence[float],
     dtype: jnp.dtype,
 ) -> jax.Array:
-    """Returns `(image - mean) / deviation` of uint8 `[..., 3]` in `dtype`."""
+    """Returns `(image - mean) / std` of uint8 `[..., 3]` in `dtype`."""
     image = image.astype(jnp.float32) - jnp.array(mean, jnp.float32)
-    return (image / jnp.array(deviation, jnp.float32)).astype(dtype)
+    return (image / jnp.array(std, jnp.float32)).astype(dtype)
 
 
 def normalize_imagenet(image: jax.Array, dtype: jnp.dtype) -> jax.Array:

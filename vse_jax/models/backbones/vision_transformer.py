@@ -64,7 +64,7 @@ class VisionSizes(NamedTuple):
       activation: one of `activations.ACTIVATIONS`.
       epsilon: of the normalizations.
       gated: whether the MLPs have gates.
-      mean, deviation: of RGB, for pixels from 0 to 1.
+      mean, std: of RGB, for pixels from 0 to 1.
       antialias: whether smaller grids get smoothed position embeddings, as all models
         with registers do. Their architecture may have none.
     """
@@ -80,7 +80,7 @@ class VisionSizes(NamedTuple):
     epsilon: float
     gated: bool
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     antialias: bool = False
 
 
@@ -139,11 +139,10 @@ class VisionTransformer(nn.Module):
         sizes = self.sizes
         rows, columns = (length // sizes.patch for length in image.shape[1:3])
         image = image[:, : rows * sizes.patch, : columns * sizes.patch]
-        mean, deviation = (
-            tuple(255 * value for value in values)
-            for values in (sizes.mean, sizes.deviation)
+        mean, std = (
+            tuple(255 * value for value in values) for values in (sizes.mean, sizes.std)
         )
-        pixels = layers.normalize_pixels(image, mean, deviation, self.dtype)
+        pixels = layers.normalize_pixels(image, mean, std, self.dtype)
         embed = PatchEmbedding(
             sizes.dim, sizes.patch, self.family.patch_bias, self.dtype, name="patches"
         )
