@@ -6,7 +6,7 @@ import pytest
 
 from tests import programs
 from vse_jax import compile_ahead
-from vse_jax.compile_ahead import Program
+from vse_jax.compile_ahead import Compilation
 
 
 def never():
@@ -16,7 +16,7 @@ def never():
 def test_all_programs_are_compiled_side_by_side():
     """Two programs that wait for each other."""
     meeting = threading.Barrier(2, timeout=30)
-    program = [Program(name, meeting.wait) for name in "ab"]
+    program = [Compilation(name, meeting.wait) for name in "ab"]
     if (compile_ahead.os.cpu_count() or 1) < 2:
         pytest.skip("needs two cores")
     assert compile_ahead.compile_all(program, never)
@@ -24,7 +24,7 @@ def test_all_programs_are_compiled_side_by_side():
 
 def test_signal_does_not_wait_for_a_compilation():
     release = threading.Event()
-    endless = Program("endless", release.wait)
+    endless = Compilation("endless", release.wait)
     started = time.monotonic()
     assert not compile_ahead.compile_now(endless, lambda: True)
     assert not compile_ahead.compile_all([endless], lambda: True)
@@ -42,14 +42,16 @@ def test_error_of_a_compilation_is_raised():
         raise RuntimeError("RESOURCE_EXHAUSTED")
 
     with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
-        compile_ahead.compile_now(Program("large", fail), never)
+        compile_ahead.compile_now(Compilation("large", fail), never)
     with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
-        compile_ahead.compile_all([Program("large", fail)], never)
+        compile_ahead.compile_all([Compilation("large", fail)], never)
 
 
 def test_background_compiles_in_order():
     compiled = []
-    names = [Program(name, lambda name=name: compiled.append(name)) for name in "abc"]
+    names = [
+        Compilation(name, lambda name=name: compiled.append(name)) for name in "abc"
+    ]
     compile_ahead.compile_in_background(iter(names))
     deadline = time.monotonic() + 10
     while compile_ahead.is_busy() and time.monotonic() < deadline:

@@ -23,11 +23,11 @@ _POLL_SECONDS = 0.2
 _busy = set()  # threads that compile
 
 
-class Program(NamedTuple):
-    """A program to compile.
+class Compilation(NamedTuple):
+    """The compilation of a program.
 
     Attributes:
-      name: name for messages, such as `train step of 24 tokens`.
+      name: of the program for messages, such as `train step of 24 tokens`.
       compile: compiles the program, or returns at once if it is compiled.
     """
 
@@ -35,8 +35,8 @@ class Program(NamedTuple):
     compile: Callable[[], Any]
 
     @classmethod
-    def of(cls, name: str, mapped: parallel.Mapped, *shapes) -> "Program":
-        """Returns the program of a mapped function for the shapes of its arguments."""
+    def of(cls, name: str, mapped: parallel.Mapped, *shapes) -> "Compilation":
+        """Returns that of a mapped function for the shapes of its arguments."""
         return cls(name, lambda: mapped.compile(*shapes))
 
 
@@ -50,7 +50,9 @@ def is_busy() -> bool:
     return bool(_busy)
 
 
-def compile_all(programs: Sequence[Program], should_stop: Callable[[], bool]) -> bool:
+def compile_all(
+    programs: Sequence[Compilation], should_stop: Callable[[], bool]
+) -> bool:
     """Compiles programs in parallel, with progress.
 
     Args:
@@ -81,7 +83,7 @@ def compile_all(programs: Sequence[Program], should_stop: Callable[[], bool]) ->
     return True
 
 
-def compile_now(program: Program, should_stop: Callable[[], bool]) -> bool:
+def compile_now(program: Compilation, should_stop: Callable[[], bool]) -> bool:
     """Compiles a program that is needed now; see `compile_all`."""
     future = _start([program])
     with parallel.waiting_for_compiler():
@@ -93,7 +95,7 @@ def compile_now(program: Program, should_stop: Callable[[], bool]) -> bool:
     return True
 
 
-def compile_in_background(programs: Iterable[Program]) -> None:
+def compile_in_background(programs: Iterable[Compilation]) -> None:
     """Starts to compile programs one after the other, and returns.
 
     The programs are iterated over in a thread. If one cannot be compiled, the call that

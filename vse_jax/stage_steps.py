@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from vse_jax import loss_scalars, parallel
-from vse_jax.compile_ahead import Program
+from vse_jax.compile_ahead import Compilation
 from vse_jax.experiment import Experiment
 from vse_jax.losses import mines_negatives
 from vse_jax.optimizer import create_optimizer, create_schedule
@@ -142,7 +142,9 @@ class StageSteps:
             self._state_shapes = self.placement.shapes(state, len(devices))
         return self._state_shapes
 
-    def program(self, mining: str, example: dict, batch: dict, length: int) -> Program:
+    def program(
+        self, mining: str, example: dict, batch: dict, length: int
+    ) -> Compilation:
         """Returns the program of a step.
 
         Args:
@@ -157,4 +159,4 @@ class StageSteps:
         batch = batch | {"tokens": jax.ShapeDtypeStruct(shape, tokens.dtype)}
         kind = mining if mines_negatives(self._loss) else self._loss.name
         name = f"training step for {length} tokens ({kind}, from {self.stage.start})"
-        return Program.of(name, self._steps[mining], state, batch)
+        return Compilation.of(name, self._steps[mining], state, batch)

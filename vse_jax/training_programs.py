@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 from vse_jax import compile_ahead
-from vse_jax.compile_ahead import Program
+from vse_jax.compile_ahead import Compilation
 from vse_jax.evaluation.evaluator import Evaluator
 from vse_jax.experiment import Experiment
 from vse_jax.stage_steps import StageSteps
@@ -81,7 +81,7 @@ class TrainingPrograms:
         self._compiled.add(key)
         return True
 
-    def _after(self, step: int, variables: dict, batch: dict) -> Iterator[Program]:
+    def _after(self, step: int, variables: dict, batch: dict) -> Iterator[Compilation]:
         """Yields the programs from a step on, in the order of their first use."""
         lengths = self._experiment.training_plan.token_lengths(step)
         split = self._experiment.config.data.validation_split

@@ -92,7 +92,10 @@ def measure_all(programs: Sequence[Program], topology: Topology) -> list[Measure
         logger.info("%s: %s in %.0f s", program.name, what, one.seconds)
 
     compile_ahead.compile_all(
-        [compile_ahead.Program(p.name, functools.partial(store, p)) for p in programs],
+        [
+            compile_ahead.Compilation(p.name, functools.partial(store, p))
+            for p in programs
+        ],
         should_stop=lambda: False,
     )
     return [found[program.name] for program in programs]

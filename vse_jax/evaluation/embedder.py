@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vse_jax import parallel
-from vse_jax.compile_ahead import Program
+from vse_jax.compile_ahead import Compilation
 from vse_jax.data import input_pipeline
 from vse_jax.data.split_index import SplitIndex, split_index
 from vse_jax.errors import TrainingError
@@ -46,7 +46,7 @@ class Embedder:
             for step in (embed_images, embed_captions)
         )
 
-    def programs(self, variables: dict, split: str) -> list[Program]:
+    def programs(self, variables: dict, split: str) -> list[Compilation]:
         """Returns the programs that embed a split, to be compiled ahead of time.
 
         Args:
@@ -76,7 +76,7 @@ class Embedder:
             with self._reporting_memory():
                 mapped.compile(*shapes)
 
-        return Program(name, compile_one)
+        return Compilation(name, compile_one)
 
     def _reporting_memory(self):
         size = self._experiment.config.evaluation_batch_size

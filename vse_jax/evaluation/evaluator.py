@@ -7,7 +7,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from vse_jax.compile_ahead import Program
+from vse_jax.compile_ahead import Compilation
 from vse_jax.data.split_index import SplitIndex
 from vse_jax.errors import InputError
 from vse_jax.evaluation import bootstrap, hubness, retrieval
@@ -78,7 +78,7 @@ class Evaluator:
         self._config = experiment.config
         self._embedder = Embedder(experiment)
 
-    def programs(self, variables: dict, split: str) -> list[Program]:
+    def programs(self, variables: dict, split: str) -> list[Compilation]:
         """Returns the programs of an evaluation, see `Embedder.programs`."""
         return self._embedder.programs(variables, split)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from PIL import Image
 
 from vse_jax import compile_ahead
-from vse_jax.compile_ahead import Program
+from vse_jax.compile_ahead import Compilation
 from vse_jax.data.batch_options import token_lengths
 from vse_jax.errors import InputError
 from vse_jax.search.queries import Part, Query
@@ -51,7 +51,7 @@ def serve(searcher: Searcher, listener: socket.socket, host: str) -> int:
     return server.run(app, listener, ready)
 
 
-def programs_of(searcher: Searcher) -> Iterator[Program]:
+def programs_of(searcher: Searcher) -> Iterator[Compilation]:
     """Yields the programs of all batches, those of the most common first.
 
     Each is compiled by answering queries of its shape.
@@ -66,7 +66,7 @@ def programs_of(searcher: Searcher) -> Iterator[Program]:
         queries.append(Query((Part(1.0, photo=Image.new("RGB", (64, 64))),)))
     for count in _COUNTS:
         for number, query in enumerate(queries):
-            yield Program(
+            yield Compilation(
                 f"{count} queries of kind {number}",
                 functools.partial(_answer, searcher, [query] * count),
             )
