@@ -34,12 +34,12 @@ def random_unit_vectors(generator, number):
 
 
 def write_gallery(folder: str, rows: int) -> None:
-    from vse_jax.gallery.manifest import Description
+    from vse_jax.gallery.manifest import GalleryDescription
     from vse_jax.gallery.rows import Record
     from vse_jax.gallery.writer import GalleryWriter
 
     generator = np.random.default_rng(0)
-    description = Description("none", "cosine", "images", DIM)
+    description = GalleryDescription("none", "cosine", "images", DIM)
     with GalleryWriter(folder, description) as writer:
         for start in range(0, rows, WRITTEN_ROWS):
             number = min(WRITTEN_ROWS, rows - start)

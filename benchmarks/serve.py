@@ -77,12 +77,12 @@ def word(number: int) -> str:
 
 
 def write_gallery(folder: str, model, rows: int) -> None:
-    from vse_jax.gallery.manifest import Description
+    from vse_jax.gallery.manifest import GalleryDescription
     from vse_jax.gallery.rows import Record
     from vse_jax.gallery.writer import GalleryWriter
 
     generator = np.random.default_rng(0)
-    description = Description(
+    description = GalleryDescription(
         model.fingerprint, "cosine", "images", model.embed_dim, options={"source": ""}
     )
     embeddings = generator.standard_normal((rows, model.embed_dim), np.float32)

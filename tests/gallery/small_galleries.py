@@ -3,7 +3,7 @@
 import numpy as np
 
 from vse_jax.gallery.gallery import Gallery
-from vse_jax.gallery.manifest import Description
+from vse_jax.gallery.manifest import GalleryDescription
 from vse_jax.gallery.rows import Record
 from vse_jax.gallery.writer import GalleryWriter
 
@@ -20,7 +20,7 @@ def description(**changes):
         "dtype": "float16",
         "options": {"crops": 1},
     }
-    return Description(**fields | changes)
+    return GalleryDescription(**fields | changes)
 
 
 def source(number, seed=0, start=0):

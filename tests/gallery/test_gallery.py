@@ -15,7 +15,7 @@ from tests.gallery.small_galleries import (
 from vse_jax.errors import InputError
 from vse_jax.gallery import gallery as galleries
 from vse_jax.gallery.gallery import Gallery
-from vse_jax.gallery.manifest import Description
+from vse_jax.gallery.manifest import GalleryDescription
 from vse_jax.gallery.writer import GalleryWriter
 
 ROWS = source(33)
@@ -189,4 +189,4 @@ def test_gallery_of_a_newer_version(folder):
 
 def test_invalid_description():
     with pytest.raises(ValueError, match="dtype is 'int8'; expected float16 or float"):
-        Description("m", "cosine", "images", 8, "int8")
+        GalleryDescription("m", "cosine", "images", 8, "int8")

@@ -11,7 +11,7 @@ from etils import epath
 from vse_jax import parallel
 from vse_jax.errors import InputError
 from vse_jax.gallery.gallery import Gallery
-from vse_jax.gallery.manifest import Description
+from vse_jax.gallery.manifest import GalleryDescription
 from vse_jax.gallery.sources import CAPTIONS, CaptionFile, PhotoFolder, Split
 from vse_jax.gallery.writer import GalleryWriter
 from vse_jax.progress import Progress
@@ -83,8 +83,8 @@ def encode(
     return Encoded(added, len(changes.outdated), skipped)
 
 
-def _describe(model, source, options) -> Description:
-    return Description(
+def _describe(model, source, options) -> GalleryDescription:
+    return GalleryDescription(
         model=model.fingerprint,
         similarity=model.similarity_name,
         content=source.content,

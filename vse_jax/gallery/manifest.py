@@ -29,7 +29,7 @@ _IS_SHARD_FILE = re.compile(r"(embeddings-[\d-]+\.npy|rows-[\d-]+\.parquet)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
+class GalleryDescription:
     """What the embeddings of a gallery are.
 
     Attributes:
@@ -97,7 +97,7 @@ class Manifest:
       complete: False while the gallery is written, and after an interrupted encoding.
     """
 
-    description: Description
+    description: GalleryDescription
     shards: tuple[Shard, ...] = ()
     complete: bool = True
 
@@ -178,8 +178,8 @@ def read(path: epath.Path) -> Manifest:
 def _parse(content, path):
     try:
         _check_format(int(content["format"]), path)
-        fields = [field.name for field in dataclasses.fields(Description)]
-        description = Description(**{name: content[name] for name in fields})
+        fields = [field.name for field in dataclasses.fields(GalleryDescription)]
+        description = GalleryDescription(**{name: content[name] for name in fields})
         shards = tuple(_parse_shard(shard) for shard in content["shards"])
         return Manifest(description, shards, bool(content["complete"]))
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -208,7 +208,10 @@ def _damaged(path):
 
 
 def check_same(
-    found: Description, wanted: Description, folder: epath.Path, advice: str
+    found: GalleryDescription,
+    wanted: GalleryDescription,
+    folder: epath.Path,
+    advice: str,
 ) -> None:
     """Checks that a gallery has the description that is wanted.
 

@@ -12,7 +12,7 @@ from etils import epath
 from vse_jax import files
 from vse_jax.errors import unreadable
 from vse_jax.gallery.local_files import check_size, damaged, local_path
-from vse_jax.gallery.manifest import Description, Shard
+from vse_jax.gallery.manifest import GalleryDescription, Shard
 from vse_jax.gallery.rows import SCHEMA
 
 
@@ -23,7 +23,7 @@ class OpenShard:
         self,
         folder: epath.Path,
         shard: Shard,
-        description: Description,
+        description: GalleryDescription,
         copies: str = "",
     ):
         """Checks the files and opens them.

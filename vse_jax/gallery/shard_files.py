@@ -12,7 +12,7 @@ from etils import epath
 
 from vse_jax import files
 from vse_jax.gallery import manifest as manifests
-from vse_jax.gallery.manifest import Description, File, Shard
+from vse_jax.gallery.manifest import File, GalleryDescription, Shard
 from vse_jax.gallery.open_shard import OpenShard
 from vse_jax.gallery.rows import SCHEMA, to_bytes
 
@@ -23,7 +23,11 @@ class ShardFiles:
     """Writes shards under names that no shard had before."""
 
     def __init__(
-        self, folder: epath.Path, description: Description, host: int, copies: str
+        self,
+        folder: epath.Path,
+        description: GalleryDescription,
+        host: int,
+        copies: str,
     ):
         """Finds the names that are in use.
 

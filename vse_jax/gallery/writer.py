@@ -17,7 +17,7 @@ from vse_jax import files, parallel, shared_folder
 from vse_jax.errors import InputError, TrainingError, reporting_writes
 from vse_jax.gallery import manifest as manifests
 from vse_jax.gallery.gallery import BLOCK_ROWS, Gallery
-from vse_jax.gallery.manifest import Description, Manifest, Shard
+from vse_jax.gallery.manifest import GalleryDescription, Manifest, Shard
 from vse_jax.gallery.rows import Record, table_of
 from vse_jax.gallery.shard_files import ShardFiles
 
@@ -55,7 +55,7 @@ class GalleryWriter:
     def __init__(
         self,
         folder: str | os.PathLike,
-        description: Description,
+        description: GalleryDescription,
         *,
         shard_bytes: int = SHARD_BYTES,
         copies: str = "",

@@ -15,7 +15,7 @@ from vse_jax.gallery.manifest import File
 from vse_jax.progress import Progress
 from vse_jax.search import exact, faiss_files
 from vse_jax.search.hubness import Hubness
-from vse_jax.search.index import KINDS, Description, Index, write_description
+from vse_jax.search.index import KINDS, Index, IndexDescription, write_description
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def build(
     *,
     hubness: Hubness | None = None,
     queries: np.ndarray | None = None,
-) -> Description:
+) -> IndexDescription:
     """Builds the index of a gallery and writes it to the gallery's folder.
 
     Searches the index with more and more effort until it finds `WANTED_RECALL` of the
@@ -60,7 +60,9 @@ def build(
     with files.sole_writer(gallery.folder), reporting_writes(gallery.folder):
         parts = tuple(_write_parts(gallery, kind, hubness))
         fingerprint = hubness.fingerprint if hubness else ""
-        description = Description(kind, gallery.fingerprint, fingerprint, 0, 0.0, parts)
+        description = IndexDescription(
+            kind, gallery.fingerprint, fingerprint, 0, 0.0, parts
+        )
         description = _tuned(
             Index(gallery, description, hubness), gallery, hubness, queries
         )
@@ -113,7 +115,7 @@ def _blocks(vectors, first, stop, progress) -> Iterator[np.ndarray]:
         progress.add(len(rows))
 
 
-def _tuned(index: Index, gallery, hubness, queries) -> Description:
+def _tuned(index: Index, gallery, hubness, queries) -> IndexDescription:
     """Returns the description of an index with the least effort that suffices."""
     bias = hubness.bias if hubness else None
     best = exact.search(queries, gallery, RECALL_AT, bias=bias).rows

@@ -33,7 +33,7 @@ _SPARE = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
+class IndexDescription:
     """What an index is; the content of `index.json`.
 
     Attributes:
@@ -57,7 +57,7 @@ class Index:
     """An open index of a gallery."""
 
     def __init__(
-        self, gallery: Gallery, description: Description, hubness: Hubness | None
+        self, gallery: Gallery, description: IndexDescription, hubness: Hubness | None
     ):
         """Opens the files of an index; see `load`."""
         self.description = description
@@ -144,7 +144,7 @@ class Index:
         Args:
           queries: `[queries, embed]` float32.
           best: rows that exact search finds, `[queries, k]`.
-          effort: how far a query searches, see `Description`.
+          effort: how far a query searches, see `IndexDescription`.
         """
         corrected = self._hubness is not None
         found = self._search(queries, best.shape[1], corrected, effort).rows
@@ -184,9 +184,9 @@ def load(gallery: Gallery, hubness: Hubness | None = None) -> Index:
     return Index(gallery, description, hubness if description.hubness else None)
 
 
-def _parse(content: dict) -> Description:
+def _parse(content: dict) -> IndexDescription:
     parts = tuple(File(**file) for file in content["files"])
-    description = Description(**content | {"files": parts})
+    description = IndexDescription(**content | {"files": parts})
     if description.kind not in KINDS:
         raise ValueError
     return description
@@ -205,7 +205,7 @@ def _check_current(path, description, gallery, hubness):
         )
 
 
-def write_description(description: Description, folder: epath.Path) -> None:
+def write_description(description: IndexDescription, folder: epath.Path) -> None:
     """Replaces the index of a gallery, and deletes the files of the one before.
 
     Raises:
