@@ -100,7 +100,7 @@ class Checkpoints:
         )
         try:
             with parallel.primary_host_first("looked for damaged metrics"):
-                self._remove_unreadable_metrics()
+                self._move_damaged_aside()
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_names=ITEMS
             )
@@ -110,7 +110,7 @@ class Checkpoints:
                 f"({one_line(error)}); choose another --workdir"
             ) from error
 
-    def _remove_unreadable_metrics(self):
+    def _move_damaged_aside(self):
         """Moves checkpoints with damaged metrics aside, which Orbax fails to open."""
         for path in self.directory.glob("*/metrics/metrics"):
             try:
