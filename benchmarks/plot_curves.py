@@ -3,7 +3,7 @@
     pip install matplotlib
     python -m benchmarks.plot_curves OUTPUT.png WORKDIR [WORKDIR ...]
 
-Reads TensorBoard's files; every run is labelled with the name of its workdir.
+Reads TensorBoard's files; every run is labeled with the name of its workdir.
 """
 
 import pathlib

@@ -178,9 +178,9 @@ def test_run_logs_and_saves_its_scalars(trained):
     saved = programs.restored(workdir, 25).variables["params"]
     for encoder in (saved["image"]["encoder"], saved["text"]):
         assert encoder["pooling"]["logits"]["kernel"].shape == (16, 16)
-    learnt = saved["loss"]
-    assert learnt.keys() == {"log_scale", "bias"}
-    assert 0 < abs(np.exp(learnt["log_scale"]) - 10) < 1
+    learned = saved["loss"]
+    assert learned.keys() == {"log_scale", "bias"}
+    assert 0 < abs(np.exp(learned["log_scale"]) - 10) < 1
     rates = [curves["learning_rate"][step] for step in range(1, 26)]
     rise = np.arange(1, 6) / 5
     fall = (1 + np.cos(np.pi * np.arange(20) / 20)) / 2

@@ -120,9 +120,9 @@ def test_freezing_all_parameters_is_refused():
     message = refused(groups, parameter_groups.check_matches, params=PARAMS)
     assert "freezes every parameter of the model" in message
     both_encoders = (group("image/.*|scale", frozen=True),)
-    learnt = {**PARAMS, "loss": {"log_scale": 0.0}}
-    for_learnt = refused(both_encoders, parameter_groups.check_matches, params=learnt)
-    assert for_learnt == message
+    learned = {**PARAMS, "loss": {"log_scale": 0.0}}
+    for_learned = refused(both_encoders, parameter_groups.check_matches, params=learned)
+    assert for_learned == message
     parameter_groups.check_matches(groups[:1], "optimizer.groups", PARAMS)
     parameter_groups.check_matches((), "optimizer.groups", PARAMS)
 

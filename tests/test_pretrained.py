@@ -32,7 +32,7 @@ def test_state_and_its_average_are_those_of_the_run(run):
         jax.tree.map(np.testing.assert_array_equal, tree, variables)
 
 
-def test_scale_that_the_run_has_not_learnt_starts_anew(run):
+def test_scale_that_the_run_has_not_learned_starts_anew(run):
     variables, config = run
     scalars = {"log_scale": np.float32(3)}
     found = load_pretrained(config, zeros(variables, loss=scalars))

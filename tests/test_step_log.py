@@ -80,7 +80,7 @@ def test_line_shows_progress_of_the_run(run, clock, caplog):
     assert lines(caplog)[-1] == expected
 
 
-def test_line_shows_a_learnt_scale_and_no_mining_that_there_is_not(run, clock, caplog):
+def test_line_shows_a_learned_scale_and_no_mining_that_there_is_not(run, clock, caplog):
     log, writer = run
     caplog.set_level(logging.INFO, "vse_jax")
     values = parallel.unreplicate(metrics(2.0))

@@ -59,8 +59,8 @@ def values(loss: ml_collections.ConfigDict, params: dict) -> Scalars:
     if loss.name == "triplet":
         return UNSCALED
     if _learns(loss):
-        learnt = params["loss"]
-        return Scalars(jnp.exp(learnt["log_scale"]), learnt.get("bias", 0.0))
+        learned = params["loss"]
+        return Scalars(jnp.exp(learned["log_scale"]), learned.get("bias", 0.0))
     return Scalars(_start_scale(loss), loss.bias if loss.name == "sigmoid" else 0.0)
 
 
@@ -73,9 +73,9 @@ def limited(loss: ml_collections.ConfigDict, params: dict) -> dict:
     if not _learns(loss) or math.isinf(LARGEST_SCALES[loss.name]):
         return params
     largest = math.log(LARGEST_SCALES[loss.name])
-    learnt = params["loss"]
-    log_scale = jnp.minimum(learnt["log_scale"], largest)
-    return {**params, "loss": {**learnt, "log_scale": log_scale}}
+    learned = params["loss"]
+    log_scale = jnp.minimum(learned["log_scale"], largest)
+    return {**params, "loss": {**learned, "log_scale": log_scale}}
 
 
 def metrics(loss: ml_collections.ConfigDict, params: dict) -> dict[str, jax.Array]:

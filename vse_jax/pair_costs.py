@@ -80,8 +80,8 @@ def sigmoid_directions(
         functools.partial(_costs_of_block, scalars=scalars), prevent_cse=False
     )
 
-    def meet(travelling, _):
-        captions, of_captions = travelling
+    def meet(traveling, _):
+        captions, of_captions = traveling
 
         def add_block(of_captions, images):
             of_images, more = costs_of_block(images, captions)

@@ -73,7 +73,7 @@ def stretched(path):
 
 
 def test_imported_model_is_evaluated_on_stretched_photos(config, tmp_path):
-    """As in their code, and not with a crop of the centre."""
+    """As in their code, and not with a crop of the center."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(backbones.SPECS, *vse_infty_files.few_blocks("detector"))
         backbone_weights.shapes.cache_clear()

@@ -129,7 +129,7 @@ def _photo(run) -> dict | None:
     interpolation = photo.setdefault("interpolation", "bilinear")
     if interpolation == "opencv":
         interpolation = "bilinear (of four pixels, as OpenCV)"
-    steps = f"{interpolation} resize of the shorter side to `resize` pixels; the centre"
+    steps = f"{interpolation} resize of the shorter side to `resize` pixels; the center"
     if photo["crop"] == "none":
         steps = f"{interpolation} resize, also of the aspect ratio, to a square"
     return {

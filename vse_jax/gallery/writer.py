@@ -309,12 +309,12 @@ class GalleryWriter:
         if tuple(shards) != self._manifest.shards:
             self._publish(shards)
         self._tidy()
-        for group in self._small_neighbours():
+        for group in self._small_neighbors():
             self._replace(group, [self._files.join(group)])
         if not self._manifest.complete:
             self._publish(self._manifest.shards, complete=True)
 
-    def _small_neighbours(self) -> list[list[Shard]]:
+    def _small_neighbors(self) -> list[list[Shard]]:
         """Returns groups of consecutive shards that fit into one."""
         groups: list[list[Shard]] = []
         for shard in self._manifest.shards:

@@ -17,7 +17,7 @@ _MOST_CANDIDATES = 1024  # that a search of `hnsw` considers
 _MULTIPLE = 16  # of dimensions, for which faiss is fast
 _TRAINING_ROWS = 64  # rows for each list, from which the lists are learned
 _ITERATIONS = 10  # of k-means
-_NEIGHBOURS = 16  # edges of a node of `hnsw`
+_NEIGHBORS = 16  # edges of a node of `hnsw`
 _CONSTRUCTION_EFFORT = 100  # candidates while `hnsw` is built
 
 
@@ -92,7 +92,7 @@ def create(kind: str, sample: np.ndarray, lists: int) -> Any:
     dim, as_float16 = sample.shape[1], faiss.ScalarQuantizer.QT_fp16
     product = faiss.METRIC_INNER_PRODUCT
     if kind == "hnsw":
-        index = faiss.IndexHNSWSQ(dim, as_float16, _NEIGHBOURS, product)
+        index = faiss.IndexHNSWSQ(dim, as_float16, _NEIGHBORS, product)
         index.hnsw.efConstruction = _CONSTRUCTION_EFFORT
     else:
         quantizer = faiss.IndexFlatIP(dim)

@@ -75,7 +75,7 @@ class Batcher:
         self._start_batch(loop)  # before the answers are written
         for (_, answer), found in zip(batch, computed.result(), strict=True):
             if answer.done():
-                continue  # its request was cancelled
+                continue  # its request was canceled
             if isinstance(found, Exception):
                 answer.set_exception(found)
             else:

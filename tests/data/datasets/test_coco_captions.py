@@ -18,7 +18,7 @@ COUNTS = {"train": 8, "val": 3, "test": 3, "restval": 4}
 
 
 def photo(split, number):
-    # Many of COCO's photos are grey.
+    # Many of COCO's photos are gray.
     image = drawn(24 + number, 30, seed=number)
     return encoded(image.convert("L") if number % 3 == 0 else image)
 

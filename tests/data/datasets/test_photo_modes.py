@@ -53,7 +53,7 @@ def pixels_of(array):
     return (array.shape[1], array.shape[0], array.tobytes())
 
 
-def assert_grey(content, expected, tolerance=3):
+def assert_gray(content, expected, tolerance=3):
     found = stored(content)
     assert found.shape == (*expected.shape, 3)
     assert np.abs(found - expected[:, :, None]).max() <= tolerance
@@ -63,7 +63,7 @@ def assert_grey(content, expected, tolerance=3):
 def test_floats_from_0_to_1_are_scaled(dtype):
     values = (RAMP / 255).astype(dtype)
     content = tiff(pixels_of(values), 8 * values.itemsize, kind=3, order=dtype[0])
-    assert_grey(content, RAMP)
+    assert_gray(content, RAMP)
 
 
 def test_floats_of_64_bits_are_refused_by_name():
@@ -74,7 +74,7 @@ def test_floats_of_64_bits_are_refused_by_name():
 
 def test_portable_float_map_is_scaled():
     values = (RAMP[::-1] / 255).astype("<f4")  # from the bottom to the top
-    assert_grey(b"Pf\n40 16\n-1.0\n" + values.tobytes(), RAMP)
+    assert_gray(b"Pf\n40 16\n-1.0\n" + values.tobytes(), RAMP)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_refuses_other_values_of_32_bits_with_their_range(values, words):
 
 def test_integers_of_32_bits_from_0_to_1_are_scaled():
     mask = np.repeat(np.repeat([[0, 1], [1, 0]], 8, 0), 8, 1).astype("<i4")
-    assert_grey(tiff(pixels_of(mask), 32, kind=2), 255 * mask.astype(int))
+    assert_gray(tiff(pixels_of(mask), 32, kind=2), 255 * mask.astype(int))
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -109,7 +109,7 @@ def test_sixteen_bits_in_both_orders(order, photometric):
     values = (RAMP * 257).astype(order + "u2")
     expected = RAMP if photometric else 255 - RAMP
     content = tiff(pixels_of(values), 16, photometric=photometric, order=order)
-    assert_grey(content, expected)
+    assert_gray(content, expected)
 
 
 def test_twelve_bits_are_scaled_by_their_range():
@@ -118,7 +118,7 @@ def test_twelve_bits_are_scaled_by_their_range():
     packed = np.stack(
         [first >> 4, (first & 15) << 4 | second >> 8, second & 255], -1
     ).astype(np.uint8)
-    assert_grey(tiff((40, 16, packed.tobytes()), 12), RAMP)
+    assert_gray(tiff((40, 16, packed.tobytes()), 12), RAMP)
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B"])
@@ -129,16 +129,16 @@ def test_pictures_of_sixteen_bits_of_pil(mode):
         (RAMP * 257).astype("<u2" if mode == "I;16" else ">u2").tobytes(),
     )
     assert np.abs(np.asarray(photo_modes.to_rgb(image))[..., 0] - RAMP).max() <= 1
-    assert_grey(encoded(image, "TIFF"), RAMP)
+    assert_gray(encoded(image, "TIFF"), RAMP)
 
 
 @pytest.mark.parametrize("maximum", [255, 1023, 65535])
-def test_portable_grey_maps(maximum):
+def test_portable_gray_maps(maximum):
     values = np.rint(RAMP * (maximum / 255)).astype(">u2" if maximum > 255 else "u1")
-    assert_grey(b"P5 40 16 %d\n" % maximum + values.tobytes(), RAMP)
+    assert_gray(b"P5 40 16 %d\n" % maximum + values.tobytes(), RAMP)
 
 
-def test_grey_of_sixteen_bits_with_a_transparent_value():
+def test_gray_of_sixteen_bits_with_a_transparent_value():
     values = (RAMP * 257).astype(np.uint16)
     content = tf.io.encode_png(tf.constant(values[..., None])).numpy()
     at = content.index(b"IDAT") - 4
@@ -219,16 +219,16 @@ def test_hsv():
 @pytest.mark.parametrize("mode", ["LA", "La", "PA", "RGBa", "P"])
 @pytest.mark.parametrize("alpha", [0, 128, 255])
 def test_alpha_is_composited_over_white(mode, alpha):
-    grey = 100
-    expected = (grey * alpha + 255 * (255 - alpha)) / 255
-    image = filled("LA", (grey, alpha))
+    gray = 100
+    expected = (gray * alpha + 255 * (255 - alpha)) / 255
+    image = filled("LA", (gray, alpha))
     if mode == "La":
         image = image.convert("La")
     elif mode == "RGBa":
         image = image.convert("RGBA").convert("RGBa")
     elif mode in ("P", "PA"):
         index = filled("P", 7)
-        index.putpalette([grey] * 768)
+        index.putpalette([gray] * 768)
         if mode == "P":
             content = encoded(index, "PNG", transparency=bytes([alpha] * 256))
             assert np.abs(stored(content) - expected).max() <= 3
@@ -256,4 +256,4 @@ def test_rotated_tiff_becomes_upright_once(mode, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     expected = np.rot90(RAMP, {1: 0, 3: 2, 6: 3, 8: 1}[orientation])
-    assert_grey(encoded(image, "TIFF", exif=exif), expected)
+    assert_gray(encoded(image, "TIFF", exif=exif), expected)

@@ -65,7 +65,7 @@ def test_other_formats_become_jpeg(kind):
 def test_transparent_pixels_become_white(mode):
     pixels = np.zeros((*SIZE[::-1], 4), np.uint8)
     pixels[:, 20:] = (*RED, 255)
-    pixels[:, :20, 1] = 200  # an invisible colour
+    pixels[:, :20, 1] = 200  # an invisible color
     image = Image.fromarray(pixels).convert("LA" if mode == "LA" else "RGBA")
     if mode == "P":
         image = image.quantize(4)
@@ -84,7 +84,7 @@ def test_color_that_png_declares_transparent_becomes_white():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bits_of_grey_become_eight(kind):
+def test_sixteen_bits_of_gray_become_eight(kind):
     ramp = np.linspace(0, 65535, 40).astype(np.uint16)
     image = Image.fromarray(np.tile(ramp, (30, 1)))
     stored = stored_image(encoded(image, kind))

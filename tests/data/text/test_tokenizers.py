@@ -109,7 +109,7 @@ def test_mixed_text(caption, words):
 
 
 def test_words_of_any_mixture_keep_all_characters():
-    """No character is lost, whatever its neighbours."""
+    """No character is lost, whatever its neighbors."""
     choice = random.Random(0)
     pieces = [*"".join(_SPACELESS).split("|"), "a", "3", "!", "(", "🐶", "é", "ก็", " "]
     for _ in range(2000):

@@ -17,7 +17,7 @@ class ModeError(Exception):
 def to_rgb(image: Image.Image) -> Image.Image:
     """Returns a photo as RGB of 8 bits; transparent pixels become white.
 
-    Grey values of 16 bits are scaled by 255/65535, and those of 9 to 15 bits (TIFF) by
+    Gray values of 16 bits are scaled by 255/65535, and those of 9 to 15 bits (TIFF) by
     255 over their maximum. Values of 32 bits, floating-point or integer, are scaled by
     255 if all are in [0, 1].
 
@@ -28,7 +28,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
       ModeError: if values of 32 bits are outside of [0, 1].
     """
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        return _deep_to_grey(image).convert("RGB")
+        return _deep_to_gray(image).convert("RGB")
     if image.mode == "LAB":
         return ImageCms.applyTransform(image, _lab_to_srgb())
     if image.mode == "La":  # PIL converts La only to LA
@@ -40,7 +40,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _deep_to_grey(image: Image.Image) -> Image.Image:
+def _deep_to_gray(image: Image.Image) -> Image.Image:
     image.load()
     values = np.asarray(image)
     if image.mode == "F" or (image.mode == "I" and image.format not in _SIXTEEN_BITS):

@@ -41,7 +41,7 @@ def to_stored(content: bytes, maximum_pixels: int = MAXIMUM_PIXELS) -> bytes:
 
     A plain photo (JPEG or PNG, RGB of 8 bits, upright) is returned unchanged. All
     others are converted to RGB and encoded as JPEG; see `photo_modes.to_rgb`. These
-    are grey, CMYK, palette, alpha and 16-bit photos, photos that EXIF rotates, other
+    are gray, CMYK, palette, alpha and 16-bit photos, photos that EXIF rotates, other
     formats, and photos that PIL can decode but TensorFlow cannot. Of several frames
     only the first is decoded.
 

@@ -44,7 +44,7 @@ COLORS = {
     "black": (30, 30, 30),
 }
 SHAPES = ("circle", "square", "triangle", "star")
-_BACKGROUND = 228  # of 255, grey
+_BACKGROUND = 228  # of 255, gray
 
 _SYNONYMS = {
     "small": ("small", "little", "tiny"),
@@ -216,8 +216,8 @@ def _choose(word: str, generator: random.Random) -> str:
 def draw(scene: Scene, generator: random.Random) -> bytes:
     """Returns the scene as a PNG of 64x64 RGB pixels; objects do not touch."""
     size = IMAGE_SIZE * _OVERSAMPLING
-    grey = _BACKGROUND + generator.randint(-_SHADE_JITTER, _SHADE_JITTER)
-    image = Image.new("RGB", (size, size), (grey,) * 3)
+    gray = _BACKGROUND + generator.randint(-_SHADE_JITTER, _SHADE_JITTER)
+    image = Image.new("RGB", (size, size), (gray,) * 3)
     canvas = ImageDraw.Draw(image)
     x_places, y_places = _places(scene, generator)
     for (row, column), thing in scene:
@@ -289,7 +289,7 @@ class Shapes(captioned_images.CaptionedImages):
         )
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Drawn scenes of two or three coloured shapes, and captions.",
+            description="Drawn scenes of two or three colored shapes, and captions.",
             features=tfds.features.FeaturesDict(
                 captioned_images.caption_features() | {"image": image}
             ),

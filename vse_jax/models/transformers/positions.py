@@ -40,7 +40,7 @@ def resized_positions(
 def bicubic_weights(old: int, new: int, *, antialias: bool) -> np.ndarray:
     """Returns `[new, old]` float32: the weight of each old value in each new one.
 
-    Centres of pixels are at half-integers. Without antialiasing, four taps with
+    Centers of pixels are at half-integers. Without antialiasing, four taps with
     `a = -0.75` are used, and values beyond the border repeat those at the border. With
     antialiasing, `a = -0.5` and the weights inside the border are normalized.
     """

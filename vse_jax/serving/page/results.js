@@ -66,9 +66,9 @@ export class Results {
     };
     const name = captionOf(hit);
     box.append(
-      labelled("More like this", "", `More like this: ${name}`, act("like")),
-      labelled("+", "sign", `Add to the query: ${name}`, act("add")),
-      labelled("−", "sign less", `Subtract from the query: ${name}`, act("subtract")),
+      labeled("More like this", "", `More like this: ${name}`, act("like")),
+      labeled("+", "sign", `Add to the query: ${name}`, act("add")),
+      labeled("−", "sign less", `Subtract from the query: ${name}`, act("subtract")),
     );
     return box;
   }
@@ -124,7 +124,7 @@ function meta(hit) {
   return line;
 }
 
-function labelled(text, style, label, onclick) {
+function labeled(text, style, label, onclick) {
   const button = made("button", style, text);
   button.type = "button";
   button.setAttribute("aria-label", label);
