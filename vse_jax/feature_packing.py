@@ -73,7 +73,7 @@ class Packing:
         words = self.words_of_regions(words)
         if "region_source" in batch:
             source = batch.pop("region_source")
-            words = move_regions(words, source, batch["region_count"])
+            words = _move_regions(words, source, batch["region_count"])
         content = self.numbers_of_words(words)
         if self._key == "feature":
             content = content.astype(jnp.float32)
@@ -98,7 +98,7 @@ class Packing:
         return numbers[..., : self._shape[-1]]
 
 
-def move_regions(
+def _move_regions(
     regions: jax.Array, source: jax.Array, region_count: jax.Array
 ) -> jax.Array:
     """Gathers each region from its old index, with zeros beyond the count.

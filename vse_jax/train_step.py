@@ -223,7 +223,7 @@ def _update(optimizer, state, groups, value, gradients):
     value, gradients = parallel.sum_over_devices((value, gradients))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return value, params, opt_state, gradient_norms(gradients, optax.global_norm)
+    return value, params, opt_state, _gradient_norms(gradients, optax.global_norm)
 
 
 def _update_parts(optimizer, state, groups, value, gradients):
@@ -232,7 +232,7 @@ def _update_parts(optimizer, state, groups, value, gradients):
     params, opt_state, parts = sharded_optimizer.update(
         optimizer, gradients, state.opt_state, state.params, frozen
     )
-    norms = gradient_norms(parts, sharded_optimizer.norm_of_parts)
+    norms = _gradient_norms(parts, sharded_optimizer.norm_of_parts)
     return parallel.sum_over_devices(value), params, opt_state, norms
 
 
@@ -254,7 +254,7 @@ def make_embed_steps(model: VSE) -> tuple[Callable, Callable]:
     return embed_images, embed_captions
 
 
-def gradient_norms(gradients: dict, global_norm: Callable) -> dict:
+def _gradient_norms(gradients: dict, global_norm: Callable) -> dict:
     """Returns the gradient norms, before clipping, of each encoder and of the model."""
     norms = {
         f"gradient_norm_{name}": global_norm(tree)

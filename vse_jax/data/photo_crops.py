@@ -147,9 +147,9 @@ def center_crops(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
         if not shorter:
             zero = tf.zeros([], tf.int32)
             return _whole_axis(zero, height, size), _whole_axis(zero, width, size)
-        resized = resized_shape(height, width, shorter)
+        resized = _resized_shape(height, width, shorter)
         return tuple(
-            _part_of_axis(old, new, center_offset(new, size), size)
+            _part_of_axis(old, new, _center_offset(new, size), size)
             for old, new in zip((height, width), resized, strict=True)
         )
 
@@ -175,7 +175,7 @@ def ten_crops(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     def crop(one: tf.Tensor) -> tf.Tensor:
         pixels = _decode(one)
         height, width = tf.shape(pixels)[0], tf.shape(pixels)[1]
-        new_height, new_width = resized_shape(height, width, shorter)
+        new_height, new_width = _resized_shape(height, width, shorter)
         rows = _whole_axis(tf.zeros([], tf.int32), height, new_height)
         columns = _whole_axis(tf.zeros([], tf.int32), width, new_width)
         shape = tf.stack([new_height, new_width])
@@ -209,12 +209,12 @@ def random_window(numbers: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> Wi
         height=chosen_height,
         width=chosen_width,
     )
-    middle = middle_window(height, width)
+    middle = _middle_window(height, width)
     found = tf.reduce_any(fits)
     return Window(*(tf.where(found, a, b) for a, b in zip(chosen, middle, strict=True)))
 
 
-def middle_window(height: tf.Tensor, width: tf.Tensor) -> Window:
+def _middle_window(height: tf.Tensor, width: tf.Tensor) -> Window:
     """Returns the largest central part of a photo with an allowed aspect ratio."""
     narrowest = _round(tf.cast(height, tf.float64) * _RATIO[1])
     lowest = _round(tf.cast(width, tf.float64) / _RATIO[0])
@@ -223,7 +223,7 @@ def middle_window(height: tf.Tensor, width: tf.Tensor) -> Window:
     return Window(top, left, own_height, own_width)
 
 
-def resized_shape(
+def _resized_shape(
     height: tf.Tensor, width: tf.Tensor, shorter: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns height and width, int32, after resizing the shorter side of a photo."""
@@ -231,7 +231,7 @@ def resized_shape(
     return shorter * height // least, shorter * width // least
 
 
-def center_offset(length: tf.Tensor, size: int) -> tf.Tensor:
+def _center_offset(length: tf.Tensor, size: int) -> tf.Tensor:
     """Returns the first pixel of a central crop, int32; rounds half to even."""
     return _round(tf.cast(length - size, tf.float64) / 2)
 
@@ -350,7 +350,7 @@ def _mirror(pixels: tf.Tensor) -> tf.Tensor:
 def _five_crops(pixels: tf.Tensor, size: int) -> list[tf.Tensor]:
     shape = tf.shape(pixels)
     bottom, right = shape[0] - size, shape[1] - size
-    middle = center_offset(shape[0], size), center_offset(shape[1], size)
+    middle = _center_offset(shape[0], size), _center_offset(shape[1], size)
     places = [(0, 0), (0, right), (bottom, 0), (bottom, right), middle]
     return [pixels[top : top + size, left : left + size] for top, left in places]
 

@@ -139,14 +139,14 @@ def _read(name, queries, candidates):
 
 def _metrics(task: str, ranks: RelevantRanks, r: np.ndarray) -> dict[str, float]:
     return {
-        f"{task}_map_at_r": 100 * float(np.mean(average_precision_at_r(ranks, r))),
-        f"{task}_rprecision": 100 * float(np.mean(r_precision(ranks, r))),
+        f"{task}_map_at_r": 100 * float(np.mean(_average_precision_at_r(ranks, r))),
+        f"{task}_rprecision": 100 * float(np.mean(_r_precision(ranks, r))),
         f"{task}_r1": 100 * float(np.mean(ranks.best < 1)),
         f"{task}_queries": len(ranks.query),
     }
 
 
-def average_precision_at_r(ranks: RelevantRanks, r: np.ndarray) -> np.ndarray:
+def _average_precision_at_r(ranks: RelevantRanks, r: np.ndarray) -> np.ndarray:
     """Returns the AP@R of each query, float64 `[queries]`, from 0 to 1.
 
     It is the sum of the precisions at the relevant candidates among the first R
@@ -159,7 +159,7 @@ def average_precision_at_r(ranks: RelevantRanks, r: np.ndarray) -> np.ndarray:
     return _mean_of_first_r(ranks, r, (ranks.place + 1) / (ranks.rank + 1))
 
 
-def r_precision(ranks: RelevantRanks, r: np.ndarray) -> np.ndarray:
+def _r_precision(ranks: RelevantRanks, r: np.ndarray) -> np.ndarray:
     """Returns the relevant share of the first R results, float64 `[queries]`.
 
     Args:

@@ -46,7 +46,7 @@ def report(
         pictures.save(picture, path.with_suffix(".png"))
         print(f"pictures:    {path.with_suffix('.png')}")
     sys.stdout.flush()
-    return content_of_run(evaluation, experiment.config, step)
+    return _content_of_run(evaluation, experiment.config, step)
 
 
 def write_report(
@@ -54,11 +54,11 @@ def write_report(
 ) -> epath.Path:
     """Writes `eval/<split>.json` atomically and returns its path."""
     path = path_of(workdir, f"{evaluation.split}.json")
-    write_json(path, content_of_run(evaluation, config, step))
+    write_json(path, _content_of_run(evaluation, config, step))
     return path
 
 
-def content_of_run(
+def _content_of_run(
     evaluation: Evaluation, config: ml_collections.ConfigDict, step: int
 ) -> dict:
     """Returns the content of `eval/<split>.json`."""

@@ -49,7 +49,7 @@ class GRU(nn.Module):
           `[batch, hidden]` float32.
         """
         weights = self.weights(inputs.shape[-1])
-        (states,) = gru_states(
+        (states,) = _gru_states(
             inputs, (weights,), lengths, (self.reverse,), jnp.dtype(self.dtype).name
         )
         if self.reverse:
@@ -83,7 +83,7 @@ class BidirectionalGRU(nn.Module):
 
     def __call__(self, inputs: jax.Array, lengths: jax.Array) -> jax.Array:
         """Maps `[batch, time, dim]`, `[batch]` to `[batch, time, hidden]`."""
-        forward, backward = gru_states(
+        forward, backward = _gru_states(
             inputs,
             self.weights(inputs.shape[-1]),
             lengths,
@@ -100,7 +100,7 @@ class BidirectionalGRU(nn.Module):
         return forward.weights(dim), backward.weights(dim)
 
 
-def gru_states(
+def _gru_states(
     inputs: jax.Array,
     weights: tuple[GRUWeights, ...],
     lengths: jax.Array,

@@ -49,10 +49,10 @@ def by_rarity(
     training = split_index(experiment.builder, data.train_split, data.tokenizer)
     is_unknown = experiment.vocabulary.lacks(index.words)
     occurrences = np.where(is_unknown, _UNKNOWN, _occurrences(training, index.words))
-    return group_by_rarest(_rarest(index, occurrences), ranks)
+    return _group_by_rarest(_rarest(index, occurrences), ranks)
 
 
-def group_by_rarest(rarest: np.ndarray, ranks: np.ndarray) -> list[RecallGroup]:
+def _group_by_rarest(rarest: np.ndarray, ranks: np.ndarray) -> list[RecallGroup]:
     """Returns the recalls of captions by how frequent their rarest word is.
 
     Args:

@@ -43,7 +43,7 @@ def recall(run: RunFacts, level: int) -> str:
     return figure(
         "Recalls in percent, with 95% intervals", chart, level=level + 1
     ) + figure(
-        "All metrics", metrics_table(run), level=level + 1, note=_of_intervals(run)
+        "All metrics", _metrics_table(run), level=level + 1, note=_of_intervals(run)
     )
 
 
@@ -55,7 +55,7 @@ def _of_intervals(run):
     )
 
 
-def metrics_table(run: RunFacts) -> str:
+def _metrics_table(run: RunFacts) -> str:
     """Returns a table of all metrics with their intervals."""
     names = ("r1", "r5", "r10", "medr", "meanr")
     rows = [

@@ -60,7 +60,7 @@ def open_searcher(place: Place) -> Searcher:
     folder = epath.Path(place.gallery).expanduser()
     is_updated = not place.gallery or bool(place.source)
     if is_updated:
-        folder, _ = update_gallery(place, model)
+        folder, _ = _update_gallery(place, model)
     gallery = Gallery.open(folder, _copies(place, model))
     if is_updated and not is_prepared(gallery, place.options):
         _prepare(place, model, gallery)
@@ -91,7 +91,7 @@ def encode_and_report(place: Place) -> None:
     """
     started = time.perf_counter()
     model = _load(place)
-    folder, encoded = update_gallery(place, model)
+    folder, encoded = _update_gallery(place, model)
     gallery = Gallery.open(folder, _copies(place, model))
     if place.options.hubness or place.options.index:
         _prepare(place, model, gallery)
@@ -107,7 +107,7 @@ def encode_and_report(place: Place) -> None:
     print(f"search:   {shlex.join(command)}", flush=True)
 
 
-def update_gallery(place: Place, model: RetrievalModel) -> tuple[epath.Path, Encoded]:
+def _update_gallery(place: Place, model: RetrievalModel) -> tuple[epath.Path, Encoded]:
     """Encodes what a gallery lacks of its source.
 
     Returns:
@@ -117,7 +117,7 @@ def update_gallery(place: Place, model: RetrievalModel) -> tuple[epath.Path, Enc
       InputError: if the source is invalid or does not suit the model or the gallery.
       TrainingError: if the gallery cannot be written.
     """
-    source = open_source(place, model)
+    source = _open_source(place, model)
     folder = epath.Path(place.gallery or _default_folder(place, model, source))
     folder = folder.expanduser()
     size = model.config.evaluation_batch_size
@@ -149,7 +149,7 @@ def _default_folder(place, model, source):
     return epath.Path(place.workdir) / FOLDER / model.fingerprint / source.name
 
 
-def open_source(place: Place, model: RetrievalModel) -> Source:
+def _open_source(place: Place, model: RetrievalModel) -> Source:
     """Opens a folder of photos, a text file, or a split of the run's dataset.
 
     Raises:

@@ -20,7 +20,7 @@ from vse_jax.search.hubness import Hubness
 logger = logging.getLogger(__name__)
 
 
-def training_queries(
+def _training_queries(
     model: RetrievalModel, experiment: Experiment, gallery: Gallery, count: int
 ) -> np.ndarray:
     """Embeds queries of the training split, of the other side than the gallery.
@@ -66,7 +66,7 @@ def prepare(
       TrainingError: if a file cannot be written.
     """
     count = options.bank_size if options.hubness else build_index.SAMPLE_QUERIES
-    queries = training_queries(model, experiment, gallery, count)
+    queries = _training_queries(model, experiment, gallery, count)
     if parallel.is_primary_host():
         correction = hubness.store(gallery, queries) if options.hubness else None
         if options.index and not _has_index(gallery, options.index, correction):

@@ -77,7 +77,7 @@ def splits_in(names: Sequence[str]) -> list[str]:
     ]
 
 
-def files_of(root: epath.Path) -> list[epath.Path]:
+def _files_of(root: epath.Path) -> list[epath.Path]:
     """Returns the files in `root` that the dataset is prepared from, in a fixed order.
 
     Raises:
@@ -94,6 +94,6 @@ def files_of(root: epath.Path) -> list[epath.Path]:
 
 def fingerprint(root: epath.Path) -> dict[str, list[int]]:
     """Returns size in bytes and time of change of each file of the layout."""
-    paths = files_of(root)
+    paths = _files_of(root)
     statuses = files.sizes_and_times(paths)
     return {path.name: status for path, status in zip(paths, statuses, strict=True)}

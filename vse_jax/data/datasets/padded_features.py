@@ -128,7 +128,7 @@ class PaddedFeatures:
             raise _uneven_repeats(self.array, first + differs[0] * self.rows_per_image)
 
 
-def is_repeated(array: RowArray) -> bool:
+def _is_repeated(array: RowArray) -> bool:
     """Returns whether every image is stored five times, from a sample of the rows.
 
     Raises:
@@ -147,7 +147,7 @@ def is_repeated(array: RowArray) -> bool:
 
 def rows_per_image(array: RowArray, caption_count: int) -> int:
     """Returns 5 for the old layout, which has a row for each caption; else 1."""
-    repeated = caption_count == array.shape[0] and is_repeated(array)
+    repeated = caption_count == array.shape[0] and _is_repeated(array)
     return _REPEATS if repeated else 1
 
 

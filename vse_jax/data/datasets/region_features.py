@@ -198,7 +198,7 @@ class RegionFeaturesSource:
         name = "regions" if "regions" in builder.info.features else "feature"
         dim = builder.info.features[name].shape[-1]
         holds_features = f"{builder.data_dir}: was prepared from features"
-        check_dim(holds_features, dim, self._region_dim)
+        _check_dim(holds_features, dim, self._region_dim)
 
     @functools.cached_property
     def _checked_config(self) -> RegionFeaturesConfig:
@@ -213,11 +213,11 @@ class RegionFeaturesSource:
             fingerprint=fingerprint,
         )
         path = next(iter(splits.values())).features.path
-        check_dim(f"{path}: holds features", config.dim, self._region_dim)
+        _check_dim(f"{path}: holds features", config.dim, self._region_dim)
         return config
 
 
-def check_dim(holds_features: str, dim: int, expected: int) -> None:
+def _check_dim(holds_features: str, dim: int, expected: int) -> None:
     """Refuses features of another dim than `data.region_dim`.
 
     Args:

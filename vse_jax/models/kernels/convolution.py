@@ -53,10 +53,10 @@ def convolve(
       `[batch, new height, new width, features]`, with the dtype of `x`.
     """
     if plain_forms.value:
-        return plain_convolution(x, kernel, stride, padding, groups)
+        return _plain_convolution(x, kernel, stride, padding, groups)
     if groups > 1 or kernel.shape[:2] == (1, 1):
         return _convolve_per_platform(x, kernel, stride, padding, groups)
-    return plain_convolution(x, kernel, stride, padding)
+    return _plain_convolution(x, kernel, stride, padding)
 
 
 class _Form(NamedTuple):
@@ -75,7 +75,7 @@ class _Form(NamedTuple):
 def _forms(kernel, stride, padding, groups):
     """Returns the form for each platform that has one of its own, and the default."""
     options = {"stride": stride, "padding": padding}
-    plain = _Form(functools.partial(plain_convolution, groups=groups, **options))
+    plain = _Form(functools.partial(_plain_convolution, groups=groups, **options))
     if groups == 1:
         product = _Form(functools.partial(_product, stride=stride))
         return {"tpu": plain, "default": product}
@@ -120,7 +120,7 @@ def _cotangents(function, x, kernel, cotangent):
     return jax.vjp(function, x, kernel)[1](cotangent)
 
 
-def plain_convolution(
+def _plain_convolution(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int = 1
 ) -> jax.Array:
     """XLA's convolution, which the other forms must equal; see `convolve`."""
@@ -224,7 +224,7 @@ def _few_groups(x, kernel, stride, padding):
     parts = jnp.split(x, count, axis=-1)
     return jnp.concatenate(
         [
-            plain_convolution(part, part_kernel, stride, padding)
+            _plain_convolution(part, part_kernel, stride, padding)
             for part, part_kernel in zip(parts, kernel, strict=True)
         ],
         axis=-1,
