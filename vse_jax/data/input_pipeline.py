@@ -37,7 +37,7 @@ from vse_jax.data.text.encoded_captions import (
     batches_by_length,
     encode_captions,
 )
-from vse_jax.data.text.vocabulary import Vocabulary
+from vse_jax.data.text.vocabularies import AnyVocabulary
 from vse_jax.data.training_plan import Batch, TrainingPlan, region_counts
 
 __all__ = [
@@ -70,7 +70,7 @@ def steps_per_epoch(
 
 def training_plan(
     builder: tfds.core.DatasetBuilder,
-    vocabulary: Vocabulary,
+    vocabulary: AnyVocabulary,
     config: ml_collections.ConfigDict,
     *,
     process_index: int = 0,
@@ -208,7 +208,7 @@ def image_batches(
 def caption_batches(
     builder: tfds.core.DatasetBuilder,
     split: str,
-    vocabulary: Vocabulary,
+    vocabulary: AnyVocabulary,
     config: ml_collections.ConfigDict,
     *,
     process_index: int = 0,
