@@ -251,8 +251,7 @@ def _take_apart(
             path,
             number,
             f"(image id {excerpt(image_id)}) has num_boxes "
-            f"{text[:20].decode('latin1')!r}, "
-            "not a number from 1",
+            f"{text[:20].decode('latin1')!r}, not a number from 1",
         )
     return _Line(image_id, int(text), _without_literal(fields[columns.features]))
 
@@ -299,9 +298,8 @@ def _check_size(
             path,
             number,
             f"(image id {excerpt(line.image_id)}) holds {size} bytes of features, not "
-            "the "
-            f"{expected} of {line.boxes} boxes of {dim} float32, the dimensions of the "
-            "first line",
+            f"the {expected} of {line.boxes} boxes of {dim} float32, the dimensions of "
+            "the first line",
         )
 
 
@@ -324,6 +322,6 @@ def _repeated(
         where += f" of {os.fspath(paths[first.file].name)}"
     return InputError(
         f"{paths[second.file]}: line {second.line} repeats the image id "
-        f"{excerpt(image_id)} "
-        f"of {where}; expected one line for each image: remove one of the two"
+        f"{excerpt(image_id)} of {where}; expected one line for each image: remove "
+        "one of the two"
     )

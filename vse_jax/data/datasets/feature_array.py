@@ -166,8 +166,7 @@ def read_integers(path: epath.Path, length_limit: int) -> np.ndarray:
             if dtype.kind not in "iu":
                 raise InputError(
                     f"{path}: holds values of type {str(dtype)[:80]}; expected "
-                    "integers, one "
-                    "for each image"
+                    "integers, one for each image"
                 )
             if len(shape) != 1 or shape[0] > length_limit:
                 raise InputError(
@@ -226,8 +225,7 @@ def check_float(name: str, dtype: np.dtype) -> None:
         )
     raise InputError(
         f"{name}: holds values of type {str(dtype)[:80]}; expected float16, float32 or "
-        f"float64: "
-        f"{advice}"
+        f"float64: {advice}"
     )
 
 

@@ -154,10 +154,9 @@ def missing_id(
     return InputError(
         f"{ids_path}: line {split.id_lines[first]}: image id "
         f"{excerpt(split.image_ids[first])} is not in {features_name}, which holds ids "
-        "such "
-        f"as {examples}; {len(missing)} of {len(split.image_ids)} images are missing: "
-        "write the ids as there, add the features, or remove the images with their "
-        "captions"
+        f"such as {examples}; {len(missing)} of {len(split.image_ids)} images are "
+        "missing: write the ids as there, add the features, or remove the images with "
+        "their captions"
     )
 
 
@@ -166,10 +165,9 @@ def _one_id_an_image(path: epath.Path, ids: list[str], count: int) -> list[str]:
         if image_id != ids[line - line % count]:
             raise InputError(
                 f"{path}: line {line + 1} has the id {excerpt(image_id)}, but that "
-                "image's "
-                f"first caption has {excerpt(ids[line - line % count])}; expected the "
-                "image's "
-                "id on each of its lines (remove the file to number the images)"
+                f"image's first caption has {excerpt(ids[line - line % count])}; "
+                "expected the image's id on each of its lines (remove the file to "
+                "number the images)"
             )
     return ids[::count]
 

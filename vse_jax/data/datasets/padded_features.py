@@ -235,8 +235,7 @@ def _one_count_an_image(
         raise InputError(
             f"{name}: rows {first} to {first + repeats - 1} (from 0; image id "
             f"{excerpt(image_ids[image])}) differ: {groups[image].tolist()}; expected "
-            "the "
-            "same count in all rows of an image"
+            "the same count in all rows of an image"
         )
     return groups[:, 0]
 
