@@ -200,9 +200,10 @@ def _how_to_feed(config: ml_collections.ConfigDict) -> str:
 class CollapseWatch:
     """Warns if all similarities stay equal during training.
 
-    In this local minimum the gradient vanishes; `selective` mining avoids it. The
-    collapse is detected by the gap between an anchor's positive and its hardest
-    negative, because no value of the loss identifies it; see docs/design.md.
+    In this local minimum the gradient vanishes. The collapse is detected by the gap
+    between an anchor's positive and its hardest negative, because no value of the loss
+    identifies it; see docs/design.md. The limit of the gap is 1% of
+    `config.loss.margin`, also for losses without a margin.
     """
 
     def __init__(self, config: ml_collections.ConfigDict):
@@ -234,7 +235,7 @@ class CollapseWatch:
 
 
 def _how_to_separate(config: ml_collections.ConfigDict) -> str:
-    """Returns advice against equal similarities."""
+    """Returns advice against equal similarities; `selective` mining avoids them."""
     if mines_negatives(config.loss):
         return (
             "config.loss.mining=selective, config.loss.warmup_mining=mean with "
