@@ -41,7 +41,7 @@ CONNECTION_DEFAULTS = {
     "connection_timeout": 120.0,
 }
 CONNECTION_OPTIONS = tuple(CONNECTION_DEFAULTS)
-_JAX_TIMEOUT = 300  # seconds until JAX gives up to connect hosts that are linked
+_JAX_TIMEOUT = 300  # seconds after which JAX stops connecting linked hosts
 _links = None  # to the other hosts, once they are linked
 _number = 0  # of this host
 _has_tried = False  # to link the hosts

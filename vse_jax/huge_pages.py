@@ -2,7 +2,7 @@
 
 A training step on CPUs takes hundreds of megabytes from the system and gives them back
 when it ends. With pages of 4 kB, the system spends a fifth of the CPU time of
-`configs/f8k_rvse_infonce.py` on handing them out. glibc (2.35 or newer) asks for pages
+`configs/f8k_rvse_infonce.py` on allocating them. glibc (2.35 or newer) asks for pages
 of 2 MB if an environment variable says so, which it reads when a program starts.
 """
 

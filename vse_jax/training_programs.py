@@ -65,7 +65,7 @@ class TrainingPrograms:
         if key in self._compiled:
             return True
         is_first = not self._compiled
-        # The arrays may be given up before a thread looks at them.
+        # A step may donate these arrays before a thread reads their shapes.
         variables, batch = _shapes((variables, batch))
         others = self._after(step, variables, batch)
         compile_all = is_first and compile_ahead.is_worthwhile()

@@ -115,10 +115,10 @@ class Scope(NamedTuple):
         trips, seen = 0, state
         while trips <= MOST_TRIPS:
             condition = self.with_arguments(instruction.called("condition"), seen)
-            goes_on = condition.value(condition.computation.root.name)
-            if goes_on is None:
+            continues = condition.value(condition.computation.root.name)
+            if continues is None:
                 return None, same
-            if not goes_on:
+            if not continues:
                 return trips, same
             trips += 1
             seen = self._next(instruction, seen)

@@ -3,7 +3,7 @@
 The package `eccv-caption` has their numbers: COCO's image IDs, and the IDs of COCO's
 annotations, which CxC and Karpathy's JSON call `sentid`. It has no texts. All formats
 of COCO's captions list the captions of an image by ascending ID, so that their order
-within an image tells the IDs. Images may be in any order.
+within an image gives the IDs. Images may be in any order.
 """
 
 import dataclasses

@@ -136,7 +136,7 @@ def checked_queries(queries: np.ndarray, dim: int, k: int) -> np.ndarray:
         row = int(finite.argmin())
         raise InputError(f"the embedding of query {row + 1} is not finite")
     if k < 1:
-        raise InputError(f"{k} results were asked for; ask for at least 1")
+        raise InputError(f"k is {k}; expected at least 1")
     return queries
 
 

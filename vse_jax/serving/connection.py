@@ -70,7 +70,7 @@ class Connection(H11Protocol):
             )
 
     def resume_writing(self) -> None:
-        """Goes on after the client has read."""
+        """Stops the timer when the client has read."""
         self._stop_reading_timer()
         super().resume_writing()
 

@@ -18,7 +18,7 @@ _UNUSED = re.compile(
 
 
 class TextTowerFiles(NamedTuple):
-    """What is particular to the files of a text tower.
+    """Properties of the files of a text tower.
 
     Attributes:
       MODEL_TYPES: in `config.json`, of the whole model and of the tower alone.

@@ -126,7 +126,7 @@ def section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def read_lines(path: epath.Path) -> list[str]:
-    """Returns the lines of a text in UTF-8, which end by `\\n` alone.
+    """Returns the lines of a UTF-8 text; only `\\n` ends a line.
 
     A token may be any other line separator of Unicode.
 

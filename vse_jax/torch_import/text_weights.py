@@ -21,7 +21,7 @@ from vse_jax.torch_import import (
     towers,
 )
 
-# What is particular to the files of a tower.
+# Properties of the files of a tower.
 _FILES = {
     "bert": bert_files,
     "clip_text": clip_files.CLIP,

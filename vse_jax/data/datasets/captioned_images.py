@@ -67,7 +67,7 @@ def _shards(split: str, plan: SplitPlan) -> list[Callable[[], Iterator]]:
 def shard_bounds(
     image_count: int, image_bytes: int, shard_bytes: int
 ) -> list[tuple[int, int]]:
-    """Returns first image and image behind the last of shards of about equal size.
+    """Returns the first image and the end of each shard; sizes are about equal.
 
     Args:
       image_count: of the split, at least 1.

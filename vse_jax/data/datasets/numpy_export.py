@@ -1,4 +1,4 @@
-"""Writes a dataset of features in the numpy layout that the PyTorch repos read."""
+"""Writes features in the numpy layout that the PyTorch repositories read."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""Opens the folder of features, captions and ids of splits of the PyTorch repos.
+"""Opens the folder of features, captions and ids of splits of the PyTorch repositories.
 
 `vse_jax.data.datasets.region_features` describes its files.
 """
