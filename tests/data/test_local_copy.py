@@ -35,8 +35,9 @@ def test_dataset_is_prepared_in_a_bucket(bucket, shapes_builder, tmp_path, confi
     assert builder.data_dir.startswith(str(bucket))
     for split in ("train", "test"):
         assert read(builder, split) == read(shapes_builder, split)
-    assert datasets.prepare(data).data_dir == builder.data_dir
-    assert datasets.make_builder(data).local_copy == data.local_copy
+    again = datasets.prepare(data)
+    assert again.data_dir == builder.data_dir
+    assert builder.local_copy == again.local_copy == data.local_copy
 
 
 def of_records(emulator):

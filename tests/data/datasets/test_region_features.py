@@ -168,19 +168,17 @@ def test_name_of_the_prepared_data(root, data, tmp_path):
 def test_prepared_data_is_not_prepared_again(root, data):
     builder = datasets.prepare(data)
     before = {path: path.stat().st_mtime_ns for path in files_in(data.data_dir)}
-    datasets.prepare(data)
+    assert datasets.prepare(data).data_dir == builder.data_dir
     assert before == {p: p.stat().st_mtime_ns for p in files_in(data.data_dir)}
-    assert datasets.make_builder(data).data_dir == builder.data_dir
 
 
 def test_changed_source_is_prepared_again(root, data, caplog):
-    datasets.prepare(data)
+    first = datasets.prepare(data)
     write_split(root, features=REGIONS + 1)
-    with pytest.raises(InputError, match="changed since"):
-        datasets.make_builder(data)
     with caplog.at_level("INFO"):
         builder = datasets.prepare(data)
     assert "have changed" in caplog.text
+    assert builder.data_dir != first.data_dir
     np.testing.assert_array_equal(
         read(builder)[0]["regions"], (REGIONS[0] + 1).astype(np.float16)
     )
@@ -227,26 +225,24 @@ def test_prepared_data_needs_no_source(root, data, left):
     data.region_dim = 5
     with pytest.raises(InputError, match="4 dimensions; expected 5"):
         datasets.prepare(data)
-    with pytest.raises(InputError, match="4 dimensions; expected 5"):
-        datasets.make_builder(data)
 
 
-def test_incomplete_prepared_data_is_prepared_again(root, data):
+def test_incomplete_prepared_data_is_prepared_again(root, data, caplog):
     builder = datasets.prepare(data)
     [record_file] = pathlib.Path(builder.data_dir).glob("*train.array_record*")
     record_file.unlink()
-    with pytest.raises(InputError, match="incomplete"):
-        datasets.make_builder(data)
-    assert len(read(datasets.prepare(data))) == 7
+    with caplog.at_level("INFO"):
+        assert len(read(datasets.prepare(data))) == 7
+    assert "removing incomplete data" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
-def test_damaged_prepared_data_is_prepared_again(root, data, name):
+def test_damaged_prepared_data_is_prepared_again(root, data, name, caplog):
     path = pathlib.Path(datasets.prepare(data).data_dir) / name
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match="incomplete"):
-        datasets.make_builder(data)
-    assert len(read(datasets.prepare(data))) == 7
+    with caplog.at_level("INFO"):
+        assert len(read(datasets.prepare(data))) == 7
+    assert "removing incomplete data" in caplog.text
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -259,11 +255,6 @@ def test_progress_bar_on_terminals_only(root, data, monkeypatch, capsys, is_term
     assert ("preparing train" in bar and "/7 [" in bar) == is_terminal
     assert is_terminal or not bar
     assert not capsys.readouterr().out
-
-
-def test_make_builder_prepares_nothing(root, data):
-    assert datasets.make_builder(data).info.features["regions"].shape == (None, 4)
-    assert not files_in(data.data_dir)
 
 
 # Prepares the data, but tells when it writes and goes on when it gets a line.
@@ -305,7 +296,7 @@ def test_killed_preparing_leaves_nothing_behind(root, data):
         assert process.stdout.readline() == b"writing\n"
         process.kill()
     assert [p for p in files_in(data.data_dir) if p.name.startswith("incomplete.")]
-    assert not datasets.make_builder(data).info.splits
+    assert not list(pathlib.Path(data.data_dir).rglob("dataset_info.json"))
     assert len(read(datasets.prepare(data))) == 7
     assert not [p for p in files_in(data.data_dir) if "incomplete." in p.name]
 

@@ -82,8 +82,6 @@ def test_changed_photo_of_the_same_name_and_size_is_noticed(photos, bucket, conf
     before = datasets.prepare(config.data)
     path = bucket / "images" / NAMES[0]
     path.write_bytes(encoded(drawn(8, 8, 99), "BMP"))
-    with pytest.raises(InputError, match="its source files have changed since"):
-        datasets.make_builder(config.data)
     after = datasets.prepare(config.data)
     assert after.data_dir != before.data_dir
     assert identity_of(after).digest != identity_of(before).digest

@@ -80,34 +80,6 @@ _DOWNLOAD_ERRORS = (
 )
 
 
-def make_builder(data: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
-    """Returns the builder of the dataset that `config.data` describes.
-
-    If the data is prepared, the builder can read it (`as_data_source`). Otherwise call
-    `prepare`.
-
-    Raises:
-      InputError: if the builder is unknown; if there is neither prepared data nor a
-        valid source; if the prepared data is incomplete or older than its source
-        files; or if it does not match the config.
-    """
-    if is_extracted(data):
-        return local_copy.locate(_open_extracted(data), data.local_copy)
-    source, data_dir = _make_source(data), _data_dir(data)
-    prepared = _open_if_fresh(source, data_dir)
-    if prepared is not None:
-        return local_copy.locate(prepared, data.local_copy)
-    source.check_source()
-    versions = _versions(source, data_dir)
-    if versions:
-        raise InputError(
-            f"{_directory(source, data_dir, versions[0])}: the prepared data is "
-            "incomplete, or its source files have changed since; run with "
-            "--mode=prepare"
-        )
-    return source.builder(data_dir, source.version)
-
-
 def prepare(
     data: ml_collections.ConfigDict, required_splits: Sequence[str] = ()
 ) -> tfds.core.DatasetBuilder:
@@ -130,7 +102,10 @@ def prepare(
       and field names.
 
     Raises:
-      InputError: for the reasons of `make_builder`, or if a source file is invalid.
+      InputError: if the builder is unknown; if there is neither prepared data nor a
+        valid source; if a required split is missing; if a source file is invalid; if
+        extracted features are incomplete; or if the prepared data does not match the
+        config.
       ReportedError: if the data cannot be written.
     """
     if is_extracted(data):
