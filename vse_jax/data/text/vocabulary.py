@@ -165,30 +165,6 @@ class Vocabulary:
             )
         return cls(words[4:-1])
 
-    @classmethod
-    def from_captions(cls, captions: Iterable[str], minimum_count: int) -> "Vocabulary":
-        """Returns the words that occur at least `minimum_count` times in captions.
-
-        Words are in the order of their first occurrence.
-
-        Raises:
-          InputError: if no word is frequent enough.
-        """
-        counts = collections.Counter()
-        for caption in captions:
-            counts.update(tokenizers.tokenize(caption))
-        return cls._of_frequent(counts, minimum_count)
-
-    @classmethod
-    def _of_frequent(cls, counts: dict[str, int], minimum_count: int) -> "Vocabulary":
-        words = [word for word, count in counts.items() if count >= minimum_count]
-        if not words:
-            raise InputError(
-                f"config.data.minimum_word_count is {minimum_count}, but no word "
-                "occurs that often in the training captions; set it to a smaller number"
-            )
-        return cls(words)
-
 
 def training_vocabulary(
     builder: tfds.core.DatasetBuilder,
@@ -198,8 +174,9 @@ def training_vocabulary(
 ) -> Vocabulary:
     """Returns the vocabulary of the training split of a prepared dataset.
 
-    The words and their counts are part of the split's index, which is cached beside the
-    prepared data. Only the first call reads the captions.
+    Its words are in the order of their first occurrence. They and their counts are part
+    of the split's index, which is cached beside the prepared data. Only the first call
+    reads the captions.
 
     Args:
       builder: a prepared dataset.
@@ -212,6 +189,14 @@ def training_vocabulary(
     """
     index = split_index.split_index(builder, split, tokenizer)
     counts = np.bincount(index.word_ids, minlength=len(index.words)).tolist()
-    return Vocabulary._of_frequent(
-        dict(zip(index.words, counts, strict=True)), minimum_count
-    )
+    words = [
+        word
+        for word, count in zip(index.words, counts, strict=True)
+        if count >= minimum_count
+    ]
+    if not words:
+        raise InputError(
+            f"config.data.minimum_word_count is {minimum_count}, but no word "
+            "occurs that often in the training captions; set it to a smaller number"
+        )
+    return Vocabulary(words)
