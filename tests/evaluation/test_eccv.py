@@ -118,7 +118,8 @@ def test_metrics_are_those_of_the_package():
     of_captions = rank_relevant(
         captions, images, relevance, content="captions", best_only=True
     )
-    of_images = rank_relevant(images, captions, relevance.transposed(len(images)))
+    texts = Relevance.of_pairs(candidate, query, len(images))
+    of_images = rank_relevant(images, captions, texts)
     assert len(of_captions.query) == 25_000 - 28
     for k in (1, 5, 10):
         recalls = package.cxc_recalls(retrieved, "all", K=k)

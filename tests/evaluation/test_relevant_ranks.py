@@ -98,7 +98,10 @@ def test_equal_ids_give_the_ranks_of_recall():
     of_images = rank_relevant(images, captions, relevance, best_only=True)
     np.testing.assert_array_equal(of_images.best, ranks.image_to_text)
     of_captions = rank_relevant(
-        captions, images, relevance.transposed(150), content="captions"
+        captions,
+        images,
+        Relevance.of_pairs(relevance.candidate, relevance.query, 150),
+        content="captions",
     )
     np.testing.assert_array_equal(of_captions.best, ranks.text_to_image)
 
@@ -131,6 +134,6 @@ def test_pairs_count_once():
     relevance = Relevance.of_pairs([2, 0, 2, 2], [4, 1, 4, 3], 4)
     assert relevance.offset.tolist() == [0, 1, 1, 3, 3]
     assert relevance.candidate.tolist() == [1, 3, 4]
-    back = relevance.transposed(5).transposed(4)
+    back = Relevance.of_pairs(relevance.query[::-1], relevance.candidate[::-1], 4)
     assert back.offset.tolist() == relevance.offset.tolist()
     assert back.candidate.tolist() == relevance.candidate.tolist()

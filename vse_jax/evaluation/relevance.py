@@ -65,11 +65,3 @@ class Relevance:
     def query(self) -> np.ndarray:
         """Query of each pair, int64 `[pairs]`."""
         return np.repeat(np.arange(len(self.count)), self.count)
-
-    def transposed(self, candidates: int) -> "Relevance":
-        """Returns the relation with queries and candidates exchanged.
-
-        Args:
-          candidates: number of candidates, which are the queries of the result.
-        """
-        return Relevance.of_pairs(self.candidate, self.query, candidates)
