@@ -21,8 +21,8 @@ from vse_jax.data import photo_crops, photo_inputs
 from vse_jax.data.datasets.photos import PhotoError
 from vse_jax.data.photo_inputs import Photo
 from vse_jax.errors import InputError
+from vse_jax.extraction import pca
 from vse_jax.extraction.extractor import make_extract_step
-from vse_jax.extraction.pca import PCA
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.vse import content_dim
 from vse_jax.threads import in_order
@@ -67,8 +67,8 @@ class ImageInput:
             `config.data.maximum_pixels` of the run.
 
         Raises:
-          InputError: if the size of the model's photos is not known, or the maximum is
-            less than 1.
+          InputError: if the size of the model's photos is not known, the maximum is
+            less than 1, or the checkpoint's PCA is of another version of this program.
         """
         self.maximum_pixels = _maximum_pixels(restored.run, maximum_pixels)
         model = restored.run["config"]["model"]
@@ -88,14 +88,14 @@ class ImageInput:
             else:
                 self._why_no_photos = _NO_SIZE
 
-    def _take_photos(self, extraction, backbone, pca):
+    def _take_photos(self, extraction, backbone, arrays):
         config = extraction_config(extraction)
         geometry = photo_crops.geometry_of(config.data)
         self._read_photo = photo_inputs.pixels_reader(
             geometry, maximum_pixels=self.maximum_pixels
         )
         self._extract = make_extract_step(config)
-        self.parameters = backbone, PCA(**pca) if pca else None
+        self.parameters = backbone, pca.restored(arrays)
 
     @property
     def takes_photos(self) -> bool:

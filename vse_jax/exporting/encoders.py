@@ -17,8 +17,8 @@ from vse_jax import run_config
 from vse_jax.checkpoint import Restored
 from vse_jax.data.text import vocabularies
 from vse_jax.errors import InputError
+from vse_jax.extraction import pca
 from vse_jax.extraction.extractor import make_extract_step
-from vse_jax.extraction.pca import PCA
 from vse_jax.image_inputs import extraction_config, photo_size
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.kernels.platforms import plain_forms
@@ -71,6 +71,9 @@ def encoders(restored: Restored, backbone: dict) -> list[Encoder]:
       restored: content of a checkpoint.
       backbone: variables of the backbone that extracted the training's features; {} if
         there is none.
+
+    Raises:
+      InputError: if the checkpoint's PCA is of another version of this program.
     """
     config = run_config.from_json(restored.run["config"])
     config.dtype = "float32"
@@ -142,10 +145,10 @@ def _backbone(restored, backbone):
     config = extraction_config(restored.run["extraction"])
     config.dtype = "float32"
     extract = make_extract_step(config)
-    pca = PCA(**restored.pca) if restored.pca else None
+    parameters = backbone, pca.restored(restored.pca)
 
     def compute_features(image):
-        features = extract((backbone, pca), image)
+        features = extract(parameters, image)
         return features.astype(jnp.float32)  # they were stored as float16
 
     inputs = {"image": _photos(config.data.image_size)}

@@ -1,7 +1,7 @@
 """PCA of features, which is fitted once and stored next to the features."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -22,12 +22,10 @@ class PCA(NamedTuple):
       mean: float32 `[dim]`.
       components: float32 `[dim, components]`, orthonormal columns by decreasing
         variance.
-      explained_variance: float32 `[components]`, variance along each component.
     """
 
     mean: np.ndarray
     components: np.ndarray
-    explained_variance: np.ndarray
 
     def project(self, features: jax.Array) -> jax.Array:
         """Projects float32 `[..., dim]` to `[..., components]`."""
@@ -61,10 +59,9 @@ def fit(features: Iterable[np.ndarray], components: int) -> PCA:
         )
     mean = total / count
     covariance = products / count - np.outer(mean, mean)
-    variance, vectors = np.linalg.eigh(covariance)
-    variance = variance[::-1][:components]
+    _, vectors = np.linalg.eigh(covariance)  # by increasing variance
     vectors = _with_fixed_signs(vectors[:, ::-1][:, :components])
-    return PCA(np.float32(mean), np.float32(vectors), np.float32(variance))
+    return PCA(np.float32(mean), np.float32(vectors))
 
 
 def _with_fixed_signs(vectors):
@@ -89,4 +86,20 @@ def load(path: epath.Path) -> PCA:
     arrays = extracted_features.read_pca(path)
     if set(arrays) != set(PCA._fields):
         raise InputError(f"{path}: is damaged; delete {path.parent} and extract again")
+    return PCA(**arrays)
+
+
+def restored(arrays: Mapping[str, np.ndarray]) -> PCA | None:
+    """Returns the PCA that a checkpoint holds; None if it holds none.
+
+    Raises:
+      InputError: if the arrays are not those of a PCA.
+    """
+    if not arrays:
+        return None
+    if set(arrays) != set(PCA._fields):
+        raise InputError(
+            f"the checkpoint's PCA has the arrays {', '.join(sorted(arrays))}; "
+            f"expected {' and '.join(PCA._fields)}; extract features and train again"
+        )
     return PCA(**arrays)
