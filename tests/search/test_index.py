@@ -36,6 +36,10 @@ def gallery(tmp_path):
     return Gallery.open(tmp_path)
 
 
+def build(gallery, kind="ivf", correction=None):
+    return build_index.build(gallery, kind, hubness=correction, queries=QUERIES)
+
+
 def recall(found, right):
     return np.mean([np.isin(*rows).mean() for rows in zip(right, found, strict=True)])
 
@@ -44,7 +48,7 @@ def recall(found, right):
 @pytest.mark.parametrize("files", [1, 3])
 def test_index_finds_most_of_exact_search(gallery, monkeypatch, kind, files):
     monkeypatch.setattr(build_index, "FILE_BYTES", ROWS // files * 2 * 16)
-    built = build_index.build(gallery, kind, queries=QUERIES)
+    built = build(gallery, kind)
     assert len(built.files) == files
     found = index.load(gallery).search(QUERIES, 10)
     right = exact.search(QUERIES, gallery, 10)
@@ -61,7 +65,7 @@ def test_index_finds_most_of_exact_search(gallery, monkeypatch, kind, files):
 @pytest.mark.parametrize("kind", index.KINDS)
 def test_index_holds_the_correction_of_hubness(gallery, kind):
     correction = hubness.store(gallery, unit_vectors(200, 3), alpha=2.0, k=20)
-    build_index.build(gallery, kind, hubness=correction, queries=QUERIES)
+    build(gallery, kind, correction)
     opened = index.load(gallery, correction)
     right = [
         exact.search(QUERIES, gallery, 10, bias=bias).rows
@@ -77,7 +81,7 @@ def test_least_effort_is_chosen(gallery, monkeypatch):
     efforts = []
     for wanted in (0.1, 0.95, 1.0):
         monkeypatch.setattr(build_index, "WANTED_RECALL", wanted)
-        built = build_index.build(gallery, "ivf", queries=QUERIES)
+        built = build(gallery)
         efforts.append(built.effort)
     assert 1 == efforts[0] < efforts[1] < efforts[2]
     assert built.recall == 1
@@ -86,7 +90,7 @@ def test_least_effort_is_chosen(gallery, monkeypatch):
 
 @pytest.mark.parametrize("kind", index.KINDS)
 def test_queries_that_find_too_few_rows_are_searched_exactly(gallery, kind):
-    build_index.build(gallery, kind)
+    build(gallery, kind)
     opened = index.load(gallery)
     found = opened.search(QUERIES[:3], ROWS + 1)
     right = exact.search(QUERIES[:3], gallery, ROWS)
@@ -99,7 +103,7 @@ def test_tiny_gallery(tmp_path):
     encode(tmp_path, source(3))
     gallery = Gallery.open(tmp_path)
     for kind in index.KINDS:
-        assert build_index.build(gallery, kind).recall == 1
+        assert build(gallery, kind).recall == 1
         found = index.load(gallery).search(QUERIES[:2], 5)
         right = exact.search(QUERIES[:2], gallery, 5)
         np.testing.assert_array_equal(found.rows, right.rows)
@@ -110,7 +114,7 @@ def test_remote_index(bucket, tmp_path):
     with GalleryWriter(bucket, description(), copies=copies) as writer:
         writer.write(unit_vectors(50, 1), [Record(str(i)) for i in range(50)])
     gallery = Gallery.open(bucket, copies)
-    build_index.build(gallery, "ivf")
+    build(gallery)
     found = index.load(gallery).search(QUERIES, 3)
     assert recall(found.rows, exact.search(QUERIES, gallery, 3).rows) > 0.9
 
@@ -127,7 +131,7 @@ def test_gallery_without_index(gallery):
 
 
 def test_index_of_another_content_is_refused(gallery):
-    build_index.build(gallery, "ivf")
+    build(gallery)
     with GalleryWriter(gallery.folder, gallery.manifest.description) as writer:
         writer.drop(["7"])
     message = refused(index.load, Gallery.open(gallery.folder))
@@ -138,7 +142,7 @@ def test_index_of_another_content_is_refused(gallery):
 
 def test_index_of_another_correction_is_refused(gallery):
     first = hubness.store(gallery, unit_vectors(20, 3))
-    build_index.build(gallery, "ivf", hubness=first)
+    build(gallery, "ivf", first)
     other = hubness.store(gallery, unit_vectors(20, 4))
     assert "the correction of hubness changed" in refused(index.load, gallery, other)
     assert index.load(gallery, first)
@@ -146,7 +150,7 @@ def test_index_of_another_correction_is_refused(gallery):
 
 def test_index_without_correction_does_not_correct(gallery):
     correction = hubness.store(gallery, unit_vectors(20, 3))
-    build_index.build(gallery, "ivf")
+    build(gallery)
     opened = index.load(gallery, correction)
     message = refused(opened.search, QUERIES, 3, corrected=True)
     assert "was built without the correction of hubness" in message
@@ -156,25 +160,25 @@ def test_order_similarity_has_no_index(tmp_path):
     encode(
         tmp_path, {}, writer=GalleryWriter(tmp_path, description(similarity="order"))
     )
-    message = refused(build_index.build, Gallery.open(tmp_path), "ivf")
+    message = refused(build, Gallery.open(tmp_path))
     assert "'order', which is not an inner product" in message
 
 
 def test_empty_gallery_and_unknown_kind(tmp_path):
     encode(tmp_path, {})
     gallery = Gallery.open(tmp_path)
-    assert "is empty" in refused(build_index.build, gallery, "ivf")
-    assert "expected ivf or hnsw" in refused(build_index.build, gallery, "lsh")
+    assert "is empty" in refused(build, gallery)
+    assert "expected ivf or hnsw" in refused(build, gallery, "lsh")
 
 
 def test_faiss_is_named_if_it_is_not_installed(gallery, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    assert refused(build_index.build, gallery, "ivf").endswith("pip install faiss-cpu")
+    assert refused(build, gallery).endswith("pip install faiss-cpu")
 
 
 @pytest.mark.parametrize("damage", ["json", "short", "content"])
 def test_damaged_index(gallery, damage):
-    file = build_index.build(gallery, "ivf").files[0]
+    file = build(gallery).files[0]
     path, manifest = gallery.folder / file.name, gallery.folder / "index.json"
     if damage == "json":
         content = json.loads(manifest.read_text())

@@ -30,8 +30,8 @@ def build(
     gallery: Gallery,
     kind: str,
     *,
-    hubness: Hubness | None = None,
-    queries: np.ndarray | None = None,
+    hubness: Hubness | None,
+    queries: np.ndarray,
 ) -> IndexDescription:
     """Builds the index of a gallery and writes it to the gallery's folder.
 
@@ -43,7 +43,7 @@ def build(
       kind: one of `KINDS`.
       hubness: correction of the gallery, which the index will hold; None for none.
       queries: embeddings of typical queries, `[queries, embed]`, on which the recall is
-        measured. None takes rows of the gallery, which are easier to find.
+        measured.
 
     Returns:
       The index's description, with its recall.
@@ -53,9 +53,6 @@ def build(
       TrainingError: if the index cannot be written.
     """
     _check(gallery, kind)
-    sample = evenly_spaced(SAMPLE_QUERIES, gallery.rows)
-    if queries is None:
-        queries = gallery.embeddings_at(sample)
     queries = queries[evenly_spaced(SAMPLE_QUERIES, len(queries))].astype(np.float32)
     with files.sole_writer(gallery.folder), reporting_writes(gallery.folder):
         parts = tuple(_write_parts(gallery, kind, hubness))
