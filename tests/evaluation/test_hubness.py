@@ -6,6 +6,8 @@ from vse_jax.evaluation import hubness
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+OPTIONS = {"alpha": 0.75, "k": 128}
+
 
 def naive_bias(rows, bank, alpha, k, similarity, content):
     biases = []
@@ -40,9 +42,9 @@ def test_bias_is_that_of_a_loop(content, similarity, k):
 
 def test_blocks_do_not_matter(monkeypatch):
     rows, bank = draw(300, 6).astype(np.float16), draw(40, 6, seed=1)
-    whole = hubness.bias(rows, bank)
+    whole = hubness.bias(rows, bank, **OPTIONS)
     monkeypatch.setattr(hubness, "_SCORES_BYTES", 1)
-    parts = hubness.bias(iter([rows[:7], rows[7:8], rows[8:]]), bank)
+    parts = hubness.bias(iter([rows[:7], rows[7:8], rows[8:]]), bank, **OPTIONS)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
 
 
@@ -53,12 +55,13 @@ def test_large_banks_are_thinned(monkeypatch):
     assert len(taken) == 10
     np.testing.assert_array_equal(taken[0], bank[0])
     expected = naive_bias(rows, taken, 0.75, 10, "cosine", "images")
-    np.testing.assert_allclose(hubness.bias(rows, bank), expected, atol=1e-5)
+    bias = hubness.bias(rows, bank, **OPTIONS)
+    np.testing.assert_allclose(bias, expected, atol=1e-5)
     assert hubness.digest_of(bank) == hubness.digest_of(taken)
 
 
 def test_no_rows():
-    assert hubness.bias(draw(0, 6), draw(4, 6)).shape == (0,)
+    assert hubness.bias(draw(0, 6), draw(4, 6), **OPTIONS).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -72,4 +75,4 @@ def test_no_rows():
 )
 def test_invalid_options(bank, options, words):
     with pytest.raises(InputError, match=words):
-        hubness.bias(draw(3, 6), draw(bank, 6), **options)
+        hubness.bias(draw(3, 6), draw(bank, 6), **OPTIONS | options)

@@ -63,8 +63,10 @@ def test_index_finds_most_of_exact_search(gallery, monkeypatch, kind, files):
 
 
 @pytest.mark.parametrize("kind", index.KINDS)
-def test_index_holds_the_correction_of_hubness(gallery, kind):
-    correction = hubness.store(gallery, unit_vectors(200, 3), alpha=2.0, k=20)
+def test_index_holds_the_correction_of_hubness(gallery, kind, monkeypatch):
+    monkeypatch.setattr(hubness, "ALPHA", 2.0)
+    monkeypatch.setattr(hubness, "K", 20)
+    correction = hubness.store(gallery, unit_vectors(200, 3))
     build(gallery, kind, correction)
     opened = index.load(gallery, correction)
     right = [

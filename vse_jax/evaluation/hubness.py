@@ -20,7 +20,6 @@ from vse_jax.evaluation.embedder import Embeddings
 from vse_jax.evaluation.retrieval import Biases
 from vse_jax.similarity import BYTES, scores_of
 
-ALPHA, K = 0.75, 128
 MAX_BANK = 100_000  # queries; of more, evenly spaced ones are taken
 _SCORES_BYTES = 2**27  # memory for scores, approximately
 
@@ -29,8 +28,8 @@ def bias(
     embeddings: np.ndarray | Iterable[np.ndarray],
     bank: np.ndarray,
     *,
-    alpha: float = ALPHA,
-    k: int = K,
+    alpha: float,
+    k: int,
     similarity: str = "cosine",
     content: str = "images",
 ) -> np.ndarray:
@@ -69,8 +68,8 @@ def biases(
     embeddings: Embeddings,
     bank: Embeddings,
     *,
-    alpha: float = ALPHA,
-    k: int = K,
+    alpha: float,
+    k: int,
     similarity: str = "cosine",
 ) -> Biases:
     """Computes the biases of images and captions, each with a bank of the other side.

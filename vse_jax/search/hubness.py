@@ -8,9 +8,11 @@ import numpy as np
 
 from vse_jax import files
 from vse_jax.errors import InputError, reporting_writes, unreadable
-from vse_jax.evaluation.hubness import ALPHA, K, bias, digest_of
+from vse_jax.evaluation.hubness import bias, digest_of
 from vse_jax.gallery.gallery import Gallery
 
+ALPHA = 0.75  # weight of the bias
+K = 128  # largest similarities that are averaged
 _FILE = "hubness.npz"
 
 
@@ -21,15 +23,11 @@ class Hubness(NamedTuple):
       bias: `[rows]` float32, which is subtracted from the scores of each row.
       gallery: fingerprint of the gallery's embeddings.
       bank: digest of the bank, see `digest_of`.
-      alpha: weight of the bias.
-      k: number of largest similarities.
     """
 
     bias: np.ndarray
     gallery: str
     bank: str
-    alpha: float
-    k: int
 
     @property
     def fingerprint(self) -> str:
@@ -37,38 +35,28 @@ class Hubness(NamedTuple):
         return hashlib.sha256(self.bias.tobytes()).hexdigest()
 
 
-def store(
-    gallery: Gallery, bank: np.ndarray, *, alpha: float = ALPHA, k: int = K
-) -> Hubness:
+def store(gallery: Gallery, bank: np.ndarray) -> Hubness:
     """Computes the correction of a gallery and writes it to the gallery's folder.
 
-    A correction that the folder already has is kept if it is of the same rows, bank and
-    options.
+    A correction that the folder already has is kept if it is of the same rows and bank.
 
     Args:
       gallery: a gallery that no `GalleryWriter` has open.
-      bank: embeddings of queries of the other side, `[queries, embed]`.
-      alpha: weight of the bias.
-      k: number of largest similarities.
+      bank: embeddings of queries, `[queries, embed]`, of the other side than the gallery.
 
     Raises:
-      InputError: if the bank is empty or an option is out of range.
+      InputError: if the bank is empty.
       TrainingError: if the file cannot be written.
     """
-    key = {
-        "gallery": gallery.fingerprint,
-        "bank": digest_of(bank),
-        "alpha": float(alpha),
-        "k": int(k),
-    }
+    key = {"gallery": gallery.fingerprint, "bank": digest_of(bank)}
     found = _read(gallery)
     if found and found._asdict() | key == found._asdict():
         return found
     values = bias(
         gallery.blocks(),
         bank,
-        alpha=alpha,
-        k=k,
+        alpha=ALPHA,
+        k=K,
         similarity=gallery.similarity,
         content=gallery.content,
     )
