@@ -34,7 +34,7 @@ def main():
     caption_image_id = np.repeat(image_id, CAPTIONS_PER_IMAGE)
 
     def evaluate():
-        ranks = retrieval.rank(images, captions, image_id, caption_image_id)
+        ranks = retrieval.rank(images, captions, image_id, caption_image_id, "cosine")
         return retrieval.recalls(ranks)
 
     timed = timing.median_seconds({"rank": evaluate}, repeats=REPEATS, warmup=1)["rank"]

@@ -70,11 +70,12 @@ def of_vse_jax(coco, cxc, suite, embeddings, metrics):
     """Computes all of the package's metrics, in percent."""
     found = {"eccv": suite.measure(embeddings, "cosine")}
     if metrics != TINY:
-        ids = np.arange(len(coco.image_id)), coco.image
+        arguments = *embeddings, np.arange(len(coco.image_id)), coco.image, "cosine"
+        ranks = retrieval.rank_related(*embeddings, cxc, "cosine")
         found |= {
-            "coco_5k": retrieval.recalls(retrieval.rank(*embeddings, *ids)),
-            "coco_1k": retrieval.evaluate_folds(*embeddings, *ids),
-            "cxc": retrieval.recalls(retrieval.rank_related(*embeddings, cxc)),
+            "coco_5k": retrieval.recalls(retrieval.rank(*arguments)),
+            "coco_1k": retrieval.evaluate_folds(*arguments),
+            "cxc": retrieval.recalls(ranks),
         }
     return {
         f"{name[:3]} {ground_truth}_{name[4:]}": value

@@ -28,8 +28,10 @@ def evaluation(images=6, folds=False):
     embeddings = rng.normal(size=(images, 4)), rng.normal(size=(2 * images, 4))
     index = index_of(images)
     ids = index.image_id, index.caption_image_id
-    ranks = retrieval.rank(*embeddings, *ids)
-    fold_metrics = retrieval.evaluate_folds(*embeddings, *ids) if folds else None
+    ranks = retrieval.rank(*embeddings, *ids, "cosine")
+    fold_metrics = (
+        retrieval.evaluate_folds(*embeddings, *ids, "cosine") if folds else None
+    )
     return Evaluation(
         "dev",
         index,
@@ -90,7 +92,7 @@ def test_folds_are_those_of_the_option():
     ranked = evaluate_embeddings(*arguments, folds=5)
     assert ranked.metrics == result.metrics
     assert ranked.fold_metrics == retrieval.evaluate_folds(
-        *result.embeddings, *ids, folds=5
+        *result.embeddings, *ids, "cosine", folds=5
     )
     assert ranked.fold_metrics["i2t_r5"] == 100  # of the four captions of a fold
     with pytest.raises(InputError, match=r"config\.data\.folds is 11, but the split"):
@@ -204,7 +206,9 @@ def test_embeddings_have_the_order_of_the_split(embedded):
     np.testing.assert_allclose(result.embeddings.captions, captions, atol=1e-5)
     assert len(result.embeddings.captions) == 5 * len(result.embeddings.images)
     ids = np.arange(10), np.repeat(np.arange(10), 5)
-    ranks = retrieval.rank(result.embeddings.images, result.embeddings.captions, *ids)
+    ranks = retrieval.rank(
+        result.embeddings.images, result.embeddings.captions, *ids, "cosine"
+    )
     assert result.metrics == retrieval.recalls(ranks)
 
 
@@ -224,7 +228,7 @@ def test_correction_takes_its_bank_from_the_train_split(embedded):
         0.6 * np.sort(captions @ bank.images.T)[:, -7:].mean(1),
     )
     ids = np.arange(10), np.repeat(np.arange(10), 5)
-    ranks = retrieval.rank(images, captions, *ids, biases=biases)
+    ranks = retrieval.rank(images, captions, *ids, "cosine", biases=biases)
     assert corrected.metrics == pytest.approx(retrieval.recalls(ranks))
     assert corrected.metrics != result.metrics
     assert corrected.fold_metrics is None

@@ -116,10 +116,15 @@ def test_metrics_are_those_of_the_package():
     candidate = [coco.image_row[item] for items in right.values() for item in items]
     relevance = Relevance.of_pairs(query, candidate, len(captions))
     of_captions = rank_relevant(
-        captions, images, relevance, content="captions", best_only=True
+        captions,
+        images,
+        relevance,
+        similarity="cosine",
+        content="captions",
+        best_only=True,
     )
     texts = Relevance.of_pairs(candidate, query, len(images))
-    of_images = rank_relevant(images, captions, texts)
+    of_images = rank_relevant(images, captions, texts, similarity="cosine")
     assert len(of_captions.query) == 25_000 - 28
     for k in (1, 5, 10):
         recalls = package.cxc_recalls(retrieved, "all", K=k)

@@ -6,7 +6,7 @@ from vse_jax.evaluation import hubness
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-OPTIONS = {"alpha": 0.75, "k": 128}
+OPTIONS = {"alpha": 0.75, "k": 128, "similarity": "cosine", "content": "images"}
 
 
 def naive_bias(rows, bank, alpha, k, similarity, content):

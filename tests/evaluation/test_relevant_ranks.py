@@ -74,7 +74,9 @@ def test_an_item_is_not_its_own_candidate():
     embeddings = items(21, 0)
     scores = embeddings @ embeddings.T
     np.fill_diagonal(scores, -np.inf)
-    found = rank_relevant(embeddings, embeddings, relevance, among_themselves=True)
+    found = rank_relevant(
+        embeddings, embeddings, relevance, similarity="cosine", among_themselves=True
+    )
     assert_ranks(found, naive_ranks(scores, related))
 
 
@@ -84,7 +86,8 @@ def test_models_are_averaged():
     candidates = np.stack([items(17, seed) for seed in range(3, 6)])
     scores = np.einsum("mqd,mcd->mqc", queries, candidates).sum(0)
     assert_ranks(
-        rank_relevant(queries, candidates, relevance), naive_ranks(scores, related)
+        rank_relevant(queries, candidates, relevance, similarity="cosine"),
+        naive_ranks(scores, related),
     )
 
 
@@ -93,14 +96,17 @@ def test_equal_ids_give_the_ranks_of_recall():
     images, captions = items(30, 0), items(150, 1)
     image_id = np.arange(30)
     caption_image_id = np.random.default_rng(0).permutation(np.repeat(image_id, 5))
-    ranks = retrieval.rank(images, captions, image_id, caption_image_id)
+    ranks = retrieval.rank(images, captions, image_id, caption_image_id, "cosine")
     relevance = Relevance.of_pairs(caption_image_id, np.arange(150), 30)
-    of_images = rank_relevant(images, captions, relevance, best_only=True)
+    of_images = rank_relevant(
+        images, captions, relevance, similarity="cosine", best_only=True
+    )
     np.testing.assert_array_equal(of_images.best, ranks.image_to_text)
     of_captions = rank_relevant(
         captions,
         images,
         Relevance.of_pairs(relevance.candidate, relevance.query, 150),
+        similarity="cosine",
         content="captions",
     )
     np.testing.assert_array_equal(of_captions.best, ranks.text_to_image)
@@ -110,7 +116,9 @@ def test_equal_scores_count_against_the_model():
     relevance = Relevance.of_pairs([0, 0], [3, 5], 1)
     # Any dimension and position, as sums must not depend on the place in a tile.
     embeddings = np.random.default_rng(0).normal(size=37).astype(np.float32)
-    found = rank_relevant(embeddings[None], np.tile(embeddings, (40, 1)), relevance)
+    found = rank_relevant(
+        embeddings[None], np.tile(embeddings, (40, 1)), relevance, similarity="cosine"
+    )
     assert found.rank.tolist() == [38, 39]
 
 
@@ -122,7 +130,7 @@ def test_scores_of_nan_are_ranked_last_among_the_candidates_that_exist(
     relevance = Relevance.of_pairs([0, 0], [3, 5], 20)
     candidates = np.ones((20, 4), np.float32)
     candidates[5] = np.nan
-    options = {"among_themselves": among_themselves}
+    options = {"similarity": "cosine", "among_themselves": among_themselves}
     found = rank_relevant(candidates, candidates, relevance, **options)
     expected = [17, 18] if among_themselves else [18, 19]
     assert found.rank.tolist() == expected

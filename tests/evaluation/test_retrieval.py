@@ -37,9 +37,9 @@ def naive_ranks(
     return np.array(of_images), np.array(of_captions)
 
 
-def assert_ranks_are_naive(*arguments):
-    ranks = retrieval.rank(*arguments)
-    of_images, of_captions = naive_ranks(*arguments)
+def assert_ranks_are_naive(*split, similarity="cosine", biases=None):
+    ranks = retrieval.rank(*split, similarity, biases)
+    of_images, of_captions = naive_ranks(*split, similarity, biases or NO_BIASES)
     np.testing.assert_array_equal(ranks.image_to_text, of_images)
     np.testing.assert_array_equal(ranks.text_to_image, of_captions)
     return ranks
@@ -61,7 +61,7 @@ def ragged_split(images=12, dim=4, seed=0):
 @pytest.mark.parametrize("similarity", SCORES)
 @pytest.mark.parametrize("seed", range(3))
 def test_ranks_are_those_of_a_double_loop(similarity, seed):
-    assert_ranks_are_naive(*ragged_split(seed=seed), similarity)
+    assert_ranks_are_naive(*ragged_split(seed=seed), similarity=similarity)
 
 
 def set_tiles(monkeypatch, images, captions):
@@ -115,8 +115,10 @@ def test_duplicate_images_are_not_wrong_answers(monkeypatch):
 def test_only_a_duplicate_before_it_leaves_rank_zero():
     images = np.float32([[1, 0], [1, 0], [0, 1]])
     captions = np.float32([[1, 0], [1, 0], [0, 1]])
-    apart = retrieval.rank(images, captions, np.arange(3), np.arange(3))
-    same = retrieval.rank(images, captions, np.array([0, 0, 2]), np.array([0, 0, 2]))
+    apart = retrieval.rank(images, captions, np.arange(3), np.arange(3), "cosine")
+    same = retrieval.rank(
+        images, captions, np.array([0, 0, 2]), np.array([0, 0, 2]), "cosine"
+    )
     np.testing.assert_array_equal(apart.text_to_image, [1, 1, 0])
     np.testing.assert_array_equal(same.text_to_image, [0, 0, 0])
     np.testing.assert_array_equal(same.image_to_text, [0, 0, 0])
@@ -140,7 +142,7 @@ def test_ids_need_not_be_positions():
 def test_ties_count_against_the_model():
     images = np.float32([[1, 0], [1, 0]])
     captions = np.float32([[1, 0], [1, 0]])
-    ranks = retrieval.rank(images, captions, np.arange(2), np.arange(2))
+    ranks = retrieval.rank(images, captions, np.arange(2), np.arange(2), "cosine")
     np.testing.assert_array_equal(ranks.image_to_text, [1, 1])
     np.testing.assert_array_equal(ranks.text_to_image, [1, 1])
 
@@ -192,7 +194,7 @@ def test_ensemble_averages_similarities():
     rng = np.random.default_rng(5)
     second = tuple(rng.integers(-2, 3, x.shape).astype(np.float32) for x in other[:2])
     ranks = retrieval.rank(
-        np.stack([one[0], second[0]]), np.stack([one[1], second[1]]), *one[2:]
+        np.stack([one[0], second[0]]), np.stack([one[1], second[1]]), *one[2:], "cosine"
     )
     # The dot product of concatenated embeddings is the sum of both models' products.
     joined = [np.concatenate(pair, 1) for pair in zip(one[:2], second, strict=True)]
@@ -214,7 +216,7 @@ def test_biases_are_subtracted_from_candidates(monkeypatch, similarity, tile):
     set_tiles(monkeypatch, *tile)
     split = ragged_split(images=13)
     biases = random_biases(*split[:2])
-    ranks = assert_ranks_are_naive(*split, similarity, biases)
+    ranks = assert_ranks_are_naive(*split, similarity=similarity, biases=biases)
     plain = retrieval.rank(*split, similarity)
     assert (ranks.image_to_text != plain.image_to_text).any()
     assert (ranks.text_to_image != plain.text_to_image).any()
@@ -223,7 +225,7 @@ def test_biases_are_subtracted_from_candidates(monkeypatch, similarity, tile):
 def test_biases_of_folds_are_those_of_their_items():
     images, captions, image_id, caption_image_id = split = ragged_split(images=12)
     biases = random_biases(images, captions)
-    metrics = retrieval.evaluate_folds(*split, folds=3, biases=biases)
+    metrics = retrieval.evaluate_folds(*split, "cosine", folds=3, biases=biases)
     means = []
     for rows in np.split(np.arange(12), 3):
         mine = np.isin(caption_image_id, rows)
@@ -241,7 +243,7 @@ def test_biases_of_folds_are_those_of_their_items():
 def test_folds_are_evaluated_separately():
     images, captions, image_id, caption_image_id = ragged_split(images=12)
     metrics = retrieval.evaluate_folds(
-        images, captions, image_id, caption_image_id, folds=3
+        images, captions, image_id, caption_image_id, "cosine", folds=3
     )
     r1 = []
     for fold in range(3):
@@ -276,7 +278,9 @@ def assert_metrics(metrics, i2t, t2i):
 
 def test_parity_of_ranks_and_metrics():
     golden, ids = golden_split()
-    ranks = retrieval.rank(golden["in/image_emb"], golden["in/caption_emb"], *ids)
+    ranks = retrieval.rank(
+        golden["in/image_emb"], golden["in/caption_emb"], *ids, "cosine"
+    )
     np.testing.assert_array_equal(ranks.image_to_text, golden["out/i2t_ranks"])
     np.testing.assert_array_equal(ranks.text_to_image, golden["out/t2i_ranks"])
     assert_metrics(retrieval.recalls(ranks), golden["out/i2t"], golden["out/t2i"])
@@ -288,7 +292,7 @@ def test_parity_of_ensemble():
     captions = np.stack(
         [golden["in/caption_emb"], golden["in/caption_emb_second_model"]]
     )
-    ranks = retrieval.rank(images, captions, *ids)
+    ranks = retrieval.rank(images, captions, *ids, "cosine")
     assert_metrics(
         retrieval.recalls(ranks),
         golden["out/ensemble_i2t"],
@@ -299,7 +303,7 @@ def test_parity_of_ensemble():
 def test_parity_of_five_folds():
     golden, ids = golden_split()
     metrics = retrieval.evaluate_folds(
-        golden["in/image_emb"], golden["in/caption_emb"], *ids
+        golden["in/image_emb"], golden["in/caption_emb"], *ids, "cosine"
     )
     i2t, t2i = np.split(golden["out/five_fold_mean"], 2)
     assert_metrics(metrics, i2t, t2i)

@@ -210,7 +210,12 @@ def _within(embeddings, first, second, judgements, task, correlation):
     number = embeddings.shape[1]
     relevance = _both_ways(first, second, first, second, number)
     ranks = rank_relevant(
-        embeddings, embeddings, relevance, among_themselves=True, best_only=True
+        embeddings,
+        embeddings,
+        relevance,
+        similarity="cosine",
+        among_themselves=True,
+        best_only=True,
     )
     first, second, score = judgements
     pairs = np.arange(len(score))

@@ -30,8 +30,8 @@ def bias(
     *,
     alpha: float,
     k: int,
-    similarity: str = "cosine",
-    content: str = "images",
+    similarity: str,
+    content: str,
 ) -> np.ndarray:
     """Computes `alpha` times the mean of the `k` largest similarities of each row.
 
@@ -70,7 +70,7 @@ def biases(
     *,
     alpha: float,
     k: int,
-    similarity: str = "cosine",
+    similarity: str,
 ) -> Biases:
     """Computes the biases of images and captions, each with a bank of the other side.
 

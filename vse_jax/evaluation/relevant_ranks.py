@@ -62,8 +62,8 @@ def rank_relevant(
     candidates: np.ndarray,
     relevance: Relevance,
     *,
+    similarity: str,
     content: str = "images",
-    similarity: str = "cosine",
     among_themselves: bool = False,
     best_only: bool = False,
 ) -> RelevantRanks:
@@ -74,8 +74,8 @@ def rank_relevant(
         ensemble, whose similarities are averaged.
       candidates: `[candidates, embed]` or `[models, candidates, embed]` float32.
       relevance: relation of the queries and candidates.
-      content: `images` or `captions`, what the queries are. It matters for `order`.
       similarity: one of `similarity.SIMILARITIES`.
+      content: `images` or `captions`, what the queries are. It matters for `order`.
       among_themselves: whether queries and candidates are the same items. A query is
         then not its own candidate.
       best_only: whether only the first relevant candidate of each query is ranked,

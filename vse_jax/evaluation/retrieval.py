@@ -51,7 +51,7 @@ def rank(
     captions: np.ndarray,
     image_id: np.ndarray,
     caption_image_id: np.ndarray,
-    similarity: str = "cosine",
+    similarity: str,
     biases: Biases | None = None,
 ) -> Ranks:
     """Ranks all captions for each image and all images for each caption.
@@ -77,7 +77,7 @@ def rank_related(
     images: np.ndarray,
     captions: np.ndarray,
     relevance: Relevance,
-    similarity: str = "cosine",
+    similarity: str,
     biases: Biases | None = None,
 ) -> Ranks:
     """Ranks as `rank` does, where any caption may be correct for any image.
@@ -160,7 +160,7 @@ def evaluate_folds(
     captions: np.ndarray,
     image_id: np.ndarray,
     caption_image_id: np.ndarray,
-    similarity: str = "cosine",
+    similarity: str,
     folds: int = 5,
     biases: Biases | None = None,
 ) -> dict[str, float]:
