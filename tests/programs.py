@@ -85,6 +85,7 @@ class Playground:
         folders = {"root": str(self.root), "data_dir": str(self.folder / "data")}
         config.update_from_flattened_dict(OVERRIDES)
         config.data.update(folders | data)
+        config.dtype = "float32"  # which the program sets at its start
         return config
 
     def start(self, *options, **popen) -> subprocess.Popen:

@@ -87,7 +87,6 @@ def train_and_evaluate(
         contextlib.closing(Checkpoints(workdir)) as checkpoints,
     ):
         saved = checkpoints.describe()
-        config.dtype = config.dtype or (saved or {}).get("dtype", "float32")
         check_same_run(saved, config, workdir)
         experiment.check_same_dataset(saved, workdir)
         return _train(experiment, checkpoints, workdir, goodput)
