@@ -9,7 +9,7 @@ import pytest
 
 from configs import common
 from vse_jax.array_trees import digest
-from vse_jax.checkpoint import Checkpoints
+from vse_jax.checkpoint import Checkpoints, find_description
 from vse_jax.errors import InputError, TrainingError
 from vse_jax.optimizer import create_optimizer
 from vse_jax.train_step import TrainState
@@ -138,11 +138,12 @@ def test_without_evaluation_there_is_no_best(checkpoints):
 
 
 def test_description_is_that_of_the_latest(checkpoints):
-    assert checkpoints.describe() is None
+    workdir = str(checkpoints.directory.parent)
+    assert find_description(workdir) is None
     for step in (1, 2):
         checkpoints.save(make_state(step), RUN | {"number": step})
     checkpoints.wait()
-    assert checkpoints.describe()["number"] == 2
+    assert find_description(workdir)["number"] == 2
 
 
 def test_without_checkpoints_nothing_is_restored(checkpoints):
@@ -169,6 +170,10 @@ def flip_a_byte(folder):
 
 def delete_run(folder):
     shutil.rmtree(folder / "run")
+
+
+def truncate_run(folder):
+    (folder / "run" / "metadata").write_text("{")
 
 
 def delete_optimizer(folder):
@@ -263,10 +268,10 @@ def test_damaged_checkpoints_in_a_bucket_are_moved_aside(bucket):
     assert (bucket / "damaged" / "2-1" / "run" / "metadata").read_text() == "{"
 
 
-def test_description_skips_a_damaged_checkpoint(saved, caplog):
-    delete_run(folder(saved, 3))
-    described = Checkpoints(saved).describe()
-    assert described["config"] == RUN["config"]
+@pytest.mark.parametrize("damage", [delete_run, truncate_run])
+def test_description_skips_a_damaged_checkpoint(saved, damage):
+    damage(folder(saved, 3))
+    assert find_description(str(saved))["config"] == RUN["config"]
 
 
 def test_failed_save_is_reported_in_one_line(checkpoints, monkeypatch):

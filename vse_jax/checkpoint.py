@@ -215,19 +215,6 @@ class Checkpoints:
                 f"{write_advice(error)}: the run resumes from {resume}"
             ) from error
 
-    def describe(self) -> dict | None:
-        """Returns the description in the latest readable checkpoint, or None."""
-        for step in self.steps():
-            try:
-                return self._read(step, run=ocp.args.JsonRestore()).run
-            except Exception as error:
-                logger.warning(
-                    "checkpoint %s cannot be read (%s)",
-                    self.path(step),
-                    one_line(error),
-                )
-        return None
-
     def restore(
         self, steps: list[int], *, with_optimizer: bool = False
     ) -> Restored | None:

@@ -86,7 +86,7 @@ def train_and_evaluate(
         shared_folder.locked(sole_run(workdir), "--workdir", folder),
         contextlib.closing(Checkpoints(workdir)) as checkpoints,
     ):
-        saved = checkpoints.describe()
+        saved = find_description(workdir)
         check_same_run(saved, config, workdir)
         experiment.check_same_dataset(saved, workdir)
         return _train(experiment, checkpoints, workdir, goodput)

@@ -13,7 +13,7 @@ from tests import photo_files, programs, whole_models
 from tests.exporting.exported import onnx_session
 from tests.models.backbones import hugging_face
 from vse_jax import evaluate, train
-from vse_jax.checkpoint import Checkpoints
+from vse_jax.checkpoint import Checkpoints, find_description
 from vse_jax.errors import InputError
 from vse_jax.exporting import export
 from vse_jax.starting_point import complete
@@ -248,7 +248,7 @@ def test_photos_have_a_size_that_the_model_takes(imported, root, tmp_path):
     # Drawn scenes are not resized otherwise.
     config.data.update(builder="shapes", image_size=0)
     whole_model.import_model(config, str(tmp_path / "run"), folder)
-    run = Checkpoints(str(tmp_path / "run"), read_only=True).describe()
+    run = find_description(str(tmp_path / "run"))
     data = run["config"]["data"]
     shorter = 0 if data["fit"] == "stretch" else whole_models.PIXELS
     assert (data["image_size"], data["resize"]) == (whole_models.PIXELS, shorter)
