@@ -5,7 +5,6 @@ import optax
 import pytest
 
 from configs import common
-from vse_jax.errors import InputError
 from vse_jax.optimizer import create_optimizer, create_schedule
 from vse_jax.stages import Stage
 
@@ -75,12 +74,6 @@ def test_clips_the_norm_of_all_gradients_together(settings, problem, name):
     np.testing.assert_allclose(run(settings, *problem), expected, atol=1e-5)
     unclipped = naive_adam(*problem, weight_decay=decay)
     assert np.abs(expected - unclipped).max() > 1e-3
-
-
-def test_unknown_optimizer_is_refused_by_its_name(settings):
-    settings.name = "sgd"
-    with pytest.raises(InputError, match=r"config\.optimizer\.name is 'sgd'"):
-        create_optimizer(settings, optax.constant_schedule(1.0))
 
 
 def stage(*decay_epochs):

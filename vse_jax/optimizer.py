@@ -7,7 +7,6 @@ import ml_collections
 import optax
 
 from vse_jax import parameter_groups
-from vse_jax.errors import InputError
 from vse_jax.parameter_groups import Groups
 from vse_jax.sharded_optimizer import clip_by_norm_of_parts
 from vse_jax.stages import Stage, step_of_epoch
@@ -73,9 +72,6 @@ def create_optimizer(
       groups: parameter groups. A group's learning rate is a factor of the schedule,
         which scales AdamW's weight decay too. Frozen parameters are not updated and
         have no optimizer state, and their gradient does not count in the norm.
-
-    Raises:
-      InputError: if `settings.name` is not one of `OPTIMIZERS`.
     """
     update = _update_rule(settings, schedule, settings.weight_decay)
     if groups:
@@ -109,11 +105,8 @@ def _group_rule(settings, schedule, group):
 
 
 def _update_rule(settings, schedule, weight_decay):
-    if settings.name == "adamw":
-        return optax.adamw(schedule, weight_decay=weight_decay)
-    if settings.name == "adam":
-        return optax.adam(schedule)
-    raise InputError(
-        f"config.optimizer.name is {settings.name!r}, "
-        f"expected one of {', '.join(OPTIMIZERS)}"
-    )
+    rules = {
+        "adam": optax.adam,
+        "adamw": functools.partial(optax.adamw, weight_decay=weight_decay),
+    }
+    return rules[settings.name](schedule)
