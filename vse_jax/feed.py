@@ -21,7 +21,6 @@ class Feed:
         batches: Iterator[dict],
         put: Callable[[dict], Any],
         is_idle: Callable[[], bool],
-        clock: Callable[[], float] = time.perf_counter,
     ):
         """Starts to fetch the first batch.
 
@@ -29,12 +28,10 @@ class Feed:
           batches: host batches with a method `close`.
           put: starts to copy a host batch to the devices; returns the arrays.
           is_idle: returns whether the devices have finished all steps.
-          clock: returns the time in seconds.
         """
         self._batches = batches
         self._put = put
         self._is_idle = is_idle
-        self._clock = clock
         self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._next = self._pool.submit(self._fetch)
 
@@ -70,6 +67,6 @@ class Feed:
         idle_since = None
         while not self._next.done():
             if idle_since is None and self._is_idle():
-                idle_since = self._clock()
+                idle_since = time.perf_counter()
             futures.wait([self._next], timeout=_POLL_SECONDS)
-        return 0.0 if idle_since is None else self._clock() - idle_since
+        return 0.0 if idle_since is None else time.perf_counter() - idle_since

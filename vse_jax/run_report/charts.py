@@ -196,9 +196,9 @@ def _padded(values, log):
     return (0.0 if 0 <= low < (high - low) else low - room), high + room
 
 
-def ticks(low: float, high: float, number: int = 5) -> list[float]:
-    """Returns about so many round numbers from `low` to `high`."""
-    rough = (high - low) / number
+def ticks(low: float, high: float) -> list[float]:
+    """Returns about five round numbers from `low` to `high`."""
+    rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(m for m in (1, 2, 5, 10) if rough <= m * power * (1 + 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

@@ -7,6 +7,8 @@ import numpy as np
 
 _RANK_EDGES = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000)
 _KS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 63, 79, 100)
+_BINS = 48  # of a histogram
+_POINTS = 300  # of a curve, at most
 
 
 class Bin(NamedTuple):
@@ -73,13 +75,14 @@ def recall_curve(ranks: np.ndarray) -> list[tuple[int, float]]:
 
 
 def shared_histogram(
-    values: Sequence[np.ndarray], bins: int = 48
+    values: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns histograms of several arrays over the same bins.
 
+    The bins have equal width, from the smallest to the largest value.
+
     Args:
       values: arrays of finite numbers.
-      bins: number of bins of equal width, from the smallest to the largest value.
 
     Returns:
       Edges `[bins + 1]`, and for each array the shares of its values in percent,
@@ -87,7 +90,7 @@ def shared_histogram(
     """
     together = np.concatenate(values)
     low, high = float(together.min()), float(together.max())
-    edges = np.linspace(low, high if high > low else low + 1.0, bins + 1)
+    edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
     return edges, [
         100.0 * np.histogram(array, edges)[0] / max(1, len(array)) for array in values
     ]
@@ -197,14 +200,13 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1))
 
 
-def thinned(curve: Sequence[tuple[int, float]], points: int = 300) -> list:
-    """Returns a curve of at most so many points, each the mean of equally many.
+def thinned(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Returns a curve of at most 300 points, each the mean of equally many.
 
     Args:
       curve: pairs of a step and a value.
-      points: largest number of points.
     """
-    size = -(-len(curve) // points)
+    size = -(-len(curve) // _POINTS)
     parts = [
         curve[start : start + size] for start in range(0, len(curve), max(1, size))
     ]

@@ -8,6 +8,8 @@ from flax import traverse_util
 
 from vse_jax.errors import InputError
 
+_LISTED = 8  # names in a message
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -71,6 +73,6 @@ def in_their_order(shape: Sequence[int]) -> tuple[int, ...]:
     return (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else tuple(shape)
 
 
-def _listing(names, limit=8):
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def _listing(names):
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

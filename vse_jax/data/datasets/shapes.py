@@ -23,6 +23,7 @@ from vse_jax.data.datasets import captioned_images
 from vse_jax.errors import InputError
 
 SPLITS = ("train", "dev", "test")
+_SEED = 0  # of all random choices
 _MAXIMUM_SCENES = 200_000  # in all splits; a million distinct scenes exist
 
 IMAGE_SIZE = 64  # pixels
@@ -101,7 +102,7 @@ _TRIPLE_LAYOUTS = tuple(
 )
 
 
-def sample_scenes(counts: tuple[int, int, int], seed: int) -> dict[str, list[Scene]]:
+def sample_scenes(counts: tuple[int, int, int]) -> dict[str, list[Scene]]:
     """Returns distinct scenes for each split; no scene occurs in two splits.
 
     Every third scene of a split is a near miss of the previous scene: the size, color
@@ -109,14 +110,13 @@ def sample_scenes(counts: tuple[int, int, int], seed: int) -> dict[str, list[Sce
 
     Args:
       counts: number of scenes in train, dev and test.
-      seed: seed of the scenes; equal seeds give equal scenes.
     """
     seen: set[Scene] = set()
     scenes = {}
     # Train is last, so that its size does not change the other splits.
     for split in reversed(SPLITS):
         number = SPLITS.index(split)
-        generator = random.Random(f"scenes {seed} {split}")
+        generator = random.Random(f"scenes {_SEED} {split}")
         scenes[split] = _sample_split(counts[number], seen, generator)
     return {split: scenes[split] for split in SPLITS}
 
@@ -272,10 +272,9 @@ def _outline(shape: str) -> list[tuple[float, float]]:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ShapesConfig(tfds.core.BuilderConfig):
-    """Number of scenes in train, dev and test, and the seed of all random choices."""
+    """Number of scenes in train, dev and test."""
 
     counts: tuple[int, int, int]
-    seed: int = 0
 
 
 class Shapes(captioned_images.CaptionedImages):
@@ -297,8 +296,7 @@ class Shapes(captioned_images.CaptionedImages):
         )
 
     def _split_plans(self) -> dict[str, captioned_images.SplitPlan]:
-        config = self.builder_config
-        scenes = sample_scenes(config.counts, config.seed)
+        scenes = sample_scenes(self.builder_config.counts)
         return {
             split: captioned_images.SplitPlan(
                 image_count=len(scenes[split]),
@@ -313,7 +311,7 @@ class Shapes(captioned_images.CaptionedImages):
     ) -> Iterator[dict[str, Any]]:
         for i in range(start, stop):
             # Each scene has its own generator, so a scene does not depend on `start`.
-            generator = random.Random(f"scene {self.builder_config.seed} {split} {i}")
+            generator = random.Random(f"scene {_SEED} {split} {i}")
             yield {
                 "image_id": f"{split}_{i:06d}",
                 "captions": describe(scenes[i], generator),

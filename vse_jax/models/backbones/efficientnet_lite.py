@@ -68,9 +68,9 @@ def stages(width: float, depth: float) -> tuple[StageSpec, ...]:
     )
 
 
-def _round_channels(channels, divisor=8):
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+def _round_channels(channels):
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 class Block(nn.Module):
