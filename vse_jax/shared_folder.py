@@ -19,20 +19,19 @@ _POLL_SECONDS = 0.2
 
 @contextlib.contextmanager
 def locked(
-    lock: contextlib.AbstractContextManager, option: str, folder: epath.Path
+    lock: contextlib.AbstractContextManager, folder: epath.Path
 ) -> Iterator[None]:
-    """Lets the primary host lock a folder for all hosts, all of which must call it.
+    """Lets the primary host lock a workdir for all hosts, all of which must call it.
 
     Args:
       lock: entered by the primary host alone; creates the folder.
-      option: see `check`.
-      folder: see `check`.
+      folder: the workdir, or a folder in it.
 
     Raises:
       InputError: if the lock raises it, or if a host has another folder of this name.
     """
     with lock if parallel.is_primary_host() else contextlib.nullcontext():
-        check(option, folder)
+        check("--workdir", folder)
         yield
 
 

@@ -83,7 +83,7 @@ def train_and_evaluate(
     experiment.check_same_on_hosts()
     folder = epath.Path(workdir).expanduser()
     with (
-        shared_folder.locked(sole_run(workdir), "--workdir", folder),
+        shared_folder.locked(sole_run(workdir), folder),
         contextlib.closing(Checkpoints(workdir)) as checkpoints,
     ):
         saved = find_description(workdir)

@@ -56,7 +56,7 @@ def test_labels_are_escaped():
 
 def test_histogram_and_intervals_are_well_formed():
     edges = np.linspace(-1, 1, 5)
-    svg = charts.histogram_chart(edges, [np.array([10, 20, 30, 40.0])] * 2, "x", "d")
+    svg = charts.histogram_chart(edges, [np.array([10, 20, 30, 40.0])] * 2, "d")
     assert len(xml.etree.ElementTree.fromstring(svg).findall("path")) == 2
     rows = [
         ("a", [Interval(50, 40, 62), Interval(70, 60, 80)]),

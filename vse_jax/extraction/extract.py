@@ -185,7 +185,7 @@ class Extraction:
     def run(self) -> None:
         """Writes the missing shards, completes the dataset and prints a summary."""
         writer = files.sole_writer(self._directory)
-        with shared_folder.locked(writer, "--workdir", self._directory):
+        with shared_folder.locked(writer, self._directory):
             self._run()
 
     def _run(self):

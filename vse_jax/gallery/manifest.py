@@ -207,19 +207,13 @@ def _damaged(path):
     )
 
 
-def check_same(
-    found: GalleryDescription,
-    wanted: GalleryDescription,
-    folder: epath.Path,
-    advice: str,
-) -> None:
+def check_same(found: Description, wanted: Description, folder: epath.Path) -> None:
     """Checks that a gallery has the description that is wanted.
 
     Args:
       found: description of the gallery.
       wanted: what it should be.
       folder: folder of the gallery, for the message.
-      advice: how to fix it.
 
     Raises:
       InputError: if they differ; names the differences.
@@ -230,5 +224,6 @@ def check_same(
     differing = differences(found, wanted)
     if differing:
         raise InputError(
-            f"{folder}: was encoded differently: {', '.join(differing)}; {advice}"
+            f"{folder}: was encoded differently: {', '.join(differing)}; delete the "
+            "folder to encode again, or choose another --gallery"
         )

@@ -257,12 +257,7 @@ class GalleryWriter:
 
     def _read(self, path: epath.Path) -> Manifest:
         manifest = manifests.read(path)
-        manifests.check_same(
-            manifest.description,
-            self._description,
-            self._folder,
-            "delete the folder to encode again, or choose another --gallery",
-        )
+        manifests.check_same(manifest.description, self._description, self._folder)
         return manifest
 
     def _check_empty(self) -> None:

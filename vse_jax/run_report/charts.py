@@ -83,14 +83,13 @@ def line_chart(
 
 
 def histogram_chart(
-    edges: np.ndarray, shares: Sequence[np.ndarray], x_label: str, description: str
+    edges: np.ndarray, shares: Sequence[np.ndarray], description: str
 ) -> str:
-    """Returns outlines of histograms over the same bins, filled.
+    """Returns outlines of histograms of similarities over the same bins, filled.
 
     Args:
       edges: `[bins + 1]`, which increase.
       shares: `[bins]` of each histogram, in percent.
-      x_label: plain text below the axis.
       description: plain text for readers who do not see the chart.
     """
     highest = max(float(array.max()) for array in shares) or 1.0
@@ -104,7 +103,7 @@ def histogram_chart(
         corners.append((edges[-1], 0.0))
         path = _path(corners, x_scale, y_scale)
         areas.append(element("path", d=f"{path}Z", class_=f"area c{number}"))
-    axes = _x_axis(x_scale, x_label, False) + _y_axis(y_scale, False, unit="%")
+    axes = _x_axis(x_scale, "similarity", False) + _y_axis(y_scale, False, unit="%")
     return _svg(HEIGHT, description, axes, *areas)
 
 

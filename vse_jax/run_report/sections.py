@@ -191,7 +191,7 @@ def similarities(run: RunFacts, level: int) -> str:
             f"right answer, mean {means[0]:.3f}",
             f"most similar wrong answer, mean {means[1]:.3f}",
         ]
-        chart = charts.histogram_chart(edges, shares, "similarity", description)
+        chart = charts.histogram_chart(edges, shares, description)
         title = name.capitalize()
         cards.append(figure(title, legend(labels), chart, level=level + 1))
     return "".join(cards)
