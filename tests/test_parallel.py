@@ -12,6 +12,7 @@ import pytest
 from tests import programs
 from vse_jax import parallel
 from vse_jax.errors import InputError, TrainingError
+from vse_jax.parallel import setup
 
 
 def test_tests_run_on_eight_devices():
@@ -44,7 +45,7 @@ def test_microbatches_that_do_not_divide_the_pairs_of_a_device_are_refused(
     microbatches, nearby
 ):
     with pytest.raises(InputError) as error:
-        parallel.check_microbatches(microbatches, 128)
+        setup.check_microbatches(microbatches, 128)
     assert str(error.value) == (
         f"config.microbatches is {microbatches}, which does not divide the 16 pairs of "
         f"config.batch_size=128 on each of 8 devices; set it to {nearby}"
@@ -53,12 +54,11 @@ def test_microbatches_that_do_not_divide_the_pairs_of_a_device_are_refused(
 
 @pytest.mark.parametrize("microbatches", [1, 2, 16])
 def test_microbatches_that_divide_the_pairs_of_a_device_are_taken(microbatches):
-    parallel.check_microbatches(microbatches, 128)
+    setup.check_microbatches(microbatches, 128)
 
 
 def select_platform(monkeypatch, device_files, platforms=None, plugins=()):
     """Returns the platforms of JAX's configuration after the selection."""
-    setup = parallel.setup
     monkeypatch.setattr(setup.glob, "glob", lambda text: device_files.get(text, []))
     monkeypatch.setattr(setup.importlib.metadata, "entry_points", lambda **_: plugins)
     chosen = [platforms]
@@ -69,7 +69,7 @@ def select_platform(monkeypatch, device_files, platforms=None, plugins=()):
             jax_platforms=platforms, update=lambda _, value: chosen.append(value)
         ),
     )
-    parallel.select_platform("")
+    setup.select_platform("")
     return chosen[-1]
 
 
@@ -91,8 +91,8 @@ def test_libtpu_prints_nothing_without_a_tpu():
     del environment["JAX_PLATFORMS"]
     program = (
         "import jax\n"
-        "from vse_jax import parallel\n"
-        "parallel.select_platform('')\n"
+        "from vse_jax.parallel import setup\n"
+        "setup.select_platform('')\n"
         "print(jax.default_backend())\n"
     )
     environment["TF_ENABLE_ONEDNN_OPTS"] = "0"  # TensorFlow would print a notice
@@ -103,15 +103,16 @@ def test_libtpu_prints_nothing_without_a_tpu():
 
 def test_platform_that_no_one_knows_is_refused():
     with pytest.raises(InputError, match=r"config\.platform is 'cuda'; expected cpu"):
-        parallel.select_platform("cuda")
+        setup.select_platform("cuda")
 
 
 def test_platform_that_is_not_there_is_refused():
     """In a process of its own: here JAX has its devices already."""
     program = (
-        "from vse_jax import parallel, errors\n"
+        "from vse_jax import errors\n"
+        "from vse_jax.parallel import setup\n"
         "try:\n"
-        "    parallel.select_platform('gpu')\n"
+        "    setup.select_platform('gpu')\n"
         "except errors.InputError as error:\n"
         "    print(error)\n"
     )

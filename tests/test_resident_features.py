@@ -131,7 +131,7 @@ def test_features_that_do_not_fit_are_refused_with_the_arithmetic(
     config,
     monkeypatch,
 ):
-    memory = parallel.Memory(free=1_000_000_000, total=16_000_000_000)
+    memory = tables.Memory(free=1_000_000_000, total=16_000_000_000)
     monkeypatch.setattr(parallel, "device_memory", lambda: memory)
     builder = of_regions(make_builder, dim=2048)
     experiment = make_experiment(config, builder)

@@ -15,7 +15,6 @@ from vse_jax.parallel.collectives import (
     sum_over_devices,
 )
 from vse_jax.parallel.hosts import (
-    BARRIER_TIMEOUT,
     agree_to_stop,
     check_same_on_hosts,
     failures_of_hosts,
@@ -51,13 +50,10 @@ from vse_jax.parallel.mapping import (
 from vse_jax.parallel.setup import (
     check_batch_size,
     check_batches,
-    check_microbatches,
     reporting_memory,
-    select_platform,
     set_up,
 )
 from vse_jax.parallel.tables import (
-    Memory,
     device_memory,
     fill_table,
     rows_of_this_host,
@@ -68,17 +64,14 @@ from vse_jax.parallel.tables import (
 __all__ = [
     "AXIS",
     "BACKENDS",
-    "BARRIER_TIMEOUT",
     "REPLICATED",
     "SPLIT",
     "Mapped",
-    "Memory",
     "agree_to_stop",
     "all_devices",
     "axis_size",
     "check_batch_size",
     "check_batches",
-    "check_microbatches",
     "check_same_on_hosts",
     "device_memory",
     "failures_of_hosts",
@@ -105,7 +98,6 @@ __all__ = [
     "rows_per_device",
     "scatter_sum",
     "seconds_compiling",
-    "select_platform",
     "set_up",
     "shapes_of_rows",
     "shard",

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from vse_jax.errors import InputError
 
-BARRIER_TIMEOUT = 7 * 24 * 3600  # seconds; one host may prepare data for days
+_BARRIER_TIMEOUT = 7 * 24 * 3600  # seconds; one host may prepare data for days
 _LONGEST_FAILURE = 1024  # bytes
 _barrier_number = itertools.count()  # a name may be used for one barrier only
 _stop_number = itertools.count()  # of the calls of `agree_to_stop`
@@ -98,7 +98,7 @@ def wait_for_hosts(name: str) -> None:
     # Not a collective of the devices, which would time out within minutes.
     wait = ocp.multihost.get_barrier_sync_fn()
     key = f"vse_jax {name} {next(_barrier_number)}"
-    wait(key=key, timeout_ms=1000 * BARRIER_TIMEOUT)
+    wait(key=key, timeout_ms=1000 * _BARRIER_TIMEOUT)
 
 
 @contextlib.contextmanager
