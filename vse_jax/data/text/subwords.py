@@ -9,7 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -172,10 +172,6 @@ class Subwords:
             list(words), add_special_tokens=False
         )
         return np.array([self.unknown in one.ids for one in encoded])
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the text of tokens, without special ones."""
-        return self._tokenizer.decode([int(token) for token in tokens])
 
     def random_words(self, uniform: np.ndarray) -> np.ndarray:
         """Maps numbers in [0, 1) to pieces of words, int32 of the same shape."""

@@ -131,11 +131,6 @@ class Vocabulary:
         """Returns how captions are split into words, see `tokenizers.describe`."""
         return tokenizers.describe(tokenizer)
 
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the words of tokens, without `<pad>`, `<start>` and `<end>`."""
-        silent = (self.pad, self.start, self.end)
-        return " ".join(self.words[token] for token in tokens if token not in silent)
-
     def to_json(self) -> str:
         """Returns the vocabulary as JSON, the inverse of `from_json`."""
         return json.dumps({"words": self.words}, ensure_ascii=False, indent=0)
