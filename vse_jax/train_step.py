@@ -145,7 +145,7 @@ def make_train_step(
         none.
       seed: seed of the model's dropout.
     """
-    update = _update_parts if sharded else _update
+    update = functools.partial(_update_parts, groups) if sharded else _update
     embed = _embedder(model, groups, seed)
 
     def loss_of(params, embeddings, batch):
@@ -163,9 +163,7 @@ def make_train_step(
             batch,
             microbatches,
         )
-        value, params, opt_state, norms = update(
-            optimizer, state, groups, value, gradients
-        )
+        value, params, opt_state, norms = update(optimizer, state, value, gradients)
         metrics = {
             "loss": value,
             **anchor_metrics(directions),
@@ -213,20 +211,19 @@ def _averaged(state, average, decay):
     return state.replace(average=average)
 
 
-def _update(optimizer, state, groups, value, gradients):
+def _update(optimizer, state, value, gradients):
     """Sums over the devices and updates the parameters.
 
     Returns:
       The loss, the new parameters, the optimizer's new state, norms of the gradient.
     """
-    del groups  # the optimizer knows them
     value, gradients = parallel.sum_over_devices((value, gradients))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return value, params, opt_state, _gradient_norms(gradients, optax.global_norm)
 
 
-def _update_parts(optimizer, state, groups, value, gradients):
+def _update_parts(groups, optimizer, state, value, gradients):
     """As `_update`, with the optimizer's state split over the devices."""
     frozen = parameter_groups.frozen(groups, state.params)
     params, opt_state, parts = sharded_optimizer.update(
