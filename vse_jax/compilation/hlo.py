@@ -63,13 +63,12 @@ class Instruction(NamedTuple):
     attributes: str
 
     def attribute(self, name: str) -> str:
-        """Returns the text of an attribute, such as `LT` of `direction`; "" without."""
+        """Returns the text of an attribute; "" without.
+
+        Such as `LT` of `direction`, or the name of the computation of `body`.
+        """
         match = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^,\s]+)", self.attributes)
         return match[1].strip("{}%") if match else ""
-
-    def called(self, name: str) -> str:
-        """Returns the name of the computation of an attribute such as `body`."""
-        return self.attribute(name)
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -78,7 +77,7 @@ class Instruction(NamedTuple):
         if names:
             return tuple(name.strip(" %") for name in names.split(","))
         # The index is a boolean, and False is 0.
-        return self.called("false_computation"), self.called("true_computation")
+        return self.attribute("false_computation"), self.attribute("true_computation")
 
 
 class Computation(NamedTuple):

@@ -135,7 +135,7 @@ def _sum_of(arrays: Iterable[Array]) -> int:
 
 
 def _fusion_bytes(module, computation, instruction):
-    fused = module.computations[instruction.called("calls")]
+    fused = module.computations[instruction.attribute("calls")]
     read = 0
     for name, parameter in zip(instruction.operands, fused.parameters(), strict=True):
         operand = computation.instructions[name].results
@@ -160,7 +160,7 @@ def _bytes_read(module, fused, name):
         elif user.opcode in _VIEWS:
             read += _bytes_read(module, fused, user.name)
         elif user.opcode == "fusion":
-            inner = module.computations[user.called("calls")]
+            inner = module.computations[user.attribute("calls")]
             parameters = inner.parameters()
             for operand, parameter in zip(user.operands, parameters, strict=True):
                 if operand == name:

@@ -121,7 +121,7 @@ class _Analysis:
         if opcode == "conditional":
             return self._of_conditional(scope, instruction)
         if opcode in ("call", "async-start"):
-            name = instruction.called("to_apply") or instruction.called("calls")
+            name = instruction.attribute("to_apply") or instruction.attribute("calls")
             return self.of_computation(scope.enter(name, instruction.operands))
         if opcode.endswith(("-done", "-update")):
             return Cost()
@@ -135,7 +135,7 @@ class _Analysis:
 
     def _of_loop(self, scope, instruction):
         trips, same = scope.loop(instruction)
-        parts = (instruction.called(name) for name in ("condition", "body"))
+        parts = (instruction.attribute(name) for name in ("condition", "body"))
         once = sum(
             (self.of_computation(scope.with_arguments(name, same)) for name in parts),
             Cost(),
@@ -180,7 +180,7 @@ class _Analysis:
         return Cost()
 
     def _of_fusion(self, instruction):
-        fused = self._module.computations[instruction.called("calls")]
+        fused = self._module.computations[instruction.attribute("calls")]
         costs = [
             self._of_arithmetic(fused, inner)
             for inner in fused.instructions.values()

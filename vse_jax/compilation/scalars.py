@@ -85,7 +85,7 @@ class Scope(NamedTuple):
         if instruction.results[0].size != 1:
             return None
         if opcode == "fusion":
-            inner = self.enter(instruction.called("calls"), operands)
+            inner = self.enter(instruction.attribute("calls"), operands)
             return inner.value(inner.computation.root.name)
         if opcode in _ALIKE:
             return self.value(operands[0])
@@ -114,9 +114,9 @@ class Scope(NamedTuple):
         same = [a if a == b else None for a, b in zip(state, first, strict=True)]
         trips, seen = 0, state
         while trips <= MOST_TRIPS:
-            condition = self.with_arguments(instruction.called("condition"), seen)
-            continues = condition.value(condition.computation.root.name)
-            if continues is None:
+            condition = self.with_arguments(instruction.attribute("condition"), seen)
+            goes_on = condition.value(condition.computation.root.name)
+            if goes_on is None:
                 return None, same
             if not continues:
                 return trips, same
@@ -125,7 +125,7 @@ class Scope(NamedTuple):
         return None, same
 
     def _next(self, instruction, state):
-        body = self.with_arguments(instruction.called("body"), state)
+        body = self.with_arguments(instruction.attribute("body"), state)
         after = body.value(body.computation.root.name)
         return after if isinstance(after, list) else [None] * len(state)
 
