@@ -9,7 +9,7 @@ from vse_jax.errors import InputError
 from vse_jax.gallery.gallery import Gallery
 from vse_jax.gallery.rows import Record
 from vse_jax.gallery.writer import GalleryWriter
-from vse_jax.search import build_index, exact, hubness, index
+from vse_jax.search import build_index, exact, faiss_files, hubness, index
 
 pytest.importorskip("faiss")
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -44,7 +44,7 @@ def recall(found, right):
     return np.mean([np.isin(*rows).mean() for rows in zip(right, found, strict=True)])
 
 
-@pytest.mark.parametrize("kind", index.KINDS)
+@pytest.mark.parametrize("kind", faiss_files.KINDS)
 @pytest.mark.parametrize("files", [1, 3])
 def test_index_finds_most_of_exact_search(gallery, monkeypatch, kind, files):
     monkeypatch.setattr(build_index, "FILE_BYTES", ROWS // files * 2 * 16)
@@ -62,7 +62,7 @@ def test_index_finds_most_of_exact_search(gallery, monkeypatch, kind, files):
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
 
-@pytest.mark.parametrize("kind", index.KINDS)
+@pytest.mark.parametrize("kind", faiss_files.KINDS)
 def test_index_holds_the_correction_of_hubness(gallery, kind, monkeypatch):
     monkeypatch.setattr(hubness, "ALPHA", 2.0)
     monkeypatch.setattr(hubness, "K", 20)
@@ -90,7 +90,7 @@ def test_least_effort_is_chosen(gallery, monkeypatch):
     assert len([p for p in gallery.folder.iterdir() if p.suffix == ".faiss"]) == 1
 
 
-@pytest.mark.parametrize("kind", index.KINDS)
+@pytest.mark.parametrize("kind", faiss_files.KINDS)
 def test_queries_that_find_too_few_rows_are_searched_exactly(gallery, kind):
     build(gallery, kind)
     opened = index.load(gallery)
@@ -104,7 +104,7 @@ def test_queries_that_find_too_few_rows_are_searched_exactly(gallery, kind):
 def test_tiny_gallery(tmp_path):
     encode(tmp_path, source(3))
     gallery = Gallery.open(tmp_path)
-    for kind in index.KINDS:
+    for kind in faiss_files.KINDS:
         assert build(gallery, kind).recall == 1
         found = index.load(gallery).search(QUERIES[:2], 5)
         right = exact.search(QUERIES[:2], gallery, 5)

@@ -41,7 +41,7 @@ def compile_programs(
     config, vocabulary = starting_point.complete(config, run=None)
     if vocabulary is not None:
         config.compile.vocabulary_size = len(vocabulary)
-    config.dtype = _dtype(config)
+    config.dtype = config.dtype or "bfloat16"
     check_options(config)
     files.check_output(output)
     if config.dtype == "float32":
@@ -88,10 +88,6 @@ def check_options(config: ml_collections.ConfigDict) -> None:
             f"{', '.join(map(repr, PROGRAMS))}"
         )
     token_lengths(config)
-
-
-def _dtype(config):
-    return config.dtype or "bfloat16"
 
 
 def _write(described, output):

@@ -15,7 +15,7 @@ from vse_jax.gallery.manifest import File
 from vse_jax.progress import Progress
 from vse_jax.search import exact, faiss_files
 from vse_jax.search.hubness import Hubness
-from vse_jax.search.index import KINDS, Index, IndexDescription, write_description
+from vse_jax.search.index import Description, Index, write_description
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def build(
 
     Args:
       gallery: a gallery that no `GalleryWriter` has open.
-      kind: one of `KINDS`.
+      kind: one of `faiss_files.KINDS`.
       hubness: correction of the gallery, which the index will hold; None for none.
       queries: embeddings of typical queries, `[queries, embed]`, on which the recall is
         measured.
@@ -68,9 +68,10 @@ def build(
 
 
 def _check(gallery, kind):
-    if kind not in KINDS:
+    if kind not in faiss_files.KINDS:
         raise InputError(
-            f"config.gallery.index is {kind!r}; expected {' or '.join(KINDS)}"
+            f"config.gallery.index is {kind!r}; expected "
+            f"{' or '.join(faiss_files.KINDS)}"
         )
     if gallery.similarity != "cosine":
         raise InputError(

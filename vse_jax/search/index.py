@@ -26,7 +26,6 @@ from vse_jax.search import exact, faiss_files
 from vse_jax.search.exact import Found
 from vse_jax.search.hubness import Hubness
 
-KINDS = faiss_files.KINDS
 _NAME = "index.json"
 # Rows beyond the `k` best by the index, since in float16 near scores change places.
 _SPARE = 8
@@ -37,7 +36,7 @@ class IndexDescription:
     """What an index is; the content of `index.json`.
 
     Attributes:
-      kind: one of `KINDS`.
+      kind: one of `faiss_files.KINDS`.
       gallery: fingerprint of the gallery's embeddings.
       hubness: fingerprint of the bias that the index holds; "" for none.
       effort: how far a query searches: lists of `ivf`, candidates of `hnsw`.
@@ -169,14 +168,14 @@ def load(gallery: Gallery, hubness: Hubness | None = None) -> Index:
     except FileNotFoundError:
         raise InputError(
             f"{gallery.folder}: has no index; run --mode=encode with "
-            f"config.gallery.index={KINDS[0]}"
+            f"config.gallery.index={faiss_files.KINDS[0]}"
         ) from None
     except OSError as error:
         raise unreadable(path, error) from None
     except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{path}: is damaged; run --mode=encode with config.gallery.index="
-            f"{KINDS[0]} again"
+            f"{faiss_files.KINDS[0]} again"
         ) from None
     _check_current(path, description, gallery, hubness)
     for file in description.files:
@@ -186,8 +185,8 @@ def load(gallery: Gallery, hubness: Hubness | None = None) -> Index:
 
 def _parse(content: dict) -> IndexDescription:
     parts = tuple(File(**file) for file in content["files"])
-    description = IndexDescription(**content | {"files": parts})
-    if description.kind not in KINDS:
+    description = Description(**content | {"files": parts})
+    if description.kind not in faiss_files.KINDS:
         raise ValueError
     return description
 
