@@ -67,8 +67,8 @@ class ImageInput:
             `config.data.maximum_pixels` of the run.
 
         Raises:
-          InputError: if the size of the model's photos is not known, the maximum is
-            less than 1, or the checkpoint's PCA is of another version of this program.
+          InputError: if the maximum is less than 1, or if the checkpoint's PCA is of
+            another version of this program.
         """
         self.maximum_pixels = _maximum_pixels(restored.run, maximum_pixels)
         model = restored.run["config"]["model"]
@@ -223,11 +223,6 @@ def _maximum_pixels(run, given):
 def _reader_of_run(run, maximum_pixels) -> Callable:
     preprocessing = run["preprocessing"]
     data = run_config.from_json(run["config"]).data
-    if not preprocessing["image_size"]:
-        raise InputError(
-            "the checkpoint does not remember the size of its photos, as it was saved "
-            "by an earlier version; train again"
-        )
     geometry = photo_crops.geometry_of(data)._replace(
         size=preprocessing["image_size"], shorter=preprocessing["resize"]
     )

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from vse_jax import run_config
 from vse_jax.checkpoint import Restored
 from vse_jax.data.text import vocabularies
-from vse_jax.errors import InputError
 from vse_jax.extraction import pca
 from vse_jax.extraction.extractor import make_extract_step
 from vse_jax.image_inputs import extraction_config, photo_size
@@ -157,11 +156,6 @@ def _backbone(restored, backbone):
 
 
 def _photos(size):
-    if not size:
-        raise InputError(
-            "the checkpoint does not say which size its photos have; train again with "
-            "config.data.image_size set"
-        )
     (batch,) = _free_dimensions()
     return jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
 
