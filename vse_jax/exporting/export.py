@@ -125,8 +125,7 @@ def _photo(run) -> dict | None:
         photo["backbone"] = config.model.backbone.name
     else:
         return None
-    # Runs of earlier versions do not say how; they are bilinear.
-    interpolation = photo.setdefault("interpolation", "bilinear")
+    interpolation = photo["interpolation"]
     if interpolation == "opencv":
         interpolation = "bilinear (of four pixels, as OpenCV)"
     steps = f"{interpolation} resize of the shorter side to `resize` pixels; the center"
