@@ -1,4 +1,6 @@
 import copy
+import functools
+import json
 import logging
 import shutil
 
@@ -8,8 +10,10 @@ import optax
 import pytest
 
 from configs import common
+from vse_jax import run_config, saved_model
 from vse_jax.array_trees import digest
-from vse_jax.checkpoint import Checkpoints, find_description
+from vse_jax.checkpoint import Checkpoints, find_description, read_description
+from vse_jax.data.text.vocabulary import Vocabulary
 from vse_jax.errors import InputError, TrainingError
 from vse_jax.optimizer import create_optimizer
 from vse_jax.train_step import TrainState
@@ -17,7 +21,7 @@ from vse_jax.train_step import TrainState
 OPTIMIZER = optax.chain(
     optax.clip_by_global_norm(2.0), optax.adamw(optax.constant_schedule(1e-3))
 )
-RUN = {"config": {"seed": 3, "lengths": [1, 2]}, "vocabulary": ["a", "ü"]}
+RUN = run_config.describe(common.get_config(), Vocabulary(["a", "ü"]))
 
 
 def make_state(step, *, width=50):
@@ -272,6 +276,23 @@ def test_damaged_checkpoints_in_a_bucket_are_moved_aside(bucket):
 def test_description_skips_a_damaged_checkpoint(saved, damage):
     damage(folder(saved, 3))
     assert find_description(str(saved))["config"] == RUN["config"]
+
+
+def test_checkpoint_of_another_version_is_refused(saved):
+    path = folder(saved, 3) / "run" / "metadata"
+    run = json.loads(path.read_text())
+    del run["config"]["loss"]["views"]
+    path.write_text(json.dumps(run))
+    readers = (
+        find_description,
+        functools.partial(read_description, checkpoint="3"),
+        functools.partial(saved_model.restore, checkpoint="latest"),
+    )
+    for read in readers:
+        with pytest.raises(InputError, match=r"lacks config\.loss\.views, ") as error:
+            read(str(saved))
+        assert str(error.value).startswith(str(saved))
+        assert "\n" not in str(error.value)
 
 
 def test_failed_save_is_reported_in_one_line(checkpoints, monkeypatch):

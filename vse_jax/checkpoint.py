@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from vse_jax import files, parallel
+from vse_jax import files, parallel, run_config
 from vse_jax.array_trees import digest, in_form_of, without_empty
 from vse_jax.errors import InputError, TrainingError, one_line, write_advice
 from vse_jax.train_step import TrainState
@@ -352,32 +352,39 @@ def read_description(workdir: str, checkpoint: str) -> dict:
       checkpoint: step of the checkpoint; any other text means the latest.
 
     Raises:
-      InputError: if there is no readable checkpoint.
+      InputError: if there is no readable checkpoint, or if another version of this
+        program saved it.
     """
+    run = _find_description(workdir, checkpoint)
+    if run is None:
+        raise InputError(
+            f"{workdir} has no checkpoint; train first, or name the folder of another "
+            "run"
+        )
+    return run
+
+
+def find_description(workdir: str) -> dict | None:
+    """Returns the latest description in a workdir; None if there is no checkpoint.
+
+    Raises:
+      InputError: if another version of this program saved it.
+    """
+    return _find_description(workdir, "latest")
+
+
+def _find_description(workdir, checkpoint):
     directory = epath.Path(workdir).expanduser() / "checkpoints"
     steps = [p for p in directory.glob("*/run/metadata") if p.parents[1].name.isdigit()]
     chosen = [path for path in steps if path.parents[1].name == checkpoint] or steps
     for path in sorted(chosen, key=lambda path: -int(path.parents[1].name)):
         try:
-            return json.loads(path.read_text())
+            run = json.loads(path.read_text())
         except (OSError, ValueError):
             continue
-    raise no_checkpoint(workdir)
-
-
-def no_checkpoint(workdir: str) -> InputError:
-    """Returns the error for a folder without a checkpoint."""
-    return InputError(
-        f"{workdir} has no checkpoint; train first, or name the folder of another run"
-    )
-
-
-def find_description(workdir: str) -> dict | None:
-    """Returns the latest description in a workdir; None if there is no checkpoint."""
-    try:
-        return read_description(workdir, "latest")
-    except InputError:
-        return None
+        run_config.check_complete(run, path)
+        return run
+    return None
 
 
 def _rsum(metrics):

@@ -15,6 +15,7 @@ import numpy as np
 from flax import traverse_util
 from PIL import Image
 
+from configs import common
 from vse_jax import run_config
 from vse_jax.checkpoint import Restored
 from vse_jax.data import photo_crops, photo_inputs
@@ -241,13 +242,15 @@ def photo_size(extraction: dict) -> int:
 
 
 def extraction_config(extraction: dict) -> ml_collections.ConfigDict:
-    """Returns the options in the description of an extraction, and defaults."""
+    """Returns the options in the description of an extraction; others have defaults."""
     options = {
         name.removeprefix("config."): value
         for name, value in extraction.items()
         if name.startswith("config.")
     }
-    return run_config.from_json(traverse_util.unflatten_dict(options, sep="."))
+    config = common.get_config()
+    config.update(run_config.from_json(traverse_util.unflatten_dict(options, sep=".")))
+    return config
 
 
 def _name(image) -> str:

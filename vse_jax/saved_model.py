@@ -6,6 +6,7 @@ import json
 from etils import epath
 
 from vse_jax import checkpoint as checkpoints
+from vse_jax import run_config
 from vse_jax.checkpoint import Checkpoints, Restored
 from vse_jax.errors import InputError
 from vse_jax.exporting import folder as exported
@@ -21,10 +22,18 @@ def restore(path: str, checkpoint: str = "best") -> Restored:
         only one.
 
     Raises:
-      InputError: if there is no such model, or if none can be read.
+      InputError: if there is no such model, if none can be read, or if another version
+        of this program saved it.
     """
     if exported.is_export(path):
-        return exported.read_folder(path)
+        restored = exported.read_folder(path)
+    else:
+        restored = _restore_run(path, checkpoint)
+    run_config.check_complete(restored.run, path)
+    return restored
+
+
+def _restore_run(path, checkpoint):
     saved = Checkpoints(path, read_only=True)
     steps = saved.steps()
     if not steps:
@@ -51,10 +60,13 @@ def read_description(path: str, checkpoint: str) -> dict:
       checkpoint: step of the checkpoint; any other text means the latest.
 
     Raises:
-      InputError: if there is no readable model.
+      InputError: if there is no readable model, or if another version of this program
+        saved it.
     """
     if exported.is_export(path):
-        return exported.read_run(path)
+        run = exported.read_run(path)
+        run_config.check_complete(run, path)
+        return run
     return checkpoints.read_description(path, checkpoint)
 
 

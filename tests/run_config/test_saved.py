@@ -16,14 +16,6 @@ def description(config):
     return {"config": json.loads(config.to_json())}
 
 
-def test_stage_that_lacks_an_option_has_its_default(config):
-    config.fine_tuning = (common.fine_tuning_stage(epochs=2, learning_rate=1e-5),)
-    saved = json.loads(config.to_json())
-    del saved["fine_tuning"][0]["schedule"]
-    del saved["fine_tuning"][0]["warmup_epochs"]
-    assert run_config.from_json(saved) == config
-
-
 @pytest.mark.parametrize("schedule", ["steps", "cosine"])
 def test_training_is_extended_unless_its_schedule_depends_on_the_end(config, schedule):
     config.optimizer.schedule = schedule
@@ -134,12 +126,38 @@ def test_options_of_a_stage_are_compared_one_by_one(config):
     assert changed in str(error.value)
 
 
-def test_options_that_a_checkpoint_lacks_have_their_defaults(config):
-    saved = json.loads(config.to_json())
-    del saved["gallery"], saved["extract"]["pool"]
-    saved["batch_size"] = 96
-    config.batch_size = 96
-    assert run_config.from_json(saved) == config
+def complete(config):
+    return json.loads(json.dumps(run_config.describe(config, Vocabulary(["a"]))))
+
+
+def refused(run):
+    with pytest.raises(InputError) as error:
+        run_config.check_complete(run, "runs/x")
+    message = str(error.value)
+    assert message.startswith("runs/x: lacks ")
+    assert message.endswith("or train again with another --workdir")
+    return message
+
+
+def test_description_that_lacks_an_entry_or_an_option_is_refused(config):
+    run = complete(config)
+    run_config.check_complete(run, "runs/x")
+    del run["config"]["gallery"], run["config"]["extract"]["pool"]
+    message = refused(run)
+    assert "config.gallery" in message
+    assert "config.extract.pool" in message
+    run["config"] = "damaged"
+    assert "lacks config, since" in refused(run)
+    for empty in ({}, None, [1]):
+        assert "lacks config, vocabulary, tokenizer and 4 more, since" in refused(empty)
+
+
+def test_stage_that_lacks_an_option_is_refused(config):
+    config.fine_tuning = (common.fine_tuning_stage(epochs=2, learning_rate=1e-5),)
+    run = complete(config)
+    run_config.check_complete(run, "runs/x")
+    del run["config"]["fine_tuning"][0]["schedule"]
+    assert "lacks config.fine_tuning[0].schedule, since" in refused(run)
 
 
 def test_run_may_be_evaluated_on_other_devices_than_it_was_trained_on(config):

@@ -1,7 +1,9 @@
 """The configuration in a checkpoint: saving, overriding and comparing it."""
 
 import json
+import os
 from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 from ml_collections.config_flags import config_path
@@ -15,6 +17,17 @@ from vse_jax.host_connection import CONNECTION_DEFAULTS, CONNECTION_OPTIONS
 from vse_jax.run_config.checks import value_of
 
 IMPORTED_FROM = "imported_from"  # in the description of an imported checkpoint
+_LISTED = 3  # missing entries and options in a message
+# What `describe` returns.
+_ENTRIES = (
+    "config",
+    "vocabulary",
+    "tokenizer",
+    "dtype",
+    "preprocessing",
+    "dataset",
+    "extraction",
+)
 # Options that an evaluation may override; the checkpoint determines all others.
 EVALUATION_OPTIONS = (
     "data.root",
@@ -140,33 +153,61 @@ def describe_geometry(geometry: Geometry) -> dict:
     }
 
 
-def from_json(saved: dict) -> ml_collections.ConfigDict:
+def check_complete(run: dict, path: str | os.PathLike) -> None:
+    """Checks that a description has all entries and options of this version.
+
+    Args:
+      run: description in a checkpoint or an export.
+      path: where it is from, for the message.
+
+    Raises:
+      InputError: if one is missing; names it.
+    """
+    entries = run if isinstance(run, dict) else {}  # JSON of any kind, if damaged
+    missing = [entry for entry in _ENTRIES if entry not in entries]
+    if "config" in entries:
+        missing += _missing_options(entries["config"])
+    if missing:
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise InputError(
+            f"{path}: lacks {', '.join(missing[:_LISTED])}{more}, since another "
+            "version of vse_jax saved it; use that version, or train again with "
+            "another --workdir"
+        )
+
+
+def _missing_options(saved):
+    missing = _missing(saved, common.get_config().to_dict(), "config")
+    if not missing:
+        stage = common.fine_tuning_stage(epochs=1, learning_rate=1.0).to_dict()
+        for number, of_stage in enumerate(saved["fine_tuning"]):
+            missing += _missing(of_stage, stage, f"config.fine_tuning[{number}]")
+    return missing
+
+
+def _missing(saved, expected, name):
+    """Returns the dotted names of the expected options that are not in `saved`."""
+    if not isinstance(saved, dict):
+        return [name]
+    missing = []
+    for option, value in expected.items():
+        if option not in saved:
+            missing.append(f"{name}.{option}")
+        elif isinstance(value, dict):
+            missing += _missing(saved[option], value, f"{name}.{option}")
+    return missing
+
+
+def from_json(saved: Any) -> Any:
     """Converts `json.loads(config.to_json())`, which has lists for tuples, back.
 
-    Options that did not exist when the checkpoint was saved have their defaults.
+    Returns:
+      A `ConfigDict` for a dict, a tuple for a list, and any other value as it is.
     """
-    defaults = json.loads(common.get_config().to_json())
-    stage = json.loads(common.fine_tuning_stage(epochs=1, learning_rate=1.0).to_json())
-    complete = _with_defaults(saved, defaults)
-    stages = [_with_defaults(saved, stage) for saved in complete["fine_tuning"]]
-    return _from_json(complete | {"fine_tuning": stages})
-
-
-def _with_defaults(saved, defaults):
-    missing = {name: defaults[name] for name in defaults.keys() - saved.keys()}
-    return missing | {
-        name: _with_defaults(value, defaults[name])
-        if isinstance(value, dict) and isinstance(defaults.get(name), dict)
-        else value
-        for name, value in saved.items()
-    }
-
-
-def _from_json(value):
-    if isinstance(value, dict):
-        options = {name: _from_json(item) for name, item in value.items()}
+    if isinstance(saved, dict):
+        options = {name: from_json(value) for name, value in saved.items()}
         return ml_collections.ConfigDict(options)
-    return tuple(map(_from_json, value)) if isinstance(value, list) else value
+    return tuple(map(from_json, saved)) if isinstance(saved, list) else saved
 
 
 def merge(saved: dict, overrides: dict) -> ml_collections.ConfigDict:
