@@ -154,7 +154,7 @@ def check_dataset(
     run = restored.run
     _check_extraction(experiment, run)
     _check_pca(experiment, restored)
-    remembered = (run.get("dataset") or {}).get("splits", {})
+    remembered = (run["dataset"] or {}).get("splits", {})
     found = experiment.identity.summary()["splits"]
     parts = [part for part in split.split("+") if part in remembered]
     if experiment.config.data.vocabulary == "checkpoint":
@@ -183,7 +183,7 @@ def _same_place(data, saved):
 
 
 def _check_extraction(experiment, run):
-    trained_on = run.get("extraction")
+    trained_on = run["extraction"]
     found = experiment.extraction
     if not trained_on or not found:
         return
@@ -203,7 +203,7 @@ def _deciding(extraction):
 def _check_pca(experiment, restored):
     """Refuses features of another PCA: equal options fit another on other photos."""
     trained_on, found = restored.pca, experiment.pca_arrays
-    if not trained_on or not found or not restored.run.get("extraction"):
+    if not trained_on or not found or not restored.run["extraction"]:
         return
     same = trained_on.keys() == found.keys() and all(
         array.shape == found[name].shape

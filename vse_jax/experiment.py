@@ -156,7 +156,7 @@ class Experiment:
           saved: description in the checkpoint.
           workdir: folder of its run.
         """
-        if not saved.get("dataset"):
+        if not saved["dataset"]:
             return None  # an imported model has no dataset
         before = identity.read(epath.Path(workdir).expanduser() / _IDENTITY_FILE)
         return identity.difference(saved["dataset"], before, self.identity)

@@ -73,7 +73,7 @@ class ImageInput:
         """
         self.maximum_pixels = _maximum_pixels(restored.run, maximum_pixels)
         model = restored.run["config"]["model"]
-        extraction = restored.run.get("extraction")
+        extraction = restored.run["extraction"]
         if model["backbone"]["name"]:
             self.content, self.dim = "image", None
             self._read_photo = _reader_of_run(restored.run, self.maximum_pixels)

@@ -79,12 +79,12 @@ def extraction_backbone(path: str, restored: Restored) -> dict:
 
     Returns:
       Variables of the backbone; {} if the features were not extracted by this program,
-      or by a version that did not keep the backbone.
+      or if the folder does not have the file.
 
     Raises:
       InputError: if the file is damaged or has another backbone.
     """
-    extraction = restored.run.get("extraction")
+    extraction = restored.run["extraction"]
     if not extraction:
         return {}
     directory = epath.Path(path).expanduser()
@@ -104,12 +104,12 @@ def fingerprint(restored: Restored) -> str:
     A gallery is bound to it.
     """
     config = restored.run["config"]
-    extraction = restored.run.get("extraction") or {}
+    extraction = restored.run["extraction"] or {}
     decisive = {
         "model": _without_weights(config["model"]),
         "loss.similarity": config["loss"]["similarity"],
         "data": {name: config["data"][name] for name in ("token_lengths", "crops")},
-        "preprocessing": restored.run.get("preprocessing"),
+        "preprocessing": restored.run["preprocessing"],
         "extraction": {
             name: value
             for name, value in extraction.items()

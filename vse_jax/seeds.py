@@ -144,7 +144,7 @@ def _check_seeds(seeds: Sequence[Seed], checkpoint: str) -> None:
 def _warn_if_unfinished(run: OpenRun) -> None:
     """Warns of a run that can be resumed, if its training data is at hand."""
     saved = Checkpoints(run.workdir, read_only=True).steps()  # none in an export
-    trained_on = run.restored.run.get("dataset") or {}
+    trained_on = run.restored.run["dataset"] or {}
     if not saved or run.experiment.identity.digest != trained_on.get("digest"):
         return
     config, builder = run.experiment.config, run.experiment.builder

@@ -116,7 +116,7 @@ def summarize(
 
 def _photo(run) -> dict | None:
     """Returns how a photo becomes the input of the model, or of its backbone."""
-    extraction = run.get("extraction")
+    extraction = run["extraction"]
     if run["preprocessing"]:
         photo = run["preprocessing"]
     elif extraction and photo_size(extraction):
