@@ -357,11 +357,15 @@ def read_description(workdir: str, checkpoint: str) -> dict:
     """
     run = _find_description(workdir, checkpoint)
     if run is None:
-        raise InputError(
-            f"{workdir} has no checkpoint; train first, or name the folder of another "
-            "run"
-        )
+        raise no_checkpoint(workdir)
     return run
+
+
+def no_checkpoint(workdir: str) -> InputError:
+    """Returns the error for a folder without a checkpoint."""
+    return InputError(
+        f"{workdir} has no checkpoint; train first, or name the folder of another run"
+    )
 
 
 def find_description(workdir: str) -> dict | None:

@@ -115,8 +115,8 @@ class Scope(NamedTuple):
         trips, seen = 0, state
         while trips <= MOST_TRIPS:
             condition = self.with_arguments(instruction.attribute("condition"), seen)
-            goes_on = condition.value(condition.computation.root.name)
-            if goes_on is None:
+            continues = condition.value(condition.computation.root.name)
+            if continues is None:
                 return None, same
             if not continues:
                 return trips, same

@@ -207,7 +207,9 @@ def _damaged(path):
     )
 
 
-def check_same(found: Description, wanted: Description, folder: epath.Path) -> None:
+def check_same(
+    found: GalleryDescription, wanted: GalleryDescription, folder: epath.Path
+) -> None:
     """Checks that a gallery has the description that is wanted.
 
     Args:

@@ -15,7 +15,7 @@ from vse_jax.gallery.manifest import File
 from vse_jax.progress import Progress
 from vse_jax.search import exact, faiss_files
 from vse_jax.search.hubness import Hubness
-from vse_jax.search.index import Description, Index, write_description
+from vse_jax.search.index import Index, IndexDescription, write_description
 
 logger = logging.getLogger(__name__)
 

@@ -42,7 +42,7 @@ def store(gallery: Gallery, bank: np.ndarray) -> Hubness:
 
     Args:
       gallery: a gallery that no `GalleryWriter` has open.
-      bank: embeddings of queries, `[queries, embed]`, of the other side than the gallery.
+      bank: embeddings of queries of the other side, `[queries, embed]`.
 
     Raises:
       InputError: if the bank is empty.

@@ -185,7 +185,7 @@ def load(gallery: Gallery, hubness: Hubness | None = None) -> Index:
 
 def _parse(content: dict) -> IndexDescription:
     parts = tuple(File(**file) for file in content["files"])
-    description = Description(**content | {"files": parts})
+    description = IndexDescription(**content | {"files": parts})
     if description.kind not in faiss_files.KINDS:
         raise ValueError
     return description
