@@ -135,7 +135,7 @@ def test_nothing_to_find(number):
         (np.ones((2, DIM + 1)), 1, r"shape \[2, 9\], but the gallery has 8 dim"),
         (np.ones(DIM), 1, r"shape \[8\]"),
         ([[1] * DIM, [np.nan] * DIM], 1, "query 2 is not finite"),
-        (np.ones((2, DIM)), 0, "0 results"),
+        (np.ones((2, DIM)), 0, "k is 0; expected at least 1"),
     ],
 )
 def test_invalid_queries(queries, k, words):
