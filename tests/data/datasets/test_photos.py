@@ -143,6 +143,24 @@ def test_refuses_truncated_photos(kind):
         photos.to_stored(content[: len(content) // 2])
 
 
+def test_refuses_damaged_pixels_of_a_png():
+    """PIL decodes a PNG to find its EXIF, and does not raise the error again."""
+    content = encoded(drawn(*SIZE), "PNG")
+    begin = content.index(b"IDAT") + 4
+    generator = random.Random(0)
+    refused = 0
+    for _ in range(40):
+        damaged = bytearray(content)
+        damaged[generator.randrange(begin, len(content))] ^= 16
+        try:
+            Image.open(io.BytesIO(damaged)).load()
+        except (OSError, SyntaxError):
+            refused += 1
+            with pytest.raises(photos.PhotoError):
+                photos.to_stored(bytes(damaged))
+    assert refused > 30
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_tensorflow_decodes_all_stored_photos(kind):
     """PIL decodes files that TensorFlow does not, such as truncated ones."""

@@ -104,6 +104,10 @@ def _stored(image: Image.Image, content: bytes) -> bytes:
 
 def _orientation(image: Image.Image) -> int | None:
     """Returns the EXIF orientation; None if the photo is upright."""
+    if image.format == "PNG":
+        # `getexif` decodes a PNG. An error of its pixels must not pass for one of its
+        # EXIF: the photo is half decoded then, and `load` does not raise it again.
+        image.load()
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # damaged EXIF does not affect the pixels
