@@ -8,6 +8,7 @@ import shlex
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from configs import common, f8k_rvse, f8k_vsepp
@@ -17,7 +18,7 @@ from vse_jax.data import datasets, input_pipeline
 from vse_jax.data.datasets import numpy_export
 from vse_jax.errors import InputError, TrainingError
 from vse_jax.experiment import create_experiment
-from vse_jax.extraction import extract, extractor, pca
+from vse_jax.extraction import backbone_file, extract, extractor, pca
 from vse_jax.models.backbones import create_backbone
 
 COUNTS = {"train": 26, "dev": 6, "test": 5}
@@ -422,6 +423,20 @@ def test_bad_options(config, options, words, tmp_path):
     for word in words:
         assert word in str(info.value)
     assert not list(tmp_path.glob("features/region_features*"))
+
+
+def test_backbone_is_that_of_the_features(tmp_path):
+    """Also in a folder where an earlier start left another one."""
+    wrong, right = ({"params": {"w": np.full(3, x, np.float32)}} for x in (1, 2))
+    source, target = tmp_path / "features", tmp_path / "run"
+    for folder in (source, target):
+        folder.mkdir()
+        backbone_file.write(wrong, epath.Path(folder))
+    backbone_file.write(right, epath.Path(source))
+    backbone_file.copy(epath.Path(source), epath.Path(target))
+    for folder in (source, target):
+        found = backbone_file.read(epath.Path(folder))
+        assert backbone_file.digest(found) == backbone_file.digest(right)
 
 
 def test_mistake_can_be_corrected_in_the_same_folder(config, tmp_path, monkeypatch):

@@ -20,16 +20,15 @@ BACKBONE_FILE = "backbone.safetensors"
 
 
 def write(variables: dict, directory: epath.Path) -> None:
-    """Writes the variables of a backbone atomically; keeps a file that exists.
+    """Writes the variables of a backbone atomically, also over those of another one.
+
+    An extraction that was interrupted before its first result may have left those.
 
     Args:
       variables: nested dicts of arrays, `params` and perhaps `batch_stats`.
       directory: folder of the file.
     """
-    path = directory / BACKBONE_FILE
-    if path.exists():
-        return
-    with files.unfinished(path) as unfinished:
+    with files.unfinished(directory / BACKBONE_FILE) as unfinished:
         unfinished.write_bytes(to_safetensors(variables))
 
 
@@ -41,12 +40,18 @@ def to_safetensors(tree: dict, metadata: dict[str, str] | None = None) -> bytes:
 
 
 def copy(source: epath.Path, target: epath.Path) -> None:
-    """Copies the file from one folder to another, if it exists and is not there yet."""
+    """Copies the file from one folder to another, if it exists and is not there yet.
+
+    It replaces the file of another backbone, which a training on other features left.
+    """
     path = target / BACKBONE_FILE
-    if path.exists() or not (source / BACKBONE_FILE).exists():
+    if not (source / BACKBONE_FILE).exists():
+        return
+    content = (source / BACKBONE_FILE).read_bytes()
+    if path.exists() and path.read_bytes() == content:
         return
     with files.unfinished(path) as unfinished:
-        unfinished.write_bytes((source / BACKBONE_FILE).read_bytes())
+        unfinished.write_bytes(content)
 
 
 def read(directory: epath.Path) -> dict:
