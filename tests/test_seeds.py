@@ -195,6 +195,23 @@ def test_runs_that_are_no_seeds_are_refused(other, expected):
     check_same_but_seed({"a": description(seed=0), "b": description(seed=1)})
 
 
+def test_runs_with_other_options_of_evaluation_have_no_mean(trained, tmp_path):
+    workdir = tmp_path / "runs" / "folds"
+    for number in (0, 1):
+        shutil.copytree(folder(trained[0], number), folder(workdir, number))
+    for path in folder(workdir, 1).glob("checkpoints/*/run/metadata"):
+        run = json.loads(path.read_text())
+        run["config"]["data"]["folds"] = 2
+        path.write_text(json.dumps(run))
+    seeds = [f"--workdir={workdir}", "--mode=eval", "--seeds=0,1"]
+    refused = programs.run(*seeds)
+    assert (
+        f"config.data.folds is 0 in {workdir}_seed0 and 2 in {workdir}_seed1; set it "
+        "for all, such as by --config.data.folds=0" in programs.refusal(refused)
+    )
+    assert programs.run(*seeds, "--config.data.folds=2").returncode == 0
+
+
 def test_folds_suites_and_corrected_metrics_have_means_too():
     def report(value):
         names = "map_at_r", "rprecision", "r1", "queries"

@@ -6,7 +6,7 @@ It is the run that `--config.seed=0 --workdir=WORKDIR_seed0` makes, bit for bit.
 
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import ml_collections
@@ -25,6 +25,14 @@ from vse_jax.stages import plan_stages
 
 logger = logging.getLogger(__name__)
 
+# Options of an evaluation that decide what its metrics mean.
+_OF_EVALUATION = (
+    "data.folds",
+    "evaluation.suite",
+    "evaluation.hubness",
+    "evaluation.hubness_alpha",
+    "evaluation.hubness_k",
+)
 # The metrics in `eval/<split>.json`, with their titles.
 _TITLES = {
     "metrics": "",
@@ -104,7 +112,7 @@ def evaluate(
       TrainingError: if a file cannot be written.
     """
     seeds = of_workdir(workdir, numbers)
-    _check_seeds(seeds, checkpoint)
+    _check_seeds(seeds, checkpoint, overrides)
     reports = []
     for seed in seeds:
         run = open_run(seed.workdir, split, checkpoint, overrides)
@@ -126,7 +134,9 @@ def _release_memory() -> None:
     jax.clear_caches()
 
 
-def _check_seeds(seeds: Sequence[Seed], checkpoint: str) -> None:
+def _check_seeds(
+    seeds: Sequence[Seed], checkpoint: str, overrides: dict | None
+) -> None:
     runs = {
         seed.workdir: saved_model.read_description(seed.workdir, checkpoint)
         for seed in seeds
@@ -139,6 +149,27 @@ def _check_seeds(seeds: Sequence[Seed], checkpoint: str) -> None:
                 f"{seed.number}; move it to another folder"
             )
     run_config.check_same_but_seed(runs)
+    _check_same_evaluation(runs, overrides)
+
+
+def _check_same_evaluation(runs: Mapping[str, dict], overrides: dict | None) -> None:
+    """Checks that all runs are evaluated by the same options, or raises InputError.
+
+    Training does not depend on them, so seeds of one configuration may have saved
+    others. Metrics by other options have no common mean.
+    """
+    configs = [
+        run_config.merge(run["config"], overrides or {}) for run in runs.values()
+    ]
+    for option in _OF_EVALUATION:
+        values = [run_config.value_of(config, option) for config in configs]
+        for workdir, value in zip(runs, values, strict=True):
+            if value != values[0]:
+                raise InputError(
+                    f"config.{option} is {values[0]!r} in {next(iter(runs))} and "
+                    f"{value!r} in {workdir}; set it for all, such as by "
+                    f"--config.{option}={values[0]}"
+                )
 
 
 def _warn_if_unfinished(run: OpenRun) -> None:
