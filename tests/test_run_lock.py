@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -61,6 +62,19 @@ def test_killed_run_releases_the_workdir(tmp_path):
 def test_nothing_is_left_behind(tmp_path):
     with run_lock.sole_run(tmp_path / "run"):
         assert (tmp_path / "run" / run_lock.LOCK_FILE).exists()
+    assert not os.listdir(tmp_path)
+
+
+def test_full_disk_is_reported(tmp_path, monkeypatch):
+    def write(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run_lock.os, "write", write)
+    with (
+        pytest.raises(InputError, match=r"No space left on device.*another --workdir"),
+        run_lock.sole_run(tmp_path / "run"),
+    ):
+        pass
     assert not os.listdir(tmp_path)
 
 

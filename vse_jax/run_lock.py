@@ -66,8 +66,9 @@ def _locked(directory: epath.Path) -> Iterator[None]:
             yield
         return
     try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps(_owner()).encode())
+        with _reporting(directory):  # the disk may be full
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps(_owner()).encode())
         yield
     finally:
         path.unlink(missing_ok=True)  # while it is locked
