@@ -2,6 +2,7 @@ import types
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from vse_jax.data import split_index
@@ -88,9 +89,22 @@ def test_features_have_no_picture(experiment, monkeypatch):
     assert pictures.retrieved(experiment, None) is None
 
 
+def test_picture_that_cannot_be_saved_leaves_the_earlier_one(tmp_path, monkeypatch):
+    path = epath.Path(tmp_path / "picture.png")
+    path.write_bytes(b"earlier")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(type(path), "write_bytes", fail)
+    with pytest.raises(OSError, match="disk full"):
+        pictures.save(np.zeros((5, 7, 3), np.uint8), path)
+    assert path.read_bytes() == b"earlier"
+
+
 def test_picture_is_saved_without_loss(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    pictures.save(picture, tmp_path / "picture.png")
+    pictures.save(picture, epath.Path(tmp_path / "picture.png"))
     with Image.open(tmp_path / "picture.png") as image:
         assert image.format == "PNG"
         np.testing.assert_array_equal(np.asarray(image), picture)

@@ -1,11 +1,14 @@
 """Draws what a few queries retrieve, with correct and wrong results marked."""
 
+import io
+
 import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image, ImageDraw, ImageOps
 
+from vse_jax import files
 from vse_jax.data import records
 from vse_jax.evaluation import text_drawing
 from vse_jax.evaluation.evaluator import Evaluation
@@ -46,9 +49,11 @@ def retrieved(experiment: Experiment, evaluation: Evaluation) -> np.ndarray | No
 
 
 def save(picture: np.ndarray, path: epath.Path) -> None:
-    """Writes a picture, `[height, width, 3]` uint8, to a PNG file."""
-    with path.open("wb") as file:
-        Image.fromarray(picture).save(file, format="PNG")
+    """Writes a picture, `[height, width, 3]` uint8, to a PNG file, atomically."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG")
+    with files.unfinished(path, shared=True) as unfinished:
+        unfinished.write_bytes(stream.getvalue())
 
 
 def _text_to_image(builder, evaluation, similarity):
