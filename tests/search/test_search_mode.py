@@ -1,7 +1,9 @@
 """Runs of main.py: --mode=encode and --mode=search, as a user does."""
 
 import json
+import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -65,6 +67,16 @@ def test_a_folder_of_photos_from_encoding_to_results(workdir, photos, tmp_path):
     assert f"skipping {photos / 'bad.jpg'}: " in finished.stderr
 
     output = tmp_path / "results.jsonl"
+    # The name of a photo may be no UTF-8.
+    odd = os.fsdecode(os.fsencode(photos) + b"/caf\xe9")
+    shutil.copy(photos / "0.jpg", odd)
+    finished = run(
+        "--mode=search", *place, f"--query_image={odd}", f"--output={output}"
+    )
+    os.remove(odd)
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(output.read_text())["query"].endswith("caf\udce9")
+
     queries = tmp_path / "queries.txt"
     queries.write_text("a dog\na red star xyz\n")
     finished = run(

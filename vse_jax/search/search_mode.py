@@ -125,7 +125,8 @@ def _write(searcher: Searcher, results, output: str) -> None:
     with reporting_writes(os.fspath(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.unfinished(path) as unfinished:
-            unfinished.write_text(text)
+            # Names of files may be no UTF-8.
+            unfinished.write_bytes(text.encode(errors="backslashreplace"))
     print(f"results: {path}", flush=True)
 
 
