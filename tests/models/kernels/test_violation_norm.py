@@ -46,6 +46,17 @@ def test_pairs_without_violation_have_no_gradient():
     assert np.asarray(of_captions[0]).any()
 
 
+def test_pairs_of_a_nan_are_nan():
+    """They would have the best similarity, 0, and a loss that looks well."""
+    images, captions = embeddings(4, 6, 20)
+    images = images.at[1, 3].set(jnp.nan)
+    value, (of_images, _) = gradients(violation_norm, (images, captions))
+    is_nan = np.isnan(np.asarray(value))
+    assert is_nan[1].all()
+    assert not is_nan[[0, 2, 3]].any()
+    assert np.isnan(np.asarray(of_images[1])).any()
+
+
 def test_models_of_an_ensemble_are_mapped():
     models = [embeddings(3, 4, 20, seed) for seed in (0, 2)]
     images, captions = map(jnp.stack, zip(*models, strict=True))

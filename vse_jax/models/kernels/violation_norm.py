@@ -29,7 +29,7 @@ def plain_norm(images: jax.Array, captions: jax.Array) -> jax.Array:
     squared = jnp.square(_violation(images, captions)).sum(-1)
     # The square root's derivative at zero is infinite. The inner `where` avoids it; the
     # outer one alone would give a gradient of NaN.
-    is_violated = squared > 0
+    is_violated = ~(squared <= 0)  # also by NaN, whose norm is NaN
     return jnp.where(is_violated, jnp.sqrt(jnp.where(is_violated, squared, 1)), 0)
 
 
@@ -54,7 +54,7 @@ def _forward(images, captions):
 
 def _backward(residuals, cotangent):
     images, captions, norm = residuals
-    is_violated = norm > 0
+    is_violated = ~(norm <= 0)
     scale = jnp.where(is_violated, cotangent / jnp.where(is_violated, norm, 1), 0)
 
     def of_part(part):
