@@ -147,6 +147,26 @@ def test_eval_corrects_hubness(place, trained):
     assert f"{found['hubness_metrics']['rsum']:.1f}" in corrected
 
 
+@pytest.mark.parametrize(
+    ("mode", "flag", "modes"),
+    [
+        ("train", "--split=dev", "eval, report"),
+        ("train", "--topology=v5e:2x4", "compile"),
+        ("train", "--query=a dog", "search"),
+        ("train", "--checkpoint=latest", "eval, report, encode, search, serve, export"),
+        ("search", "--split=dev", "eval, report"),
+        ("serve", "--top=3", "search"),
+        ("eval", "--output=x.json", "compile, search, report, export"),
+        ("eval", "--port=1", "serve"),
+    ],
+)
+def test_flags_of_other_modes_are_refused(place, mode, flag, modes):
+    name = flag.partition("=")[0]
+    refused = place.run(f"--mode={mode}", flag)
+    expected = f"error: {name} belongs to --mode={modes}, not to {mode}"
+    assert programs.refusal(refused).startswith(expected)
+
+
 def test_eval_without_config_of_a_split_and_a_checkpoint(place, trained):
     workdir, _, _ = trained
     finished = programs.run(

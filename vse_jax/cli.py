@@ -115,11 +115,7 @@ def main(argv: list[str]) -> int:
     config = FLAGS.config if _has_config_file() else None
     if config is None and FLAGS.mode not in NO_CONFIG:
         raise InputError("--config is missing; an example is configs/quickstart.py")
-    if FLAGS.suite and FLAGS.mode != "eval":
-        raise InputError(
-            f"--suite belongs to --mode=eval, not to {FLAGS.mode}; leave it out, or "
-            "set config.evaluation.suite to evaluate the end of a training"
-        )
+    command_line.check_flags()
     command_line.seeds()  # reports a mistake before the hosts are connected
     workdir = _workdir()
     _set_up_logging()

@@ -13,7 +13,27 @@ from vse_jax import termination
 from vse_jax.errors import InputError
 
 FLAGS = flags.FLAGS
-_MODES_OF_SEEDS = ("train", "eval", "report")
+_MODES_OF_FLAGS = {
+    "split": ("eval", "report"),
+    "checkpoint": ("eval", "report", "encode", "search", "serve", "export"),
+    "suite": ("eval",),
+    "ensemble": ("eval",),
+    "runs": ("report",),
+    "seeds": ("train", "eval", "report"),
+    "output": ("compile", "search", "report", "export"),
+    **dict.fromkeys(("source", "gallery", "content"), ("encode", "search", "serve")),
+    **dict.fromkeys(("query", "minus", "query_image", "minus_image"), ("search",)),
+    **dict.fromkeys(("queries", "top", "threshold"), ("search",)),
+    **dict.fromkeys(("host", "port"), ("serve",)),
+    **dict.fromkeys(("import_file", "vocabulary"), ("import",)),
+    **dict.fromkeys(("topology", "largest_batch"), ("compile",)),
+}
+_INSTEAD = {
+    "suite": "; leave it out, or set config.evaluation.suite to evaluate the end of a "
+    "training",
+    "output": " of one run; leave it out",
+    "split": "; leave it out, or name the split by --source where a mode takes it",
+}
 _USAGE = """Image-text retrieval: trains and evaluates visual-semantic embeddings.
 
   python main.py --config configs/quickstart.py
@@ -83,17 +103,32 @@ def given_config(argv: list[str]) -> str | None:
     return parser.parse_known_args(argv[1:])[0].config
 
 
+def check_flags() -> None:
+    """Checks that each given flag belongs to the mode.
+
+    Raises:
+      InputError: if the mode would ignore a flag; names it and its modes.
+    """
+    of_several = FLAGS["seeds"].present or FLAGS["ensemble"].present
+    for flag, modes in _MODES_OF_FLAGS.items():
+        if flag == "output" and of_several:
+            continue
+        if FLAGS[flag].present and FLAGS.mode not in modes:
+            raise InputError(
+                f"--{flag} belongs to --mode={', '.join(modes)}, not to {FLAGS.mode}"
+                f"{_INSTEAD.get(flag, '; leave it out')}"
+            )
+
+
 def several_runs() -> list[str]:
     """Returns the folders of runs that --ensemble or --runs names; [] without them.
 
     Raises:
-      InputError: if the flag is of another mode, is empty, or stands with --workdir.
+      InputError: if the flag is empty or stands with --workdir.
     """
-    for flag, mode in (("ensemble", "eval"), ("runs", "report")):
+    for flag in ("ensemble", "runs"):
         if not FLAGS[flag].present:
             continue
-        if FLAGS.mode != mode:
-            raise InputError(f"--{flag} belongs to --mode={mode}, not to {FLAGS.mode}")
         paths = FLAGS[flag].value
         if not all(paths or [""]):
             raise InputError(
@@ -110,16 +145,11 @@ def seeds() -> list[int]:
     """Returns the seeds that --seeds names; [] without it.
 
     Raises:
-      InputError: if the flag is of another mode, does not name at least two different
-        seeds, or stands with another flag that names runs or the seed.
+      InputError: if the flag does not name at least two different seeds, or stands
+        with another flag that names runs or the seed.
     """
     if not FLAGS["seeds"].present:
         return []
-    if FLAGS.mode not in _MODES_OF_SEEDS:
-        raise InputError(
-            f"--seeds belongs to --mode={', '.join(_MODES_OF_SEEDS)}, not to "
-            f"{FLAGS.mode}"
-        )
     given = [text.strip() for text in FLAGS.seeds]
     listed = ",".join(FLAGS.seeds)
     if not all(re.fullmatch(r"[0-9]{1,9}", text) for text in given):
