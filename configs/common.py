@@ -64,7 +64,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.drop_words = 0.2
     data.image_size = 0  # height and width in pixels; 0 if stored photos have one size
     data.resize = 0  # shorter side in pixels before a crop; 0: image_size * 256 / 224
-    # How a photo becomes square in evaluation: crop (its center) or stretch (all).
+    # How a photo becomes square in evaluation: crop (its center), crop_floor (the same,
+    # rounded down to whole pixels, as in Hugging Face's processors) or stretch (all).
     # "" is that of the weights of a vision transformer, and crop for other backbones.
     data.fit = ""
     # PIL's bilinear, bicubic or lanczos; or opencv, which is bilinear with a filter of

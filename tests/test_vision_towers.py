@@ -231,7 +231,7 @@ def test_training_freezes_and_fine_tunes(trained, models):
     assert run_of["preprocessing"] == {
         "image_size": 32,
         "resize": 36,
-        "crop": "center",
+        "crop": "center, rounded down",
         "interpolation": "bicubic",
         "backbone": "clip_vision",
     }

@@ -101,6 +101,23 @@ def test_center_crops_equal_pil(contents):
     assert_alike(crops, expected, most=24)
 
 
+def test_centers_that_are_rounded_down(contents):
+    """Hugging Face's image processors compute `(side - size) // 2`."""
+    size = SHORTER - 7  # the crop begins at 3.5: at 3 rounded down, at 4 half to even
+    geometry = photo_crops.Geometry(size, SHORTER, rounds_down=True)
+    crops = photo_crops.center_crops(tf.constant(contents), geometry).numpy()
+    resized = [naive_resized(content) for content in contents]
+    places = [[(side - size) // 2 for side in pixels.shape[:2]] for pixels in resized]
+    expected = [
+        pixels[top : top + size, left : left + size]
+        for pixels, (top, left) in zip(resized, places, strict=True)
+    ]
+    assert_alike(crops, expected, most=24)
+    geometry = geometry._replace(rounds_down=False)
+    rounded = photo_crops.center_crops(tf.constant(contents), geometry).numpy()
+    assert (crops != rounded).any((1, 2, 3)).all()
+
+
 FILTERS = {"bicubic": Image.BICUBIC, "lanczos": Image.LANCZOS}
 
 
@@ -139,11 +156,13 @@ def test_filter_of_opencv_depends_on_four_pixels(contents):
 
 
 @pytest.mark.parametrize("interpolation", photo_crops.INTERPOLATIONS)
-@pytest.mark.parametrize("shorter", [0, SHORTER])
+@pytest.mark.parametrize(
+    ("shorter", "rounds_down"), [(0, False), (SHORTER, False), (SHORTER, True)]
+)
 def test_code_of_the_model_card_crops_alike(
-    contents, interpolation, shorter, tmp_path, monkeypatch
+    contents, interpolation, shorter, rounds_down, tmp_path, monkeypatch
 ):
-    geometry = photo_crops.Geometry(SIZE, shorter, interpolation)
+    geometry = photo_crops.Geometry(SIZE, shorter, interpolation, rounds_down)
     crops = photo_crops.center_crops(tf.constant(contents), geometry).numpy()
     photo = describe_geometry(geometry)
     code = model_card._photo_code({"preprocessing": {"photo": photo}})

@@ -33,7 +33,7 @@ def write(tmp_path):
 
 def test_file_of_clip(write):
     read = preprocessor.read("clip_vision", write(CLIP), 336)
-    assert read[:4] == (224, 240, "crop", "bicubic")
+    assert read[:4] == (224, 240, "crop_floor", "bicubic")
     assert read.mean == (0.4, 0.5, 0.6)
     assert read.std == (0.1, 0.2, 0.3)
 
@@ -41,7 +41,7 @@ def test_file_of_clip(write):
 def test_first_files_have_single_numbers(write):
     options = {"crop_size": 336, "do_center_crop": True, "size": 336, "resample": 2}
     read = preprocessor.read("clip_vision", write(options), 224)
-    assert read[:4] == (336, 336, "crop", "bilinear")
+    assert read[:4] == (336, 336, "crop_floor", "bilinear")
     assert read.mean[0] == 0.48145466
 
 
@@ -75,10 +75,10 @@ def test_processor_of_recent_versions(write):
 @pytest.mark.parametrize(
     ("name", "image_size", "expected"),
     [
-        ("clip_vision", 336, (336, 336, "crop", "bicubic")),
+        ("clip_vision", 336, (336, 336, "crop_floor", "bicubic")),
         ("siglip_vision", 256, (256, 0, "stretch", "bicubic")),
         # Pretrained at 518 pixels, and evaluated at 224.
-        ("dinov2", 518, (224, 256, "crop", "bicubic")),
+        ("dinov2", 518, (224, 256, "crop_floor", "bicubic")),
     ],
 )
 def test_without_a_file(name, image_size, expected, write):

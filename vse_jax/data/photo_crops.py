@@ -30,7 +30,7 @@ INTERPOLATIONS = {
     "lanczos": "lanczos3",
     "opencv": "triangle",
 }
-FITS = ("crop", "stretch")
+FITS = ("crop", "crop_floor", "stretch")
 
 
 class Geometry(NamedTuple):
@@ -41,11 +41,15 @@ class Geometry(NamedTuple):
       shorter: shorter side in pixels before a crop, at least `size`; 0 to stretch the
         whole photo to the square.
       interpolation: one of `INTERPOLATIONS`.
+      rounds_down: whether a central crop that would begin between two pixels begins at
+        the first, as in Hugging Face's image processors. Else it rounds half to even,
+        as in torchvision.
     """
 
     size: int
     shorter: int
     interpolation: str = "bilinear"
+    rounds_down: bool = False
 
 
 def geometry_of(data: ml_collections.ConfigDict) -> Geometry:
@@ -53,7 +57,8 @@ def geometry_of(data: ml_collections.ConfigDict) -> Geometry:
     size, interpolation = data.image_size, data.interpolation or "bilinear"
     if data.fit == "stretch":
         return Geometry(size, 0, interpolation)
-    return Geometry(size, data.resize or round(size * 256 / 224), interpolation)
+    shorter = data.resize or round(size * 256 / 224)
+    return Geometry(size, shorter, interpolation, data.fit == "crop_floor")
 
 
 class Window(NamedTuple):
@@ -141,7 +146,7 @@ def center_crops(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     Returns:
       uint8 `[batch, size, size, 3]`.
     """
-    size, shorter, interpolation = geometry
+    size, shorter, interpolation, rounds_down = geometry
 
     def axes(height: tf.Tensor, width: tf.Tensor) -> tuple[_Axis, _Axis]:
         if not shorter:
@@ -149,7 +154,7 @@ def center_crops(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
             return _whole_axis(zero, height, size), _whole_axis(zero, width, size)
         resized = _resized_shape(height, width, shorter)
         return tuple(
-            _part_of_axis(old, new, _center_offset(new, size), size)
+            _part_of_axis(old, new, _center_offset(new, size, rounds_down), size)
             for old, new in zip((height, width), resized, strict=True)
         )
 
@@ -170,7 +175,7 @@ def ten_crops(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
       uint8 `[batch, 10, size, size, 3]`: the corners (top left, top right, bottom left,
       bottom right) and the center, then the same crops of the mirrored photo.
     """
-    size, shorter, interpolation = geometry
+    size, shorter, interpolation, _ = geometry
 
     def crop(one: tf.Tensor) -> tf.Tensor:
         pixels = _decode(one)
@@ -231,8 +236,12 @@ def _resized_shape(
     return shorter * height // least, shorter * width // least
 
 
-def _center_offset(length: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns the first pixel of a central crop, int32; rounds half to even."""
+def _center_offset(
+    length: tf.Tensor, size: int, rounds_down: bool = False
+) -> tf.Tensor:
+    """Returns the first pixel of a central crop, int32; see `Geometry`."""
+    if rounds_down:
+        return (length - size) // 2
     return _round(tf.cast(length - size, tf.float64) / 2)
 
 

@@ -293,11 +293,13 @@ def _photo_code(summary):
 size = {photo["image_size"]}  # pixels
 photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
 image = np.asarray({_resized("(size, size)", photo["interpolation"])})[None]"""
+    rounds_down = photo["crop"].endswith("rounded down")
+    offset = "(side - size) // 2" if rounds_down else "round((side - size) / 2)"
     return f"""\
 size, shorter = {photo["image_size"]}, {photo["resize"]}  # pixels
 photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
 sides = [shorter * side // min(photo.size) for side in photo.size]
-left, top = [round((side - size) / 2) for side in sides]
+left, top = [{offset} for side in sides]
 photo = {_resized("sides", photo["interpolation"])}
 photo = photo.crop((left, top, left + size, top + size))
 image = np.asarray(photo)[None]"""

@@ -145,10 +145,11 @@ def _preprocessing(config, image_size):
 
 def describe_geometry(geometry: Geometry) -> dict:
     """Describes how a photo becomes the pixels that a backbone takes."""
+    center = "center, rounded down" if geometry.rounds_down else "center"
     return {
         "image_size": geometry.size,
         "resize": geometry.shorter,
-        "crop": "center" if geometry.shorter else "none",
+        "crop": center if geometry.shorter else "none",
         "interpolation": geometry.interpolation,
     }
 

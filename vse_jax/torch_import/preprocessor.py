@@ -38,7 +38,7 @@ class Preprocessing(NamedTuple):
     Attributes:
       image_size: height and width in pixels.
       resize: shorter side in pixels before the crop; 0 without a crop.
-      fit: `crop` or `stretch`.
+      fit: `crop_floor` or `stretch`, see `config.data.fit`.
       interpolation: one of `photo_crops.INTERPOLATIONS`.
       mean, std: of RGB, for pixels from 0 to 1.
     """
@@ -79,7 +79,7 @@ def read(name: str, weights: str, image_size: int) -> Preprocessing:
     return Preprocessing(
         square,
         shorter,
-        "crop" if shorter else "stretch",
+        "crop_floor" if shorter else "stretch",
         _INTERPOLATIONS[resample],
         _channels(options, "image_mean", path),
         _channels(options, "image_std", path, positive=True),

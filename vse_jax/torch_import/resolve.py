@@ -203,6 +203,6 @@ def _set_geometry(data, photo):
     if data.builder == "shapes":
         return  # its photos have one size
     data.image_size = data.image_size or photo.image_size
-    if data.fit == "crop" and not data.resize:
+    if data.fit != "stretch" and not data.resize:
         side = photo.resize or photo.image_size
         data.resize = round(side * data.image_size / photo.image_size)
