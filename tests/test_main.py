@@ -133,9 +133,11 @@ def test_eval_repeats_the_report_of_training(place, trained):
     assert "rSum" in finished.stdout
 
 
-def test_eval_corrects_hubness(place, trained):
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_hubness_is_corrected(place, trained, mode):
+    """Also at the end of a training."""
     workdir, _, report = trained
-    finished = place.run("--mode=eval", "--config.evaluation.hubness=True")
+    finished = place.run(f"--mode={mode}", "--config.evaluation.hubness=True")
     assert finished.returncode == 0, finished.stderr
     path = workdir / "eval" / "test.json"
     found = json.loads(path.read_text())

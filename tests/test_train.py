@@ -61,6 +61,19 @@ def test_stage_starts_from_the_best_checkpoint_and_keeps_frozen_parameters(
         assert not are_equal(image[0]["encoder"], image[2]["encoder"])
 
 
+def test_folds_of_the_test_split_are_checked_before_the_first_step(
+    of_scenes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stage_steps, "make_train_step", None)
+    of_scenes.data.validation_split = "train"
+    of_scenes.data.folds = 12  # of 24 and 10 images
+    with pytest.raises(InputError) as error:
+        train.train_and_evaluate(of_scenes, str(tmp_path))
+    assert str(error.value) == (
+        "config.data.folds is 12, but the split 'test' has 10 images; set it to 0"
+    )
+
+
 def test_pattern_without_parameters_is_refused_before_the_first_step(
     of_scenes, tmp_path, monkeypatch
 ):

@@ -72,11 +72,7 @@ class OpenRun(NamedTuple):
     def evaluate(self) -> Evaluation:
         """Embeds the split and ranks it."""
         variables = parallel.replicate(self.restored.variables)
-        evaluator = Evaluator(self.experiment)
-        evaluation = evaluator.evaluate(variables, self.split)
-        if self.experiment.config.evaluation.hubness:
-            return evaluator.correct(variables, evaluation)
-        return evaluation
+        return Evaluator(self.experiment).evaluate_for_report(variables, self.split)
 
     def evaluate_and_report(self) -> tuple[Evaluation, dict]:
         """Prints a table and writes files; returns also what `report` returns.

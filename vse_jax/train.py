@@ -75,9 +75,12 @@ def train_and_evaluate(
     )
     # Report a missing split now, not at the end of the first epoch.
     experiment.log_unknown_words(data.train_split, data.validation_split)
-    split = data.validation_split
-    index = input_pipeline.split_index(experiment.builder, split, data.tokenizer)
-    check_folds(data.folds, split, index)
+    if data.folds:
+        for split in {data.validation_split, default_split(experiment)}:
+            index = input_pipeline.split_index(
+                experiment.builder, split, data.tokenizer
+            )
+            check_folds(data.folds, split, index)
     if config.evaluation.suite != "recall":  # another split is reported now
         open_suite(experiment, default_split(experiment))
     experiment.check_same_on_hosts()
@@ -358,7 +361,7 @@ class Training:
         split = default_split(self._experiment)
         self._experiment.log_unknown_words(split)
         suite = open_suite(self._experiment, split)
-        evaluation = self._evaluator.evaluate(variables, split)
+        evaluation = self._evaluator.evaluate_for_report(variables, split)
         evaluation = evaluation.with_suite(suite, self._config.loss.similarity)
         reported = report(self._experiment, evaluation, self._workdir, restored.step)
         if parallel.is_primary_host():

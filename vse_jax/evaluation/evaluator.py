@@ -98,6 +98,22 @@ class Evaluator:
         similarity, folds = self._config.loss.similarity, self._config.data.folds
         return evaluate_embeddings(split, index, embeddings, similarity, folds)
 
+    def evaluate_for_report(self, variables: dict, split: str) -> Evaluation:
+        """Evaluates a split, also corrected if `config.evaluation.hubness` is set.
+
+        Args:
+          variables: variables of the model, on all devices.
+          split: name of the split.
+
+        Raises:
+          InputError: see `evaluate` and `correct`.
+          TrainingError: see `evaluate`.
+        """
+        evaluation = self.evaluate(variables, split)
+        if self._config.evaluation.hubness:
+            return self.correct(variables, evaluation)
+        return evaluation
+
     def correct(self, variables: dict, evaluation: Evaluation) -> Evaluation:
         """Adds the metrics with scores corrected for hubness; embeds the train split.
 
