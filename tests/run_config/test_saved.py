@@ -28,6 +28,20 @@ def test_training_is_extended_unless_its_schedule_depends_on_the_end(config, sch
         run_config.check_same_run(before, config, "runs/x")
 
 
+def test_training_is_not_shortened(config):
+    """Its best checkpoint may be behind the new end."""
+    before = description(config)
+    run_config.check_same_run(before, config, "runs/x")
+    config.epochs = 24
+    with pytest.raises(InputError) as error:
+        run_config.check_same_run(before, config, "runs/x")
+    assert str(error.value) == (
+        "config.epochs is 24, but runs/x has a run of 25 epochs, which cannot be "
+        "shortened; set config.epochs to 25, or to more to extend the run, or choose "
+        "another --workdir"
+    )
+
+
 def test_groups_are_saved_and_compared_one_by_one(config):
     config.optimizer.groups = (common.parameter_group("text/.*"),)
     config.fine_tuning = (
@@ -82,7 +96,7 @@ def test_options_of_the_model_cannot_be_overridden(saved):
 @pytest.mark.parametrize("option", FREE)
 def test_options_that_no_step_depends_on_may_change(config, option):
     before = description(config)
-    config.update_from_flattened_dict({option: 10})
+    config.update_from_flattened_dict({option: 30})
     run_config.check_same_run(before, config, "runs/x")
 
 

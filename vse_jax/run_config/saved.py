@@ -259,7 +259,8 @@ def check_same_run(
       workdir: folder of the run, for messages.
 
     Raises:
-      InputError: if the configuration differs; names the options that do.
+      InputError: if the configuration differs; names the options that do. A larger
+        `epochs` extends a training that depends on no end; a smaller one is refused.
     """
     if saved is None:
         return
@@ -279,6 +280,13 @@ def check_same_run(
             f"{workdir} has a run with another configuration "
             f"(config.{', config.'.join(differing)}); choose another --workdir, "
             "or delete this one to start over"
+        )
+    epochs = saved["config"]["epochs"]
+    if config.epochs < epochs:
+        raise InputError(
+            f"config.epochs is {config.epochs}, but {workdir} has a run of {epochs} "
+            f"epochs, which cannot be shortened; set config.epochs to {epochs}, or to "
+            "more to extend the run, or choose another --workdir"
         )
 
 
