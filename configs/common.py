@@ -174,7 +174,8 @@ def get_config() -> ml_collections.ConfigDict:
     # before the first step. A repeated epoch counts repeatedly. Schedule steps only.
     optimizer.decay_epochs = (15,)
     optimizer.decay_factor = 0.1  # factor of the learning rate at each decay
-    optimizer.weight_decay = 0.01  # decoupled, for all parameters; adamw only
+    # Decoupled, for all parameters but the learned scalars of the loss; adamw only.
+    optimizer.weight_decay = 0.01
     optimizer.gradient_clip = 2.0  # maximum global norm of the gradients; 0 for none
     optimizer.sharded = False  # True splits the optimizer's state over the devices
     # The model that is evaluated and saved is the average of the parameters over the
@@ -282,7 +283,8 @@ def parameter_group(
         group, such as `image/backbone/.*` or `.*/bias`. It must match at least one
         parameter.
       learning_rate: factor of the learning rate.
-      weight_decay: weight decay of the group; None uses `optimizer.weight_decay`.
+      weight_decay: weight decay of the group; None uses `optimizer.weight_decay`, and
+        0 for the learned scalars of the loss.
       frozen: whether the parameters are not trained.
     """
     # With a placeholder the command line can replace None.

@@ -56,12 +56,17 @@ def test_triplet_loss_has_no_scalars(config):
 
 
 def test_weight_decay_leaves_the_scalars_alone(config):
-    """Unless a group of the user says otherwise."""
+    """Unless a group of the user has a number, even if it is for all parameters."""
     loss = settings_of(config, "sigmoid")
     params = {"text": {"kernel": jnp.ones(3)}, **loss_scalars.start_params(loss)}
     still = jax.tree.map(jnp.zeros_like, params)
     own = common.parameter_group("loss/bias", weight_decay=0.5)
-    for groups, bias in (((), -10.0), ((own,), -10 * (1 - RATE * 0.5))):
+    without_number = [
+        ((common.parameter_group(pattern, learning_rate=2),), -10.0)
+        for pattern in ("loss/.*", "loss/bias", ".*", "(?i)LOSS/.*|text/.*")
+    ]
+    decaying = (own,), -10 * (1 - RATE * 0.5)
+    for groups, bias in (((), -10.0), decaying, *without_number):
         optimizer = create_optimizer(
             config.optimizer,
             optax.constant_schedule(RATE),

@@ -91,6 +91,7 @@ def groups(loss: ml_collections.ConfigDict) -> Groups:
     """Returns the parameter groups of the learned scalars, to follow those of the user.
 
     Weight decay would pull the scale to 1 and the bias to 0, which is no simpler model.
+    So a group of the user decays them only by a number of its own, see `optimizer`.
     """
     if not _learns(loss):
         return ()

@@ -70,8 +70,10 @@ def create_optimizer(
         for `sharded_optimizer.update`.
       schedule: learning rate by the number of steps.
       groups: parameter groups. A group's learning rate is a factor of the schedule,
-        which scales AdamW's weight decay too. Frozen parameters are not updated and
-        have no optimizer state, and their gradient does not count in the norm.
+        which scales AdamW's weight decay too. Without a weight decay of its own, it
+        has that of the settings, and 0 for the scalars of the loss. Frozen parameters
+        are not updated and have no optimizer state, and their gradient does not count
+        in the norm.
     """
     update = _update_rule(settings, schedule, settings.weight_decay)
     if groups:
@@ -97,16 +99,19 @@ def create_optimizer(
 def _group_rule(settings, schedule, group):
     if group.frozen:
         return optax.set_to_zero()
-    weight_decay = group.weight_decay
+    weight_decay, decays = group.weight_decay, None
     if weight_decay is None:
-        weight_decay = settings.weight_decay
+        weight_decay, decays = settings.weight_decay, parameter_groups.of_model
     factor = group.learning_rate
-    return _update_rule(settings, lambda step: factor * schedule(step), weight_decay)
+    return _update_rule(
+        settings, lambda step: factor * schedule(step), weight_decay, decays
+    )
 
 
-def _update_rule(settings, schedule, weight_decay):
+def _update_rule(settings, schedule, weight_decay, decays=None):
+    """Returns the rule; `decays` maps the parameters to those that decay, or None."""
     rules = {
         "adam": optax.adam,
-        "adamw": functools.partial(optax.adamw, weight_decay=weight_decay),
+        "adamw": functools.partial(optax.adamw, weight_decay=weight_decay, mask=decays),
     }
     return rules[settings.name](schedule)

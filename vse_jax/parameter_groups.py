@@ -57,6 +57,13 @@ def frozen(groups: Groups, params: Any) -> Any:
     )
 
 
+def of_model(params: Any) -> Any:
+    """Returns a tree like `params` that is False for the scalars of the loss."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: _is_of_model(_name(path)), params
+    )
+
+
 def stop_frozen(groups: Groups, params: Any) -> Any:
     """Stops the gradient of frozen parameters, so that it is not computed."""
     return jax.tree.map(
@@ -94,7 +101,8 @@ def check_options(groups: Groups, option: str) -> None:
         if decay is not None and not (_is_number(decay) and decay >= 0):
             raise InputError(
                 f"{where}.weight_decay is {decay!r}; expected a number of at least 0, "
-                "or None to use config.optimizer.weight_decay"
+                "or None to use config.optimizer.weight_decay, except for the scalars "
+                "of the loss, which do not decay then"
             )
         if not isinstance(group.frozen, bool):
             raise InputError(
@@ -129,7 +137,7 @@ def check_matches(groups: Groups, option: str, params: Any) -> None:
         )
     is_frozen = zip(names, jax.tree.leaves(frozen(groups, params)), strict=True)
     # The scalars of a loss cannot learn to retrieve anything.
-    if groups and all(value for name, value in is_frozen if name[:5] != "loss/"):
+    if groups and all(value for name, value in is_frozen if _is_of_model(name)):
         raise InputError(
             f"config.{option} freezes every parameter of the model; train some of them"
         )
@@ -153,6 +161,10 @@ def _check_pattern(pattern, where):
 def _is_number(value):
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and math.isfinite(value)
+
+
+def _is_of_model(name):
+    return not name.startswith("loss/")
 
 
 def _name(path):
