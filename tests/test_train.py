@@ -12,7 +12,11 @@ from vse_jax.errors import InputError
 
 @pytest.fixture
 def of_scenes(config, shapes_builder):
-    """Two epochs of three steps, and a stage of one epoch with a frozen backbone."""
+    """Two epochs of three steps, and a stage of one epoch with a frozen backbone.
+
+    The seed is the largest.
+    """
+    config.seed = 2**32 - 1
     config.batch_size = config.evaluation_batch_size = 8
     config.epochs = 2
     config.data.builder = "shapes"

@@ -178,8 +178,11 @@ class Training:
     def _param_shapes(self) -> dict:
         """Shapes of the model's parameters; traced only if a pattern needs them."""
         model = self._experiment.create_model(train=True)
-        init = functools.partial(init_variables, model, loss=self._config.loss)
-        return jax.eval_shape(init, self._example, self._config.seed)["params"]
+        # As an argument, the seed would be an int32, which half of all seeds exceed.
+        init = functools.partial(
+            init_variables, model, seed=self._config.seed, loss=self._config.loss
+        )
+        return jax.eval_shape(init, self._example)["params"]
 
     def _set_stage(self, stage: Stage) -> None:
         self._stage = stage
