@@ -387,6 +387,20 @@ def test_host_that_fails_at_its_start_ends_both_with_one_line(place):
     assert not finished[1].stderr
 
 
+def test_hosts_with_different_numbers_of_devices_end_with_one_line(place):
+    def start(*options, **popen):
+        devices = 3 if "--config.process_id=1" in options else 1
+        return place.start(*options, devices=devices, **popen)
+
+    finished = Hosts(start).run(f"--workdir={place.workdir('uneven')}")
+    assert [host.returncode for host in finished] == [2, 2], finished
+    assert programs.refusal(finished[0]) == (
+        "error: host 1 has 3 devices, host 0 has 1; start all hosts with equally many, "
+        "which CUDA_VISIBLE_DEVICES limits on hosts with GPUs"
+    )
+    assert not finished[1].stderr
+
+
 MISTAKES = {  # options of a host, and what it says
     "option": ("--config.no_such_option=1", "no_such_option"),
     "flag": ("--no_such_flag=1", "Unknown command line flag 'no_such_flag'"),

@@ -1,5 +1,6 @@
 """Prepares JAX for a run, and checks what the devices can take."""
 
+import collections
 import contextlib
 import glob
 import importlib.metadata
@@ -32,7 +33,8 @@ def set_up(config: ml_collections.ConfigDict, workdir: str) -> None:
       workdir: folder of the run.
 
     Raises:
-      InputError: if there is no device of `config.platform`.
+      InputError: if there is no device of `config.platform`, or if the hosts have
+        different numbers of devices.
     """
     tf.config.set_visible_devices([], "GPU")  # TensorFlow reads data, nothing else
     cache = (
@@ -48,7 +50,21 @@ def set_up(config: ml_collections.ConfigDict, workdir: str) -> None:
         # TPUs would multiply in bfloat16 all the same.
         jax.config.update("jax_default_matmul_precision", "float32")
     if not is_single_host():
+        _check_devices_of_hosts()
         _let_primary_host_print()
+
+
+def _check_devices_of_hosts():
+    """Refuses hosts with different numbers of devices, without any collective."""
+    # Every host knows the devices of all, so all find the same.
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    for host in range(jax.process_count()):
+        if counts[host] != counts[0]:
+            raise InputError(
+                f"host {host} has {counts[host]} devices, host 0 has {counts[0]}; "
+                "start all hosts with equally many, which CUDA_VISIBLE_DEVICES limits "
+                "on hosts with GPUs"
+            )
 
 
 def _let_primary_host_print():
