@@ -38,6 +38,7 @@ def test_defaults_are_valid(config):
         ("loss.mining", "hard", "'hardest'"),
         ("loss.views", 0, "at least 1"),
         ("loss.warmup_mining", "none", "'', 'all'"),
+        ("loss.warmup_epochs", -1, "at least 0"),
         ("loss.reduction", "max", "'mean', 'sum'"),
         ("loss.similarity", "dot", "'cosine', 'order'"),
         ("optimizer.name", "sgd", "'adam', 'adamw'"),
@@ -98,6 +99,13 @@ def test_later_stages_are_stages(config, stage):
             r"warmup_mining is empty",
             "loss.warmup_mining",
             "all",
+        ),
+        (
+            "loss.warmup_mining",
+            "all",
+            r"warmup_epochs is 0, so there is no warm-up",
+            "loss.warmup_epochs",
+            1,
         ),
         (
             "model.backbone.weights",
@@ -176,7 +184,12 @@ def test_views_need_a_loss_and_regions_that_are_dropped(config, options, reason)
     [
         {"name": "infonce", "scale": 200.0, "learn_scale": False},
         {"name": "sigmoid", "scale": 200.0},
-        {"name": "infonce", "triplet_weight": 10.0, "warmup_mining": "all"},
+        {
+            "name": "infonce",
+            "triplet_weight": 10.0,
+            "warmup_mining": "all",
+            "warmup_epochs": 1,
+        },
     ],
 )
 def test_fitting_options_of_a_loss_are_accepted(config, options):

@@ -86,9 +86,21 @@ def _check_scaled_loss(config):
 
 
 def _check_warmup(config):
-    if config.loss.warmup_epochs and not config.loss.warmup_mining:
+    epochs, mining = config.loss.warmup_epochs, config.loss.warmup_mining
+    if epochs < 0:
         raise InputError(
-            f"config.loss.warmup_epochs is {config.loss.warmup_epochs}, but "
+            f"config.loss.warmup_epochs is {epochs}; expected at least 0, or at least "
+            "1 with config.loss.warmup_mining"
+        )
+    if epochs and not mining:
+        raise InputError(
+            f"config.loss.warmup_epochs is {epochs}, but "
             "config.loss.warmup_mining is empty; set it to one of "
             f"{', '.join(map(repr, MININGS))}"
+        )
+    if mining and not epochs:
+        raise InputError(
+            f"config.loss.warmup_mining is {mining!r}, but config.loss.warmup_epochs "
+            "is 0, so there is no warm-up; set config.loss.warmup_epochs to 1 or more, "
+            "or config.loss.warmup_mining to ''"
         )
