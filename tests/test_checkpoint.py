@@ -129,7 +129,8 @@ def test_keeps_the_last_two_and_the_best(checkpoints):
     checkpoints.wait()
     assert checkpoints.steps() == [6, 5, 2]
     assert checkpoints.best_step() == 2
-    assert checkpoints.best_rsum() == 50
+    assert checkpoints.would_be_best(50)
+    assert not checkpoints.would_be_best(49.9)
 
 
 def test_without_evaluation_there_is_no_best(checkpoints):
@@ -138,7 +139,20 @@ def test_without_evaluation_there_is_no_best(checkpoints):
     checkpoints.save(make_state(1), RUN)
     checkpoints.wait()
     assert checkpoints.best_step() is None
-    assert checkpoints.best_rsum() is None
+    assert checkpoints.would_be_best(0.0)
+
+
+def test_best_is_the_latest_of_equal_checkpoints_as_announced(checkpoints):
+    announced = None
+    for step, value in enumerate((50, 60, 60, 60, 40, 60, 50, 50), start=1):
+        if checkpoints.would_be_best(value):
+            announced = step
+        checkpoints.save(make_state(step), RUN, rsum(value))
+        checkpoints.wait()
+        assert checkpoints.best_step() == announced, step
+    assert announced == 6
+    reopened = Checkpoints(checkpoints.directory.parent, read_only=True)
+    assert reopened.best_step() == announced
 
 
 def test_description_is_that_of_the_latest(checkpoints):

@@ -139,10 +139,10 @@ class Checkpoints:
         others = [step for step in self.steps() if step != best]
         return others if best is None else [best, *others]
 
-    def best_rsum(self) -> float | None:
-        """Returns the best `rsum` on the validation split; None if not evaluated."""
-        best = self.best_step()
-        return None if best is None else _rsum(self._manager.metrics(best))
+    def would_be_best(self, rsum: float) -> bool:
+        """Returns whether a later checkpoint with this `rsum` would be the best one."""
+        best = self.best_step()  # the latest of those with equal values
+        return best is None or rsum >= _rsum(self._manager.metrics(best))
 
     def path(self, step: int) -> epath.Path:
         """Returns the folder of the checkpoint of `step`."""

@@ -322,14 +322,14 @@ class Training:
         picture = pictures.retrieved(self._experiment, evaluation)
         if picture is not None:
             writer.write_images(self.step, {f"{split}/retrieved": picture[None]})
-        best = self._checkpoints.best_rsum()
+        is_best = self._checkpoints.would_be_best(metrics["rsum"])
         logger.info(
             "%s: rSum %.1f, R@1 image to text %.1f, text to image %.1f%s",
             split,
             metrics["rsum"],
             metrics["i2t_r1"],
             metrics["t2i_r1"],
-            ", the best so far" if best is None or metrics["rsum"] > best else "",
+            ", the best so far" if is_best else "",
         )
         return metrics
 
