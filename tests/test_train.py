@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import common, vsepp
-from vse_jax import stage_steps, train
+from vse_jax import stage_steps, train, training_data
 from vse_jax.checkpoint import Checkpoints
 from vse_jax.errors import InputError
 
@@ -91,6 +91,16 @@ def test_pattern_without_parameters_is_refused_before_the_first_step(
         "matches no parameter; a pattern must match a whole path, and paths begin with "
         "image/backbone/, image/encoder/, text/gru/, text/words/"
     )
+
+
+def test_profile_behind_the_end_is_refused_before_anything_is_read(
+    of_scenes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train.StageSteps, "create_state", None)
+    monkeypatch.setattr(training_data.StreamedData, "batches", None)
+    of_scenes.profile_at_step = 10**6
+    with pytest.raises(InputError, match=r"^config\.profile_at_step is 1000000, but "):
+        train.train_and_evaluate(of_scenes, str(tmp_path))
 
 
 def are_equal(tree, other):

@@ -140,6 +140,7 @@ class Training:
         self._stages = plan_stages(config, self._steps_per_epoch)
         self._stage_steps = {}  # by the first step of the stage
         self._num_steps = self._stages[-1].stop
+        self._profile = Profile(workdir, config.profile_at_step, self._num_steps)
         self._check_groups()
         state = self._restore_or_create()
         self.step = self._saved = int(state.step)
@@ -227,14 +228,12 @@ class Training:
             writer,
             self._how_to_resume,
         )
-        first = self._config.profile_at_step
-        profile = Profile(self._workdir, first, self._num_steps)
         feed = Feed(batches, self._data.put, step_log.is_idle)
         fits = parallel.reporting_memory(
             self._config.batch_size, "batch_size", self._config.microbatches
         )
         self._goodput.begin(STEPS)
-        with Termination() as termination, fits, feed, profile:
+        with Termination() as termination, fits, feed, self._profile:
             for batch, waited in feed:
                 self._goodput.waited(waited)
                 step_log.waited(waited)
@@ -244,7 +243,7 @@ class Training:
                 stopping = not self._compile(batch, termination)
                 if not stopping:
                     termination.begin_steps()
-                    profile.before_step(self.step + 1, self._state)
+                    self._profile.before_step(self.step + 1, self._state)
                     self._train(batch, step_log)
                     stopping = termination.is_due()
                 if self.step > self._saved and (self._must_save() or stopping):
