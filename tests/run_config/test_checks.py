@@ -61,6 +61,8 @@ def test_defaults_are_valid(config):
         ("loss.margin", float("nan"), "at least 0"),
         ("loss.epsilon", -0.1, "at least 0"),
         ("data.token_lengths", (16.5, 24), "a tuple of whole numbers"),
+        ("data.token_lengths", (1,), "one or more lengths of at least 2 tokens"),
+        ("data.token_lengths", (), "one or more lengths of at least 2 tokens"),
         ("data.scene_counts", (10, True, 10), "a tuple of whole numbers"),
         ("data.allowed_missing", 1.5, "a number from 0 to 1"),
         ("data.maximum_pixels", 0, "at least 1"),

@@ -13,7 +13,6 @@ from vse_jax.compilation.largest_batch import largest_batch
 from vse_jax.compilation.programs import PROGRAMS, programs
 from vse_jax.compilation.resident import check_fits, resident_features
 from vse_jax.compilation.topology import get_topology
-from vse_jax.data.batch_options import token_lengths
 from vse_jax.errors import InputError, reporting_writes
 
 
@@ -87,7 +86,6 @@ def check_options(config: ml_collections.ConfigDict) -> None:
             f"config.compile.programs is {chosen!r}; expected a tuple of "
             f"{', '.join(map(repr, PROGRAMS))}"
         )
-    token_lengths(config)
 
 
 def _write(described, output):

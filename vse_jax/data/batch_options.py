@@ -45,12 +45,15 @@ def token_lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     """Returns the lengths in tokens that batches are padded to, ascending.
 
     The longest is at most the number of positions of a text transformer.
+
+    Raises:
+      InputError: if there is no length, or one without room for a token.
     """
     lengths = tuple(sorted(config.data.token_lengths))
     if not lengths or lengths[0] < 2:
         raise InputError(
             f"config.data.token_lengths is {lengths}; expected one or more lengths of "
-            "at least 2 tokens, for the start and the end"
+            "at least 2 tokens, for the start and the end, such as (16, 32, 64)"
         )
     positions = config.model.text_tower.positions or lengths[-1]
     return tuple(dict.fromkeys(min(length, positions) for length in lengths))

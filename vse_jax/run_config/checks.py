@@ -8,6 +8,7 @@ from ml_collections.config_flags import config_path
 
 from configs import common
 from vse_jax import parallel, parameter_groups
+from vse_jax.data.batch_options import token_lengths
 from vse_jax.data.photo_crops import FITS, INTERPOLATIONS
 from vse_jax.data.text import tokenizers
 from vse_jax.errors import InputError
@@ -91,6 +92,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     _check_choices(config)
     _check_groups(config, *(f"{optimizer}groups" for optimizer in optimizers))
     _check_numbers(config, int, "data.token_lengths", "data.scene_counts")
+    token_lengths(config)
     decay_epochs = (f"{optimizer}decay_epochs" for optimizer in optimizers)
     _check_numbers(config, int | float, *decay_epochs)
     _check_positive(
