@@ -57,6 +57,26 @@ def test_stages_follow_each_other_without_a_gap(config):
     assert numbers == [0, 0, 1, 1, 2, 2, 2]
 
 
+@pytest.mark.parametrize("number", [None, 0])
+def test_warm_up_leaves_a_step_for_the_cosine(config, number):
+    """Less than all epochs may be rounded to all steps."""
+    config.epochs = 2
+    config.fine_tuning = (common.fine_tuning_stage(epochs=2, learning_rate=1e-5),)
+    options = config.optimizer if number is None else config.fine_tuning[number]
+    options.warmup_epochs = 1.99999999
+    plan_stages(config, 10)
+    options.schedule = "cosine"
+    with pytest.raises(InputError) as error:
+        plan_stages(config, 10)
+    where = "optimizer" if number is None else f"fine_tuning[{number}]"
+    assert str(error.value) == (
+        f"config.{where}.warmup_epochs is 1.99999999, which is all 20 steps of the "
+        "stage, so that none is left for schedule='cosine'; expected at most 1.9 epochs"
+    )
+    options.warmup_epochs = 1.9
+    plan_stages(config, 10)
+
+
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [

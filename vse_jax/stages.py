@@ -1,5 +1,6 @@
 """Training stages, each with its epochs, learning rate and parameter groups."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +60,12 @@ def step_of_epoch(epoch: float, steps_per_epoch: int) -> int:
 def plan_stages(
     config: ml_collections.ConfigDict, steps_per_epoch: int
 ) -> tuple[Stage, ...]:
-    """Returns the stages that `config` describes, in order."""
+    """Returns the stages that `config` describes, in order.
+
+    Raises:
+      InputError: if no step is left for a cosine after the warm-up of a stage; names
+        the option.
+    """
     optimizer = config.optimizer
     first = Stage(
         start=0,
@@ -84,7 +90,22 @@ def plan_stages(
             option=f"fine_tuning[{number}].groups",
         )
         stages.append(stage)
+    for stage in stages:
+        _check_steps_of_cosine(stage, steps_per_epoch)
     return tuple(stages)
+
+
+def _check_steps_of_cosine(stage, steps_per_epoch):
+    """The number of steps is not known when the options are checked."""
+    steps = stage.stop - stage.start
+    if stage.schedule != "cosine" or stage.warmup_steps(steps_per_epoch) < steps:
+        return
+    option = stage.option.removesuffix("groups") + "warmup_epochs"
+    raise InputError(
+        f"config.{option} is {stage.warmup_epochs!r}, which is all {steps} steps of "
+        "the stage, so that none is left for schedule='cosine'; expected at most "
+        f"{math.floor(100 * (steps - 1) / steps_per_epoch) / 100} epochs"
+    )
 
 
 def check_groups(
