@@ -181,6 +181,26 @@ def test_advice_fits_the_data(config, clock, caplog, option, value, advice):
     assert "device_resident" not in warnings(caplog)[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "batch_size", "warns"),
+    [
+        ("triplet", 1, True),
+        ("infonce", 1, True),
+        ("sigmoid", 1, False),
+        ("triplet", 2, False),
+        ("infonce", 2, False),
+    ],
+)
+def test_batch_without_negatives_is_warned_of_at_the_start(
+    config, caplog, name, batch_size, warns
+):
+    config.loss.name, config.batch_size = name, batch_size
+    StepLog(config, 5, 20, Writer(), None)
+    assert len(warnings(caplog)) == warns
+    if warns:
+        assert f"no negatives: the {name} loss is 0" in warnings(caplog)[0]
+
+
 def test_devices_are_idle_when_the_last_step_is_done(run):
     log, _ = run
     assert log.is_idle()

@@ -34,7 +34,7 @@ class StepLog:
         writer,
         how_to_resume: Callable[[], str],
     ):
-        """Starts the clock.
+        """Starts the clock; warns of batches from which nothing can be learned.
 
         Args:
           config: configuration of the run.
@@ -55,6 +55,12 @@ class StepLog:
         self._pairs_per_second = 0.0
         self._is_first_step = True
         self._has_warned_of_wait = False
+        if config.batch_size == 1 and config.loss.name != "sigmoid":
+            logger.warning(
+                "config.batch_size is 1, so there are no negatives: the %s loss is 0 "
+                "and has no gradient; set config.batch_size to 2 or more",
+                config.loss.name,
+            )
         self._restart_clock()
 
     def is_idle(self) -> bool:
