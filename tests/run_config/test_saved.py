@@ -109,6 +109,27 @@ def test_state_of_the_optimizer_may_move_but_microbatches_stay(config):
         run_config.check_same_run(before, config, "runs/x")
 
 
+@pytest.mark.parametrize("epochs", [(1.0, 20), [1, 20.0], [1, 20], (1, 20)])
+def test_numbers_are_compared_as_numbers(config, epochs):
+    stage = common.fine_tuning_stage(epochs=1, learning_rate=1.0, decay_epochs=(1, 20))
+    config.optimizer.decay_epochs, config.fine_tuning = (1, 20), (stage,)
+    before = description(config)
+    stage.decay_epochs = epochs
+    with config.unlocked():
+        del config.optimizer["decay_epochs"]
+        config.optimizer.decay_epochs = epochs
+    for now in (config, run_config.from_json(description(config)["config"])):
+        run_config.check_same_run(before, now, "runs/x")
+        seeds = {"a": {**before, "dataset": None}}
+        seeds["b"] = {**description(now), "dataset": None}
+        run_config.check_same_but_seed(seeds)
+    config.optimizer.decay_epochs = type(epochs)([1, 21])
+    with pytest.raises(
+        InputError, match=r"decay_epochs was \(1, 20\) and is now \(1, 21"
+    ):
+        run_config.check_same_run(before, config, "runs/x")
+
+
 @pytest.mark.parametrize("option", OF_THE_BEST)
 def test_scores_of_the_best_checkpoint_stay_comparable(config, option):
     before = description(config)

@@ -324,26 +324,40 @@ def check_same_but_seed(runs: Mapping[str, dict]) -> None:
 
 
 def _without(free, config):
-    """Returns all options but those in `free`, sorted by their dotted names."""
-    options = sorted(flatten(config).items())
+    """Returns all options but those in `free`, sorted by their dotted names.
+
+    Tuples stay tuples, since their numbers are compared: 1 is 1.0, which has another
+    text.
+    """
+    options = sorted(_flatten(config).items())
     return {name: value for name, value in options if name not in free}
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict:
     """Returns nested options as a flat dict with dotted names.
 
-    Tuples of groups are flattened too; other tuples become text.
+    Tuples of groups are flattened too; other tuples, and lists, become text.
     """
+    return {
+        name: str(value) if isinstance(value, tuple) else value
+        for name, value in _flatten(config).items()
+    }
+
+
+def _flatten(config):
+    """Returns the flat dict of `flatten` with tuples for lists and tuples."""
     flat = {}
     for name, value in config.items():
+        if isinstance(value, list):  # a checkpoint saves both as a list
+            value = tuple(value)
         if isinstance(value, ml_collections.ConfigDict):
-            flat |= {f"{name}.{key}": item for key, item in flatten(value).items()}
+            flat |= {f"{name}.{key}": item for key, item in _flatten(value).items()}
         elif isinstance(value, tuple) and _are_groups(value):
             for number, group in enumerate(value):
-                for key, item in flatten(group).items():
+                for key, item in _flatten(group).items():
                     flat[f"{name}[{number}].{key}"] = item
         else:
-            flat[name] = str(value) if isinstance(value, tuple) else value
+            flat[name] = value
     return flat
 
 
