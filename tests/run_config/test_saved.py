@@ -100,6 +100,16 @@ def test_options_that_no_step_depends_on_may_change(config, option):
     run_config.check_same_run(before, config, "runs/x")
 
 
+@pytest.mark.parametrize("mode", ["compile", "extract", "gallery"])
+def test_options_of_other_modes_may_change(config, mode):
+    before = description(config)
+    for name in config[mode]:
+        before["config"][mode][name] = None  # any other value
+    run_config.check_same_run(before, config, "runs/x")
+    names = {f"{mode}.{name}" for name in config[mode]}
+    assert names <= run_config.FREE_OPTIONS
+
+
 def test_state_of_the_optimizer_may_move_but_microbatches_stay(config):
     before = description(config)
     config.optimizer.sharded = True

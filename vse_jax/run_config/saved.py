@@ -63,6 +63,14 @@ COMPILE_OPTIONS = (
     "compile.images",
     "compile.pairs_per_epoch",
 )
+# Options of --mode=extract only.
+EXTRACTION_OPTIONS = (
+    "extract.regions",
+    "extract.pool",
+    "extract.pca_dim",
+    "extract.numpy_layout",
+    "extract.shard_megabytes",
+)
 # Options of galleries only.
 GALLERY_OPTIONS = (
     "gallery.dtype",
@@ -77,6 +85,7 @@ FREE_OPTIONS = frozenset(
     {
         *EVALUATION_OPTIONS,
         *COMPILE_OPTIONS,
+        *EXTRACTION_OPTIONS,
         *GALLERY_OPTIONS,
         "data.device_resident",
         "log_every_steps",
