@@ -109,3 +109,40 @@ def test_checkpoint_of_another_vocabulary_needs_an_option(shapes_config):
     shapes_config.data.vocabulary = "checkpoint"
     made = experiment.create_experiment(shapes_config, foreign)
     assert made.vocabulary == foreign
+
+
+@pytest.mark.parametrize("given", [None, Vocabulary(["zebra", "yak", "gnu"])])
+@pytest.mark.parametrize("encoder", ["bert", "clip_text", "siglip_text"])
+def test_text_transformer_has_a_row_for_each_token(shapes_config, encoder, given):
+    shapes_config.data.vocabulary = "checkpoint"
+    model = shapes_config.model
+    model.text_encoder = encoder
+    found = experiment.create_experiment(shapes_config, given)
+    tokens = len(found.vocabulary)
+    model.text_tower.vocabulary_size = tokens
+    experiment.create_experiment(shapes_config, given)
+    model.text_tower.vocabulary_size = tokens - 1
+    with pytest.raises(InputError) as error:
+        experiment.create_experiment(shapes_config, given)
+    assert str(error.value) == (
+        f"config.model.text_tower.vocabulary_size is {tokens - 1}, but the vocabulary "
+        f"has {tokens} different tokens; set it to {tokens} or more, or to 0 for as "
+        "many as there are"
+    )
+    model.text_encoder = "gru"  # which has as many as there are
+    experiment.create_experiment(shapes_config, given)
+
+
+def test_padding_is_one_of_the_tokens(config):
+    config.model.text_tower.padding = 7
+    for encoder in ("bert", "clip_text"):  # which do not read it
+        config.model.text_encoder = encoder
+        experiment.check_text_tower(config.model, 7)
+    config.model.text_encoder = "siglip_text"
+    experiment.check_text_tower(config.model, 8)
+    with pytest.raises(
+        InputError, match=r"text_tower\.padding is 7, but the model has 7"
+    ):
+        experiment.check_text_tower(config.model, 7)
+    config.model.text_tower.vocabulary_size = 8
+    experiment.check_text_tower(config.model, 7)

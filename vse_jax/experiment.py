@@ -25,6 +25,7 @@ from vse_jax.errors import InputError, TrainingError
 from vse_jax.extraction import backbone_file
 from vse_jax.models.backbones import BACKBONES, sizes_of, spec_of
 from vse_jax.models.image_encoders import ENCODERS
+from vse_jax.models.text_encoders.transformer import TOWERS
 from vse_jax.models.vse import VSE, create_model
 from vse_jax.torch_import import text_weights
 
@@ -220,7 +221,10 @@ def create_experiment(
         builder = datasets.prepare(config.data, required_splits)
     check_content(config, builder)
     if vocabulary is None:
-        return Experiment(config, builder, _new_vocabulary(config, builder))
+        vocabulary = _new_vocabulary(config, builder)
+        check_text_tower(config.model, len(vocabulary))
+        return Experiment(config, builder, vocabulary)
+    check_text_tower(config.model, len(vocabulary))
     is_of_captions = isinstance(vocabulary, Vocabulary) and has_split(
         builder, config.data.train_split
     )
@@ -268,6 +272,35 @@ def check_photo_size(
             f"{backbone.name} needs a multiple of {spec.multiple} of at least "
             f"{spec.region_size}; set config.data.image_size to one, and "
             "config.data.resize, or choose weights with other patches"
+        )
+
+
+def check_text_tower(model: ml_collections.ConfigDict, tokens: int) -> None:
+    """Checks that a text transformer has a row for each token.
+
+    A token without one would be embedded as NaN.
+
+    Args:
+      model: `config.model`.
+      tokens: number of different tokens in the vocabulary.
+
+    Raises:
+      InputError: if it has not; names the option.
+    """
+    if model.text_encoder not in TOWERS:
+        return
+    tower = model.text_tower
+    if 0 < tower.vocabulary_size < tokens:
+        raise InputError(
+            "config.model.text_tower.vocabulary_size is "
+            f"{tower.vocabulary_size}, but the vocabulary has {tokens} different "
+            f"tokens; set it to {tokens} or more, or to 0 for as many as there are"
+        )
+    rows = tower.vocabulary_size or tokens
+    if model.text_encoder == "siglip_text" and tower.padding >= rows:
+        raise InputError(
+            f"config.model.text_tower.padding is {tower.padding}, but the model has "
+            f"{rows} different tokens; set it to a number from 0 to {rows - 1}"
         )
 
 
