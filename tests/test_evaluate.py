@@ -5,6 +5,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from vse_jax import evaluate, parallel
 from vse_jax.data.text.vocabulary import training_vocabulary
@@ -99,11 +100,25 @@ def test_folds_are_those_of_the_option():
         evaluate_embeddings(*arguments, folds=11)
 
 
-def test_report_file_has_metrics_step_and_configuration(tmp_path, config):
+@pytest.fixture
+def write(tmp_path, config, monkeypatch):
+    """Reports an evaluation of features; returns the path of the JSON file."""
+    monkeypatch.setattr(report.pictures, "retrieved", lambda *_: None)
+    splits = {"dev": types.SimpleNamespace(digest="of dev")}
+    identity = types.SimpleNamespace(splits=splits)
+    experiment = types.SimpleNamespace(config=config, identity=identity)
+
+    def write(result, step=1):
+        report.report(experiment, result, tmp_path, step)
+        return epath.Path(tmp_path / "eval" / "dev.json")
+
+    return write
+
+
+def test_report_file_has_metrics_step_and_configuration(write, config):
     result = evaluation(folds=True)
     config.data.folds = 5
-    path = report.write_report(tmp_path, result, config, 77)
-    assert path == tmp_path / "eval" / "dev.json"
+    path = write(result, 77)
     content = json.loads(path.read_text())
     assert content["metrics"] == result.metrics
     assert content["intervals"] == result.intervals
@@ -111,14 +126,15 @@ def test_report_file_has_metrics_step_and_configuration(tmp_path, config):
     assert content["folds"] == 5
     assert (content["step"], content["images"], content["captions"]) == (77, 6, 12)
     assert content["config"]["loss"]["mining"] == config.loss.mining
+    assert content["digest"] == "of dev"
     assert [p.name for p in path.parent.iterdir()] == ["dev.json"]
 
 
-def test_corrected_metrics_are_reported_below(tmp_path, config):
+def test_corrected_metrics_are_reported_below(write, config):
     plain, folds = evaluation(), evaluation(folds=True)
     corrected = Corrected(plain.metrics | {"rsum": 123.4}, None)
     result = dataclasses.replace(plain, corrected=corrected)
-    content = json.loads(report.write_report(tmp_path, result, config, 1).read_text())
+    content = json.loads(write(result).read_text())
     assert content["metrics"] == plain.metrics
     assert content["hubness_metrics"]["rsum"] == 123.4
     assert "hubness_fold_metrics" not in content
@@ -129,15 +145,15 @@ def test_corrected_metrics_are_reported_below(tmp_path, config):
     config.data.folds = 5
     corrected = Corrected(folds.metrics, folds.fold_metrics)
     result = dataclasses.replace(folds, corrected=corrected)
-    content = json.loads(report.write_report(tmp_path, result, config, 1).read_text())
+    content = json.loads(write(result).read_text())
     assert content["hubness_fold_metrics"] == folds.fold_metrics
     text = report.format_corrected(corrected, config, 5_000)
     assert text.count("R@10") == 2
     assert "1K, mean of 5 folds, corrected for hubness" in text
 
 
-def test_failed_report_keeps_the_previous_one(tmp_path, config, monkeypatch):
-    path = report.write_report(tmp_path, evaluation(), config, 1)
+def test_failed_report_keeps_the_previous_one(write, monkeypatch):
+    path = write(evaluation())
     before = path.read_text()
 
     def cut_off(self, text):
@@ -147,7 +163,7 @@ def test_failed_report_keeps_the_previous_one(tmp_path, config, monkeypatch):
 
     monkeypatch.setattr(type(path), "write_text", cut_off)
     with pytest.raises(OSError, match="No space left"):
-        report.write_report(tmp_path, evaluation(), config, 2)
+        write(evaluation(), 2)
     assert path.read_text() == before
 
 

@@ -277,6 +277,26 @@ def test_workdir_without_a_checkpoint_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("changed", ["data", "crops"])
+def test_model_card_has_no_recalls_of_other_data_or_crops(
+    exported, scene_run, tmp_path, changed, caplog
+):
+    path = scene_run[0] / "eval" / "test.json"
+    before = path.read_text()
+    result = json.loads(before)
+    if changed == "data":
+        result["digest"] = "of other data"
+    else:
+        result["config"]["data"]["crops"] = 10
+    path.write_text(json.dumps(result))
+    try:
+        folder = export.export(str(scene_run[0]), output=str(tmp_path / "export"))
+    finally:
+        path.write_text(before)
+    assert "model-index" not in (folder / "README.md").read_text()
+    assert "is of other data or crops than the training" in caplog.text
+
+
 def test_damaged_result_is_refused(scene_run, tmp_path):
     path = scene_run[0] / "eval" / "dev.json"
     path.parent.mkdir(exist_ok=True)

@@ -39,31 +39,26 @@ def report(
         print(format_corrected(evaluation.corrected, experiment.config, images))
     if evaluation.of_suite:
         print(format_suite(evaluation.of_suite))
-    path = write_report(workdir, evaluation, experiment.config, step)
+    content_of_run = _content_of_run(experiment, evaluation, step)
+    path = path_of(workdir, f"{evaluation.split}.json")
+    write_json(path, content_of_run)
     print(f"metrics:     {path}")
     picture = pictures.retrieved(experiment, evaluation)
     if picture is not None:
         pictures.save(picture, path.with_suffix(".png"))
         print(f"pictures:    {path.with_suffix('.png')}")
     sys.stdout.flush()
-    return _content_of_run(evaluation, experiment.config, step)
+    return content_of_run
 
 
-def write_report(
-    workdir: str, evaluation: Evaluation, config: ml_collections.ConfigDict, step: int
-) -> epath.Path:
-    """Writes `eval/<split>.json` atomically and returns its path."""
-    path = path_of(workdir, f"{evaluation.split}.json")
-    write_json(path, _content_of_run(evaluation, config, step))
-    return path
-
-
-def _content_of_run(
-    evaluation: Evaluation, config: ml_collections.ConfigDict, step: int
-) -> dict:
+def _content_of_run(experiment, evaluation, step):
     """Returns the content of `eval/<split>.json`."""
-    of_run = {"step": step, "config": json.loads(config.to_json())}
-    return content(evaluation, config.data.folds) | of_run
+    config = experiment.config
+    return content(evaluation, config.data.folds) | {
+        "step": step,
+        "digest": experiment.identity.splits[evaluation.split].digest,
+        "config": json.loads(config.to_json()),
+    }
 
 
 def print_commands(workdir: str, caption: str) -> None:

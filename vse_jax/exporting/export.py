@@ -56,7 +56,7 @@ def export(workdir: str, checkpoint: str = "best", output: str = "") -> epath.Pa
             "known: config.data.image_size was 0 in the extraction"
         )
     description = summarize(restored, config, exported)
-    evaluations = _evaluations(workdir, restored.step)
+    evaluations = _evaluations(workdir, restored)
     with reporting_writes(target):
         folder.write_folder(
             target,
@@ -158,8 +158,11 @@ def _programs(exported: list[Encoder], description: dict) -> Iterator:
         yield f"{encoder.name}.stablehlo", encoder.to_stablehlo()
 
 
-def _evaluations(workdir: str, step: int) -> list[dict]:
-    """Returns the results of `--mode=eval` for this step, by split."""
+def _evaluations(workdir: str, restored: Restored) -> list[dict]:
+    """Returns the results of `--mode=eval` for this checkpoint, by split.
+
+    Results of other data or crops than the training's are not of this model card.
+    """
     found = []
     directory = epath.Path(workdir).expanduser() / "eval"
     for path in sorted(directory.glob("*.json")):
@@ -171,9 +174,26 @@ def _evaluations(workdir: str, step: int) -> list[dict]:
             raise InputError(
                 f"{path}: is damaged ({one_line(error)}); evaluate again"
             ) from None
-        if result.get("step") == step and "metrics" in result:
+        if result.get("step") != restored.step or "metrics" not in result:
+            continue
+        if _is_of_training(result, restored.run):
             found.append(result)
+        else:
+            logger.warning(
+                "%s is of other data or crops than the training: the model card leaves "
+                "it out",
+                path,
+            )
     return found
+
+
+def _is_of_training(result, run):
+    if result["config"]["data"]["crops"] != run["config"]["data"]["crops"]:
+        return False
+    if run["dataset"] is None:  # an imported model
+        return True
+    split = run["dataset"]["splits"].get(result["split"])
+    return split is not None and result["digest"] == split["digest"]
 
 
 def _report(directory, exported, evaluations, workdir):
