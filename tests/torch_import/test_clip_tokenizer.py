@@ -134,3 +134,16 @@ def test_invalid_files_are_refused(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1}))
     with pytest.raises(InputError, match=r"vocab.json: lacks <\|startoftext\|> and <"):
         tokenizer_files.read(str(tmp_path))
+
+
+def test_another_class_of_tokenizer_is_refused(files, tmp_path):
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((files / name).read_bytes())
+    for kind in ("CLIPTokenizer", "GPT2Tokenizer"):
+        options = {"model_type": "clip", "tokenizer_class": kind}
+        (tmp_path / "config.json").write_text(json.dumps(options))
+        if kind == "CLIPTokenizer":
+            assert tokenizer_files.read(str(tmp_path)).end == 49407
+    with pytest.raises(InputError, match="its tokenizer_class is 'GPT2Tokenizer'") as e:
+        tokenizer_files.read(str(tmp_path))
+    assert f"{tmp_path}/vocab.json" in str(e.value)

@@ -176,6 +176,27 @@ def test_invalid_word_pieces(folder, content, expected):
     assert message.startswith(f"{folder}/vocab.txt: {expected}")
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("kind", ["BertJapaneseTokenizer", "RobertaTokenizer", 3, []])
+def test_word_pieces_of_another_class_of_tokenizer(folder, file, kind):
+    """Such as a Japanese BERT, whose words have no spaces between them."""
+    (folder / file).write_text(json.dumps({"tokenizer_class": kind}))
+    for weights in (folder, folder / "vocab.txt"):
+        message = message_of(tokenizer_files.read, str(weights))
+        assert message.startswith(f"{folder}/{file}: its tokenizer_class is {kind!r}")
+        assert f"{folder}/vocab.txt" in message
+
+
+@pytest.mark.parametrize(
+    "kind", ["BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", None]
+)
+def test_classes_with_the_word_pieces_of_bert(folder, kind):
+    expected = tokenizer_files.read(str(folder)).encode("cats")
+    options = {"tokenizer_class": kind}
+    (folder / "tokenizer_config.json").write_text(json.dumps(options))
+    assert tokenizer_files.read(str(folder)).encode("cats").tolist() == list(expected)
+
+
 @pytest.mark.parametrize(
     ("options", "pieces", "lowered"),
     [

@@ -7,10 +7,11 @@ from etils import epath
 
 from vse_jax.data.text.subwords import Subwords
 from vse_jax.errors import InputError
-from vse_jax.torch_import import clip_tokenizer, pretrained_folder
+from vse_jax.torch_import import clip_tokenizer, pretrained_folder, tokenizer_class
+from vse_jax.torch_import.tokenizer_class import OPTIONS
 
 _TOKENIZER, _WORD_PIECES = "tokenizer.json", "vocab.txt"
-_OPTIONS, _ADDED = "tokenizer_config.json", "added_tokens.json"
+_ADDED = "added_tokens.json"
 # Names of tokenizer_config.json by those of the normalizer.
 _NORMALIZER_OPTIONS = {
     "handle_chinese_chars": "tokenize_chinese_chars",
@@ -36,7 +37,8 @@ def read(weights: str, *, lowers: bool = False) -> Subwords:
       word pieces of `vocab.txt`, or CLIP's with `vocab.json` and `merges.txt`.
 
     Raises:
-      InputError: if there is neither of these files, or if one is damaged.
+      InputError: if there is neither of these files, if one is damaged, or if the class
+        of the tokenizer splits texts in another way than these files tell.
     """
     if is_file(weights):
         return _read_file(epath.Path(weights).expanduser(), lowers)
@@ -45,6 +47,7 @@ def read(weights: str, *, lowers: bool = False) -> Subwords:
         if (folder / name).exists():
             return _read_file(folder / name, lowers)
     if (folder / clip_tokenizer.MERGES).exists():
+        tokenizer_class.check(folder, tokenizer_class.CLIP, clip_tokenizer.VOCABULARY)
         return _with_added(clip_tokenizer.read(folder), folder, str(folder))
     raise InputError(
         f"{folder}: has no tokenizer ({_TOKENIZER}, {_WORD_PIECES}, or "
@@ -75,9 +78,9 @@ def padding(weights: str) -> int | None:
       weights: see `read`.
     """
     folder = pretrained_folder.find(weights)
-    if not all((folder / name).exists() for name in (_OPTIONS, _TOKENIZER)):
+    if not all((folder / name).exists() for name in (OPTIONS, _TOKENIZER)):
         return None
-    token = pretrained_folder.read_json(folder / _OPTIONS).get("pad_token")
+    token = pretrained_folder.read_json(folder / OPTIONS).get("pad_token")
     token = token.get("content") if isinstance(token, dict) else token
     content = pretrained_folder.read_json(folder / _TOKENIZER)
     try:
@@ -86,7 +89,7 @@ def padding(weights: str) -> int | None:
     except (KeyError, TypeError):
         raise InputError(
             f"{folder}: {_TOKENIZER} has no list of tokens in added_tokens, or "
-            f"{_OPTIONS} no text as pad_token; download them again"
+            f"{OPTIONS} no text as pad_token; download them again"
         ) from None
 
 
@@ -101,6 +104,7 @@ def _read_file(path: epath.Path, lowers: bool) -> Subwords:
 
 
 def _read_word_pieces(path):
+    tokenizer_class.check(path.parent, tokenizer_class.BERT, path.name)
     pieces = pretrained_folder.read_lines(path)
     numbers = {piece.rstrip("\r"): number for number, piece in enumerate(pieces)}
     missing = [token for token in _NEEDED if token not in numbers]
@@ -174,7 +178,7 @@ def _normalizer(folder: epath.Path, numbers: dict[str, int]) -> dict[str, Any]:
 
 def _stated_options(folder: epath.Path) -> dict[str, bool | None]:
     """Returns the options of BERT's normalizer that `tokenizer_config.json` states."""
-    path, options = folder / _OPTIONS, {}
+    path, options = folder / OPTIONS, {}
     if path.exists():
         options = pretrained_folder.read_json(path)
     stated = {
