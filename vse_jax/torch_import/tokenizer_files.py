@@ -71,28 +71,6 @@ def find_folder(weights: str) -> epath.Path:
     return path if path.is_dir() else pretrained_folder.find(weights)
 
 
-def padding(weights: str) -> int | None:
-    """Returns the token behind captions that a folder names; None if there is none.
-
-    Args:
-      weights: see `read`.
-    """
-    folder = pretrained_folder.find(weights)
-    if not all((folder / name).exists() for name in (OPTIONS, _TOKENIZER)):
-        return None
-    token = pretrained_folder.read_json(folder / OPTIONS).get("pad_token")
-    token = token.get("content") if isinstance(token, dict) else token
-    content = pretrained_folder.read_json(folder / _TOKENIZER)
-    try:
-        added = {one["content"]: one["id"] for one in content.get("added_tokens") or ()}
-        return added.get(token)
-    except (KeyError, TypeError):
-        raise InputError(
-            f"{folder}: {_TOKENIZER} has no list of tokens in added_tokens, or "
-            f"{OPTIONS} no text as pad_token; download them again"
-        ) from None
-
-
 def _read_file(path: epath.Path, lowers: bool) -> Subwords:
     if path.name.endswith(_TOKENIZER):
         content = pretrained_folder.read_json(path)
