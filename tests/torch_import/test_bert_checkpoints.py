@@ -185,6 +185,9 @@ def test_tokenizer_of_another_model(golden, checkpoint, tokenizer, config, tmp_p
     assert str(parity.bert_config(golden[0])["vocab_size"]) in message
 
 
+WORDS = "embeddings.word_embeddings.weight"
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -196,6 +199,10 @@ def test_tokenizer_of_another_model(golden, checkpoint, tokenizer, config, tmp_p
         (
             lambda text: text.pop("module.bert.encoder.layer.1.output.dense.bias"),
             "missing: encoder.layer.1.output.dense.bias",
+        ),
+        (
+            lambda text: text.update({f"module.bert.{WORDS}": torch.zeros(0, 12)}),
+            f"missing or mis-shaped parameters: txt.bert.{WORDS}",
         ),
         (
             lambda text: text.update({"module.bert.extra": torch.zeros(2)}),

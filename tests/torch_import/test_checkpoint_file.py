@@ -2,6 +2,7 @@ import argparse
 import functools
 import json
 import os
+import re
 
 import jax
 import numpy as np
@@ -203,6 +204,16 @@ def spoilt(change):
     return content
 
 
+def zeros(branch, name, shape, expected=""):
+    """Returns a change of a parameter's shape, and what is expected of the message."""
+    reason = rf"mis-shaped parameters: \w+.{name} {re.escape(str(shape))} instead of a"
+
+    def change(content, images, captions):
+        content["model"][branch][name] = torch.zeros(shape)
+
+    return change, expected or reason
+
+
 SPOILT = {
     "missing": (lambda c, i, t: i.pop("mlp.bns.0.weight"), "missing: params.image"),
     "unexpected": (lambda c, i, t: i.update({"head.x": i["fc.bias"]}), "img.head.x"),
@@ -213,6 +224,29 @@ SPOILT = {
     "mis-shaped": (
         lambda c, i, t: i.update({"fc.bias": i["fc.bias"][:-1]}),
         r"mis-shaped: params.image.encoder.projection.bias \(\d+,\) instead of",
+    ),
+    **{
+        f"{name} {shape}": zeros(branch, name, shape)
+        for branch, name in (
+            (0, "fc.weight"),
+            (0, "mlp.layers.0.weight"),
+            (1, "embed.weight"),
+        )
+        for shape in ((), (8,), (2, 8, 8), (0, 8), (8, 0))
+    },
+    **{
+        f"{name} {shape}": zeros(branch, name, shape, r"mis-shaped: params.\S+ \(")
+        for branch, name, shape in (
+            (0, "mlp.layers.1.weight", (3,)),
+            (0, "mlp.layers.1.weight", (0, 3)),
+            (1, "rnn.weight_ih_l0", ()),
+            (1, "rnn.weight_hh_l0", (2, 3, 4)),
+            (1, "gpool.linear.weight", (3,)),
+        )
+    },
+    "one row": (
+        lambda c, i, t: i.update({"fc.weight": torch.zeros(1, 8)}),
+        r"mis-shaped parameters: img.fc.weight \(1, 8\) instead of 2 rows or more",
     ),
     "no image encoder": (lambda c, i, t: i.clear(), "missing parameters: img.fc"),
     "captions not normalized": (

@@ -135,7 +135,7 @@ def _known_sizes(arrays, path):
         "missing or mis-shaped parameters": [
             f"{_BERT}{name}"
             for name, shape in zip(_TABLES, shapes, strict=True)
-            if len(shape) != 2
+            if len(shape) != 2 or 0 in shape
         ]
     }
     parameters.refuse(f"{path}: not a model that can be imported", problems)

@@ -11,7 +11,11 @@ import ml_collections
 from vse_jax.errors import InputError
 from vse_jax.models.backbones import SPECS
 from vse_jax.torch_import import backbone_weights, parameter_names
-from vse_jax.torch_import.torch_checkpoint import TorchCheckpoint, refuse_unknown
+from vse_jax.torch_import.torch_checkpoint import (
+    TorchCheckpoint,
+    refuse_other_than_matrices,
+    refuse_unknown,
+)
 
 _PREFIX = "img"
 _PROJECTION = "img.fc.weight"
@@ -38,10 +42,18 @@ def options(loaded: TorchCheckpoint, path: str) -> dict[str, Any]:
     """Returns the options of the image encoder, by dotted names of the configuration.
 
     Raises:
-      InputError: if no image encoder here has these parameters.
+      InputError: if no image encoder here has these parameters, or if one that tells
+        a size is mis-shaped.
     """
     arrays = loaded.branch(_PREFIX)
     refuse_unknown(arrays, [_PROJECTION], path)
+    refuse_other_than_matrices(arrays, [_PROJECTION, _HIDDEN], path)
+    if _HIDDEN in arrays and len(arrays[_PROJECTION]) < 2:
+        raise InputError(
+            f"{path}: not a model that can be imported; mis-shaped parameters: "
+            f"{_PROJECTION} {arrays[_PROJECTION].shape} instead of 2 rows or more, "
+            "since its MLP has half as many hidden numbers"
+        )
     embed_dim, region_dim = arrays[_PROJECTION].shape
     return {
         "data.region_dim": region_dim,

@@ -13,7 +13,11 @@ from vse_jax.data.text.vocabularies import AnyVocabulary
 from vse_jax.errors import InputError
 from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.torch_import import bert_branch, parameter_names, vocabulary_file
-from vse_jax.torch_import.torch_checkpoint import TorchCheckpoint, refuse_unknown
+from vse_jax.torch_import.torch_checkpoint import (
+    TorchCheckpoint,
+    refuse_other_than_matrices,
+    refuse_unknown,
+)
 
 _PREFIX = "txt"
 _WORDS = "txt.embed.weight"
@@ -29,7 +33,8 @@ def options(loaded: TorchCheckpoint, path: str, vocabulary: str = "") -> dict[st
       vocabulary: path of the vocabulary file, or of BERT's tokenizer.
 
     Raises:
-      InputError: if no text encoder here has these parameters or options.
+      InputError: if no text encoder here has these parameters or options, or if the
+        words' embeddings are mis-shaped.
     """
     if loaded.options.get("no_txtnorm"):
         raise InputError(
@@ -40,6 +45,7 @@ def options(loaded: TorchCheckpoint, path: str, vocabulary: str = "") -> dict[st
         return bert_branch.options(loaded, vocabulary, path)
     arrays = loaded.branch(_PREFIX)
     refuse_unknown(arrays, _NEEDED, path)
+    refuse_other_than_matrices(arrays, [_WORDS], path)
     both_directions = parameter_names.has_both_directions(arrays)
     return {
         # Only VSE++'s text encoder runs in one direction.

@@ -95,6 +95,32 @@ def refuse_unknown(
     )
 
 
+def refuse_other_than_matrices(
+    arrays: Mapping[str, np.ndarray], names: Iterable[str], path: str
+) -> None:
+    """Checks parameters whose shapes tell the sizes of a model.
+
+    Args:
+      arrays: by name.
+      names: of the parameters that tell sizes; those that are missing are left out.
+      path: path of the file, for messages.
+
+    Raises:
+      InputError: if one of them has not two axes, both of at least one number.
+    """
+    shapes = {name: arrays[name].shape for name in names if name in arrays}
+    parameters.refuse(
+        f"{path}: not a model that can be imported",
+        {
+            "mis-shaped parameters": [
+                f"{name} {shape} instead of a matrix"
+                for name, shape in shapes.items()
+                if len(shape) != 2 or 0 in shape
+            ]
+        },
+    )
+
+
 def _is_known(name):
     try:
         return parameter_names.is_unused(name) or bool(parameter_names.our_path(name))
