@@ -1,6 +1,7 @@
 import argparse
 import functools
 import json
+import math
 import os
 import re
 
@@ -30,6 +31,9 @@ FILES = {
     ),
     "vsepp_model_best.pth.tar": ("vsepp_eval", "global", "gru", "nltk_sentences"),
 }
+
+
+TEXT = ("txt.embed.weight", "txt.rnn.weight_ih_l0")
 
 
 def numbered(count: int) -> dict[str, int]:
@@ -270,6 +274,75 @@ def test_checkpoint_that_does_not_match_is_refused(kind, config, tmp_path):
         checkpoint_file.import_checkpoint(config, str(workdir), path, str(vocabulary))
     assert str(error.value).startswith(path)
     assert "\n" not in str(error.value)
+    assert not workdir.exists()
+
+
+MARGIN = "expected a finite number, at least 0; correct"
+FLAG = "expected True or False; correct"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *(("margin", value, MARGIN) for value in (math.nan, -1, None, "abc", True)),
+        *(("epsilon", value, MARGIN) for value in (math.inf, None)),
+        ("measure", "l2", "expected one of 'cosine', 'order'"),
+        ("measure", ["order"], "expected one of 'cosine', 'order'"),
+        *(
+            (name, value, FLAG)
+            for name in ("use_abs", "no_imgnorm", "no_txtnorm", "max_violation")
+            for value in ("False", None, 2)
+        ),
+    ],
+)
+def test_invalid_options_are_refused(name, value, expected, config, tmp_path):
+    path, workdir = str(tmp_path / "x.pth"), tmp_path / "run"
+    torch.save(spoilt(lambda c, i, t: setattr(c["opt"], name, value)), path)
+    with pytest.raises(InputError) as error:
+        checkpoint_file.import_checkpoint(config, str(workdir), path, "none.json")
+    message = str(error.value)
+    assert message.startswith(f"{path}: its option {name} is {value!r}; {expected}")
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *(
+            ("crop_size", v, f"is {v!r}; expected a whole")
+            for v in (None, "x", 1.5, -1)
+        ),
+        ("crop_size", 8, "makes photos of 8 x 8 pixels; expected 32 to 4096"),
+        ("input_scale_factor", None, "is None; expected a finite number"),
+        ("input_scale_factor", math.inf, "is inf; expected a finite number"),
+        ("input_scale_factor", 1e300, "makes photos of 8192 x 8192 pixels; expected"),
+        ("input_scale_factor", 0, "makes photos of 0 x 0 pixels; expected 32 to"),
+    ],
+)
+def test_invalid_sizes_of_photos_are_refused(name, value, expected, config):
+    arrays = {name: np.zeros((4, 4)) for name in ("img.fc.weight", *TEXT)}
+    options = {"cnn_type": "resnet50", name: value}
+    if name == "input_scale_factor":
+        options |= {"precomp_enc_type": "backbone", "backbone_source": "detector"}
+    loaded = torch_checkpoint.TorchCheckpoint(arrays, {"x": None}, options, 0)
+    with pytest.raises(InputError) as error:
+        checkpoint_file.configure(config, loaded, "x.pth")
+    assert str(error.value).startswith(f"x.pth: its option {name} {expected}")
+
+
+@pytest.mark.parametrize("updates", [math.inf, math.nan, 10**12, -5, "many", 0.5])
+def test_impossible_numbers_of_updates_are_refused(updates, tmp_path):
+    path = str(tmp_path / "x.pth")
+    torch.save(spoilt(lambda c, i, t: c.update(Eiters=updates)), path)
+    with pytest.raises(InputError, match=r"option Eiters is .*; expected a whole numb"):
+        torch_checkpoint.read(path)
+
+
+def test_options_of_the_configuration_are_checked(config, tmp_path):
+    path, workdir = str(parity.path_of("rvsepp_model_best.pth")), tmp_path / "run"
+    config.evaluation_batch_size = 0
+    with pytest.raises(InputError, match=r"evaluation_batch_size is 0; expected"):
+        checkpoint_file.import_checkpoint(config, str(workdir), path, "none.json")
     assert not workdir.exists()
 
 

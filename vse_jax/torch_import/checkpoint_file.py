@@ -4,16 +4,20 @@ It converts vsepp's `.pth.tar` or a `.pth` of vse_infty or RVSE++ to a workdir f
 `--mode=eval`. The architecture and its sizes come from the file.
 """
 
+import functools
 from typing import Any
 
 import ml_collections
 
+from vse_jax import run_config
 from vse_jax.data.text.vocabularies import AnyVocabulary
+from vse_jax.similarity import SIMILARITIES
 from vse_jax.torch_import import (
     image_branch,
     imported_run,
     text_branch,
     torch_checkpoint,
+    training_options,
 )
 from vse_jax.torch_import.torch_checkpoint import TorchCheckpoint
 
@@ -35,11 +39,13 @@ def import_checkpoint(
 
     Raises:
       InputError: if a file cannot be read or contains code, if the model is not
-        supported, if a parameter is missing, unexpected or mis-shaped, if the
-        vocabulary is not that of the model, or if the workdir already has a run.
+        supported, if an option of the file or of `config` is invalid, if a parameter is
+        missing, unexpected or mis-shaped, if the vocabulary is not that of the model,
+        or if the workdir already has a run.
     """
     loaded = torch_checkpoint.read(checkpoint)
     config = configure(config, loaded, checkpoint, vocabulary)
+    run_config.check_options(config)  # an evaluation could not change them
     words = text_branch.read_vocabulary(loaded, vocabulary, checkpoint)
     variables = convert(config, words, loaded, checkpoint)
     imported_run.save(
@@ -68,21 +74,21 @@ def configure(
 
     Raises:
       InputError: if no model here supports the parameters and options of the
-        checkpoint.
+        checkpoint, or if an option has an invalid value.
     """
     image = image_branch.options(loaded, path)
     text = text_branch.options(loaded, path, vocabulary)
     config = config.copy_and_resolve_references()
     image_branch.configure_data(config, loaded, path)
     of_both = {
-        "model.absolute": bool(loaded.options.get("use_abs", False)),
+        "model.absolute": training_options.flag(loaded.options, "use_abs", False, path),
         "model.dropout": 0.0,
         "model.text_dropout": 0.0,
         "model.pooling": "gpo",
         "model.text_pooling": "",
         "model.text_weights": "",
     }
-    loss = _loss_options(image["model.image_encoder"], loaded.options)
+    loss = _loss_options(image["model.image_encoder"], loaded.options, path)
     config.update_from_flattened_dict(image | text | of_both | loss)
     return config
 
@@ -106,22 +112,25 @@ def convert(
     return variables
 
 
-def _loss_options(encoder: str, options: dict) -> dict[str, Any]:
-    order = options.get("measure", "cosine") == "order"
+def _loss_options(encoder: str, options: dict, path: str) -> dict[str, Any]:
+    number = functools.partial(training_options.number, options, path=path, least=0)
     return {
         "loss.name": "triplet",
         "loss.scale": 0.0,
         "loss.triplet_weight": 0.0,
         "loss.views": 1,
-        "loss.mining": _mining(encoder, options),
-        "loss.margin": float(options.get("margin", _MARGIN)),
-        "loss.epsilon": float(options.get("epsilon", _EPSILON)),
-        "loss.similarity": "order" if order else "cosine",
+        "loss.mining": _mining(encoder, options, path),
+        "loss.margin": number("margin", _MARGIN),
+        "loss.epsilon": number("epsilon", _EPSILON),
+        "loss.similarity": training_options.choice(
+            options, "measure", "cosine", path, SIMILARITIES
+        ),
         "loss.reduction": "sum" if encoder == "global" else "mean",
     }
 
 
-def _mining(encoder, options):
+def _mining(encoder, options, path):
+    mines = training_options.flag(options, "max_violation", True, path)
     if encoder == "region_residual":
         return "selective"
-    return "hardest" if options.get("max_violation", True) else "all"
+    return "hardest" if mines else "all"

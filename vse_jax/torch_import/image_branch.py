@@ -10,7 +10,8 @@ import ml_collections
 
 from vse_jax.errors import InputError
 from vse_jax.models.backbones import SPECS
-from vse_jax.torch_import import backbone_weights, parameter_names
+from vse_jax.run_config.checks import fits_backbone
+from vse_jax.torch_import import backbone_weights, parameter_names, training_options
 from vse_jax.torch_import.torch_checkpoint import (
     TorchCheckpoint,
     refuse_other_than_matrices,
@@ -32,6 +33,7 @@ _SOURCES = {
     "resnext": "resnext101_32x8d",
     "wsl": "resnext101_32x8d",
 }
+_LARGEST_SIDE = 4096  # pixels of photos; more is a damaged option
 _GRID_SIDE = 256  # pixels of vse_infty's photos, times an option
 # vse_infty registers the CNN as a whole and its two parts, so each parameter is saved
 # twice. The forward pass uses the parts.
@@ -59,7 +61,9 @@ def options(loaded: TorchCheckpoint, path: str) -> dict[str, Any]:
         "data.region_dim": region_dim,
         "model.image_encoder": _encoder(arrays, loaded.options),
         "model.embed_dim": embed_dim,
-        "model.normalize_image": not loaded.options.get("no_imgnorm", False),
+        "model.normalize_image": not training_options.flag(
+            loaded.options, "no_imgnorm", False, path
+        ),
     }
 
 
@@ -71,7 +75,7 @@ def configure_data(
     A dataset of the other kind is replaced by the usual one.
 
     Raises:
-      InputError: if the CNN is not supported.
+      InputError: if the CNN or the size of its photos is not supported.
     """
     # An evaluation needs no options of the training.
     config.optimizer.groups = config.fine_tuning = ()
@@ -103,7 +107,11 @@ def _vsepp_options(options, path):
             f"{path}: its CNN is {architecture!r}, which is not supported; expected "
             f"one of {', '.join(pretrained_ones)}"
         )
-    size = int(options.get("crop_size", SPECS[architecture].image_size))
+    spec = SPECS[architecture]
+    size = training_options.whole_number(
+        options, "crop_size", spec.image_size, path, most=_LARGEST_SIDE
+    )
+    _check_side(size, architecture, "crop_size", path)
     return {"model.backbone.name": architecture, "data.image_size": size}
 
 
@@ -116,15 +124,30 @@ def _grid_options(options, path):
             f"{path}: its CNN is {source!r} (backbone_source), which is not supported; "
             f"expected one of {', '.join(_SOURCES)}"
         )
+    factor = training_options.number(options, "input_scale_factor", 1, path, least=0)
+    size = int(min(_GRID_SIDE * factor, 2 * _LARGEST_SIDE))
+    _check_side(size, architecture, "input_scale_factor", path)
     return {
         "model.backbone.name": architecture,
         "model.backbone.batch_norm": "frozen",
-        "data.image_size": int(_GRID_SIDE * options.get("input_scale_factor", 1)),
+        "data.image_size": size,
         "data.fit": "stretch",
         "data.resize": 0,
         "data.crops": 1,
         "data.interpolation": "opencv",
     }
+
+
+def _check_side(size, architecture, option, path):
+    """Checks that a CNN takes photos of the size that an option gives."""
+    spec = SPECS[architecture]
+    if not fits_backbone(size, spec) or size > _LARGEST_SIDE:
+        multiple = f", in steps of {spec.multiple}" if spec.multiple > 1 else ""
+        raise InputError(
+            f"{path}: its option {option} makes photos of {size} x {size} pixels; "
+            f"expected {spec.region_size} to {_LARGEST_SIDE}{multiple} with its CNN "
+            f"{architecture}; correct the option in the file"
+        )
 
 
 def variables(

@@ -12,7 +12,12 @@ import numpy as np
 from vse_jax.data.text.vocabularies import AnyVocabulary
 from vse_jax.errors import InputError
 from vse_jax.models.transformers.sizes import TextSizes
-from vse_jax.torch_import import bert_branch, parameter_names, vocabulary_file
+from vse_jax.torch_import import (
+    bert_branch,
+    parameter_names,
+    training_options,
+    vocabulary_file,
+)
 from vse_jax.torch_import.torch_checkpoint import (
     TorchCheckpoint,
     refuse_other_than_matrices,
@@ -36,7 +41,7 @@ def options(loaded: TorchCheckpoint, path: str, vocabulary: str = "") -> dict[st
       InputError: if no text encoder here has these parameters or options, or if the
         words' embeddings are mis-shaped.
     """
-    if loaded.options.get("no_txtnorm"):
+    if training_options.flag(loaded.options, "no_txtnorm", False, path):
         raise InputError(
             f"{path}: its caption embeddings are not normalized (no_txtnorm), which no "
             "text encoder here supports; evaluate it with its original code"

@@ -7,11 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vse_jax.errors import InputError
-from vse_jax.torch_import import parameter_names, parameters, torch_file
+from vse_jax.torch_import import (
+    parameter_names,
+    parameters,
+    torch_file,
+    training_options,
+)
 
 _BRANCHES = ("img", "txt")  # in the order in which those repositories save them
 _BACKBONES = ("img.cnn.", "img.backbone.")  # of vsepp and of vse_infty
 # vse_infty's encoder after a CNN has the names of an encoder without one below this.
+_MOST_UPDATES = 2**31 - 1  # a checkpoint counts them in int32
 _AFTER_BACKBONE = "img.image_encoder."
 
 
@@ -44,7 +50,8 @@ def read(path: str) -> TorchCheckpoint:
     """Reads a checkpoint of vsepp, vse_infty or RVSE++; see `torch_file.read`.
 
     Raises:
-      InputError: if the file cannot be read or is not such a checkpoint.
+      InputError: if the file cannot be read, if it is not such a checkpoint, or if its
+        number of updates is impossible.
     """
     content = torch_file.read(path)
     try:
@@ -64,12 +71,14 @@ def read(path: str) -> TorchCheckpoint:
             re.sub(f"^{re.escape(_AFTER_BACKBONE)}", "img.", name): array
             for name, array in arrays.items()
         }
-        step = int(content.get("Eiters") or content.get("epoch") or 0)
+        counted = "Eiters" if content.get("Eiters") else "epoch"
+        updates = {counted: content.get(counted) or 0}
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(
             f"{path}: not a checkpoint of vsepp, vse_infty or RVSE++; expected 'model' "
             "(the parameters of the image encoder and of the text encoder) and 'opt'"
         ) from None
+    step = training_options.whole_number(updates, counted, 0, path, most=_MOST_UPDATES)
     return TorchCheckpoint(arrays, backbone, options, step)
 
 
