@@ -282,3 +282,16 @@ def test_code_of_a_package_is_not_run(tmp_path, monkeypatch, lite0):
     variables = backbone_weights.load(LITE0, "weights-of-lite")
     assert_same(variables, backbone_weights.convert(LITE0, lite0, "drawn"))
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(np.nan, "NaN, infinite"), (3, "no real floating-point")]
+)
+def test_impossible_values_are_refused(value, expected, resnet50):
+    name = "layer1.0.bn1.running_var"
+    changed = resnet50[name].astype(type(value))
+    changed[0] = value
+    with pytest.raises(InputError, match=expected) as error:
+        backbone_weights.convert("resnet50", resnet50 | {name: changed}, "x.pth")
+    assert str(error.value).startswith("x.pth: not the weights of resnet50")
+    assert str(error.value).endswith(f": {name}")

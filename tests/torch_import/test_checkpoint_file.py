@@ -252,6 +252,22 @@ SPOILT = {
         lambda c, i, t: i.update({"fc.weight": torch.zeros(1, 8)}),
         r"mis-shaped parameters: img.fc.weight \(1, 8\) instead of 2 rows or more",
     ),
+    "NaN": (
+        lambda c, i, t: i["fc.bias"].__setitem__(0, math.nan),
+        r"with NaN, infinite or too large numbers: img.fc.bias$",
+    ),
+    "infinite": (
+        lambda c, i, t: t["embed.weight"].__setitem__((0, 0), -math.inf),
+        r"with NaN, infinite or too large numbers: txt.embed.weight$",
+    ),
+    "complex": (
+        lambda c, i, t: i.update({"fc.bias": i["fc.bias"].to(torch.complex64)}),
+        r"no real floating-point numbers: img.fc.bias$",
+    ),
+    "whole numbers": (
+        lambda c, i, t: t.update({"embed.weight": t["embed.weight"].int()}),
+        r"no real floating-point numbers: txt.embed.weight$",
+    ),
     "no image encoder": (lambda c, i, t: i.clear(), "missing parameters: img.fc"),
     "captions not normalized": (
         lambda c, i, t: setattr(c["opt"], "no_txtnorm", True),

@@ -1,6 +1,7 @@
 """Whole CLIPs and SigLIPs, imported, evaluated and trained further."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -236,6 +237,33 @@ def test_parts_of_a_model_are_refused(imported, root, tmp_path):
         whole_model.import_model, config, str(tmp_path / "run"), str(copy)
     )
     assert "its model_type is ['clip']; expected 'clip' or 'siglip'" in message
+
+
+VALUES = [(np.nan, "NaN, infinite"), (np.inf, "NaN, infinite"), (1, "no real float")]
+
+
+@pytest.mark.parametrize(("value", "expected"), VALUES)
+@pytest.mark.parametrize("number", range(3))
+def test_impossible_values_are_refused(
+    value, expected, number, imported, root, tmp_path
+):
+    """Of the loss, of a joint projection or head, and of a tower."""
+    arrays = safetensors.numpy.load_file(imported[1] / "model.safetensors")
+    projections = sorted(name for name in arrays if "projection.weight" in name)
+    head = projections or ["text_model.head.weight"]
+    name = ("logit_scale", head[0], "text_model.final_layer_norm.bias")[number]
+    changed = arrays[name].astype(np.int32 if value == 1 else np.float32)
+    changed.flat[0] = value
+    copy = tmp_path / "copy"
+    shutil.copytree(imported[1], copy)
+    changed = arrays | {name: changed}
+    safetensors.numpy.save_file(changed, copy / "model.safetensors")
+    config = configured(root, tmp_path / "data")
+    workdir = str(tmp_path / "run")
+    message = refusal(whole_model.import_model, config, workdir, str(copy))
+    assert message.startswith(f"{copy}: not ")
+    assert expected in message
+    assert name.endswith(message.rpartition(": ")[2])
 
 
 def test_photos_have_a_size_that_the_model_takes(imported, root, tmp_path):

@@ -59,7 +59,7 @@ def convert(name: str, content: Any, path: str, *, pooled: bool = True) -> dict:
       pooled: see `load`.
 
     Raises:
-      InputError: if a parameter is missing, unexpected or mis-shaped.
+      InputError: if a parameter is missing, unexpected, mis-shaped or not finite.
     """
     arrays = _unwrapped(content, path)
     expected = shapes(name, pooled=pooled)
@@ -70,6 +70,7 @@ def convert(name: str, content: Any, path: str, *, pooled: bool = True) -> dict:
         few = sum(map(len, problems.values())) <= _FEW_PROBLEMS
         advice = "" if few else _advice(arrays, pooled)
         parameters.refuse(reason, problems, advice)
+    parameters.refuse_impossible_values(f"{path}: not the weights of {name}", needed)
     flat = {
         our_path: np.asarray(parameters.in_our_order(needed[their_name]), np.float32)
         for their_name, our_path in table.items()

@@ -102,8 +102,9 @@ def convert(
     """Returns the variables of the model that `config` describes.
 
     Raises:
-      InputError: if a parameter is missing or mis-shaped.
+      InputError: if a parameter is missing, mis-shaped or not finite.
     """
+    loaded.refuse_impossible_values(path)
     variables = image_branch.variables(loaded, config, path)
     text = text_branch.variables(loaded, config, words, path)
     for collection, tree in text.items():

@@ -54,6 +54,30 @@ def refuse_other_variables(
     refuse(reason, differences(*shapes), advice)
 
 
+def refuse_impossible_values(reason: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError if a parameter is no array of finite numbers of float32.
+
+    A file of quantized weights has whole numbers, which mean something else.
+
+    Args:
+      reason: start of the message.
+      arrays: parameters by the names of the file.
+    """
+    whole = [name for name, array in arrays.items() if not _are_floats(array)]
+    refuse(reason, {"parameters that are no real floating-point numbers": whole})
+    with np.errstate(over="ignore"):
+        infinite = [
+            name
+            for name, array in arrays.items()
+            if not np.isfinite(np.asarray(array, np.float32)).all()
+        ]
+    refuse(reason, {"parameters with NaN, infinite or too large numbers": infinite})
+
+
+def _are_floats(array):
+    return np.issubdtype(np.asarray(array).dtype, np.floating)
+
+
 def refuse(
     reason: str, problems: Mapping[str, Sequence[str]], advice: str = ""
 ) -> None:

@@ -45,6 +45,20 @@ class TorchCheckpoint(NamedTuple):
             if name.startswith(f"{prefix}.")
         }
 
+    def refuse_impossible_values(self, path: str) -> None:
+        """Checks the parameters of the encoders; those of a CNN or BERT are theirs.
+
+        Raises:
+          InputError: if one is not of finite numbers; see `parameters`.
+        """
+        used = {
+            name: array
+            for name, array in self.arrays.items()
+            if not parameter_names.is_unused(name) and _is_known(name)
+        }
+        reason = f"{path}: not a model that can be imported"
+        parameters.refuse_impossible_values(reason, used)
+
 
 def read(path: str) -> TorchCheckpoint:
     """Reads a checkpoint of vsepp, vse_infty or RVSE++; see `torch_file.read`.

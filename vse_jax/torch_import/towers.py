@@ -39,7 +39,8 @@ def convert(
       `params` of the tower, nested dicts of float32 numpy arrays.
 
     Raises:
-      InputError: if a parameter is missing, unexpected or mis-shaped; lists them.
+      InputError: if a parameter is missing, unexpected, mis-shaped or not finite; lists
+        them.
     """
     expected = {
         name: parameters.in_their_order(shapes[path])
@@ -49,6 +50,7 @@ def convert(
     }
     shapes_found = {name: np.shape(array) for name, array in found.items()}
     parameters.refuse(reason, parameters.differences(shapes_found, expected))
+    parameters.refuse_impossible_values(reason, found)
     return traverse_util.unflatten_dict(
         {path: _converted(path, found[name]) for path, name in names.items()}
     )

@@ -161,7 +161,7 @@ def convert(
       folder: its folder, for messages.
 
     Raises:
-      InputError: if a parameter is missing, unexpected or mis-shaped.
+      InputError: if a parameter is missing, unexpected, mis-shaped or not finite.
     """
     model, arrays = config.model, found.arrays
     sizes, text_sizes = sizes_of(model.backbone), TextSizes(**model.text_tower)
@@ -197,9 +197,10 @@ def _check_joint(kind, arrays, dim, text_dim, folder):
     for theirs in kind.scalars.values():  # arrays of no axis, or of one
         if shapes.get(theirs) == (1,):
             shapes[theirs] = ()
-    parameters.refuse(
-        f"{folder}: not a whole model", parameters.differences(shapes, expected)
-    )
+    reason = f"{folder}: not a whole model"
+    parameters.refuse(reason, parameters.differences(shapes, expected))
+    joint = {key: arrays[key] for key in expected}
+    parameters.refuse_impossible_values(reason, joint)
 
 
 def _joint_shapes(kind, arrays, dim, text_dim):
