@@ -22,6 +22,8 @@ _OTHER_FILES = {
     b"SQLite format": "an SQLite database; export a CSV file",
 }
 _SAMPLE = 4096  # bytes in which zeros are counted to detect UTF-16 and UTF-32
+_LOW = bytes(range(32))
+_LOW_SHARE = 0.4  # of bytes below 32; UTF-16 of most alphabets has half, UTF-8 few
 
 
 def read_text(path: epath.Path) -> str:
@@ -30,8 +32,8 @@ def read_text(path: epath.Path) -> str:
     The encoding is UTF-8, or UTF-16 or UTF-32 if the file has a byte order mark.
 
     Raises:
-      InputError: if the file cannot be read or has another encoding; the message says
-        how to convert it.
+      InputError: if the file cannot be read, has another encoding, or has a zero byte
+        (NUL); the message says how to convert it, or names the line.
     """
     try:
         content = path.read_bytes()
@@ -47,10 +49,10 @@ def decode(path: epath.Path, content: bytes) -> str:
             raise InputError(f"{path}: is {kind}")
     marked = (name for mark, name in _MARKS if content.startswith(mark))
     encoding = next(marked, "utf-8")
-    if encoding == "utf-8" and b"\0" in content:
+    if encoding == "utf-8" and b"\0" in content and _is_wide(content):
         raise _without_mark(path, content)
     try:
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding.startswith("utf-8"):
             raise _not_utf8(path, content, error.start) from None
@@ -58,10 +60,36 @@ def decode(path: epath.Path, content: bytes) -> str:
             f"{path}: has the byte order mark of {encoding.upper()}, but byte "
             f"{error.start} is not {encoding.upper()}; save the file again as UTF-8"
         ) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(
+            f"{path}: line {line} has a zero byte (NUL), which text does not have; "
+            "remove it, or copy or download the file again"
+        )
+    return text
+
+
+def _is_wide(content: bytes) -> bool:
+    """Returns whether content with zero bytes is like UTF-16 or UTF-32.
+
+    Each character of most alphabets has a byte below 32 there: that of the alphabet.
+    Those of Chinese have none, but they are no UTF-8, and line ends have zeros.
+    """
+    sample = content[:_SAMPLE]
+    low = len(sample) - len(sample.translate(None, _LOW))
+    if low >= _LOW_SHARE * len(sample):
+        return True
+    if b"\n\0" not in content and b"\0\n" not in content:
+        return False
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _without_mark(path: epath.Path, content: bytes) -> InputError:
-    """Returns the error for text with zero bytes, which UTF-8 text does not have."""
+    """Returns the error for text of UTF-16 or UTF-32 without a byte order mark."""
     sample = content[:_SAMPLE]
     zeros = [sample[start::4].count(0) for start in range(4)]
     if 2 * sum(zeros) > len(sample):

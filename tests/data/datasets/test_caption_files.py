@@ -70,7 +70,14 @@ def test_big_endian_text(read, mark):
 @pytest.mark.parametrize(
     "encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
 )
-@pytest.mark.parametrize("words", ["a dog", "\u4e00\u53ea\u72d7\u8349\u5730" * 9])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "a dog",
+        "\u4e00\u53ea\u72d7\u8349\u5730" * 9,
+        "\u0441\u043e\u0431\u0430\u043a\u0430" * 99,
+    ],
+)
 def test_refuses_wide_text_without_a_mark(refusal, encoding, words):
     content = table([("a.jpg", words, "dev")]).encode(encoding)
     assert (
@@ -91,6 +98,15 @@ def test_refuses_wide_text_without_a_mark(refusal, encoding, words):
 )
 def test_refuses_other_encodings(refusal, content, words):
     assert words in refusal(content)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("caption", ["a\0dog", "\0", "a dog\0"])
+def test_zero_byte_is_named_by_its_line(refusal, encoding, caption):
+    text = table([*ROWS, ("c.jpg", caption, "dev")], lineterminator="\n")
+    message = refusal(text.encode(encoding))
+    assert "line 5 has a zero byte" in message
+    assert "UTF-16" not in message
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,8 @@ def test_refuses_text_that_is_not_utf8(root, data, name):
         ("[1]", ["a JSON object"]),
         ('{"image": "b.jpg", "caption": ["a", 1]}', ["caption that is not a string"]),
         (r'{"image": "b.jpg", "caption": "a \ud83d"}', ["caption with half a char"]),
+        (r'{"image": "b.jpg", "caption": "a \u0000"}', ["caption with the character"]),
+        (r'{"image": "b\u0000.jpg", "caption": "a"}', ["image with the character NUL"]),
         (r'{"image": "\udc00.jpg", "caption": "a"}', ["image with half a character"]),
         ('{"image": "b.jpg", "caption": "a", "split": "dev"}', ["split", "in none"]),
     ],

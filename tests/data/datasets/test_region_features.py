@@ -446,6 +446,30 @@ def test_refuses_captions_that_are_not_utf8(root, data):
     assert_refused(data, root / "train_caps.txt", "line 12", "UTF-8", "0xe9")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["train_caps.txt", "train_ids.txt"])
+def test_refuses_wide_text_without_a_mark(root, data, name, encoding):
+    text = "".join(f"a dog {i}\n" for i in range(35))
+    (root / name).write_bytes(text.encode(encoding))
+    iconv = f"iconv -f {encoding.replace('6-', '6')} -t utf-8"
+    assert_refused(data, root / name, "no byte order mark", iconv)
+
+
+def test_wide_text_with_a_mark_is_read(root, data):
+    lines = [f"caption {i}" for i in range(35)]
+    (root / "train_caps.txt").write_text("\n".join(lines), encoding="utf-16")
+    found = [c.decode() for e in read(datasets.prepare(data)) for c in e["captions"]]
+    assert found == lines
+
+
+@pytest.mark.parametrize("name", ["train_caps.txt", "train_ids.txt"])
+def test_refuses_a_zero_byte(root, data, name):
+    lines = ["dog"] * 35
+    lines[11] = "\0"
+    write_lines(root / name, lines)
+    assert_refused(data, root / name, "line 12", "zero byte")
+
+
 @pytest.mark.parametrize("line", ["", "  \t"])
 def test_refuses_empty_caption(root, data, line):
     captions = ["caption"] * 35

@@ -6,7 +6,8 @@ import logging
 
 from etils import epath
 
-from vse_jax.errors import InputError, unreadable
+from vse_jax import text_files
+from vse_jax.errors import InputError
 from vse_jax.excerpts import excerpt
 
 logger = logging.getLogger(__name__)
@@ -179,35 +180,26 @@ def _warn_of_duplicates(path: epath.Path, ids: list[str]) -> None:
 
 
 def read_lines(path: epath.Path, kind: str) -> list[str]:
-    """Reads stripped UTF-8 lines.
+    """Reads stripped lines of a text, in the encodings of `text_files.read_text`.
 
-    Only a line feed ends a line: characters such as U+2028, at which `str.splitlines`
-    breaks, occur inside captions.
+    Characters such as U+2028, at which `str.splitlines` breaks, end no line: they occur
+    inside captions.
 
     Args:
       path: of the file.
       kind: what is on each line, for messages.
 
     Raises:
-      InputError: if the file cannot be read, or a line is empty or not UTF-8.
+      InputError: if the file cannot be read, has another encoding or a zero byte, or if
+        a line is empty.
     """
-    try:
-        with path.open("rb") as file:
-            return [_decode(path, kind, *line) for line in enumerate(file, 1)]
-    except OSError as error:
-        raise unreadable(path, error) from None
-
-
-def _decode(path: epath.Path, kind: str, number: int, line: bytes) -> str:
-    try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-    except UnicodeDecodeError as error:
+    lines = text_files.read_text(path).split("\n")
+    if not lines[-1]:
+        lines.pop()  # behind the end of the last line
+    lines = [line.strip() for line in lines]
+    if "" in lines:
         raise InputError(
-            f"{path}: line {number} is not UTF-8 (byte {line[error.start]:#04x} at "
-            f"{error.start}); convert the file, such as by iconv -f latin1 -t utf-8"
-        ) from None
-    if not text:
-        raise InputError(
-            f"{path}: line {number} is empty; expected one {kind} on every line"
+            f"{path}: line {lines.index('') + 1} is empty; expected one {kind} on "
+            "every line"
         )
-    return text
+    return lines
