@@ -286,6 +286,12 @@ def test_refuses_json_that_is_not_karpathys(root, data, content, words):
     assert_refused(data, root / "dataset_tiny.json", *words)
 
 
+def test_refuses_a_broken_link(root, data):
+    (root / "dataset_tiny.json").unlink(missing_ok=True)
+    (root / "dataset_tiny.json").symlink_to("elsewhere")
+    assert_refused(data, f"{root / 'dataset_tiny.json'}: is a broken link")
+
+
 @pytest.mark.parametrize("key", ["filename", "split", "sentences"])
 def test_refuses_a_record_without_a_key(root, data, images, key):
     del images[3][key]

@@ -346,6 +346,13 @@ def test_refuses_unreadable_file(root, data, name):
     assert_refused(data, root / name, "cannot be read")
 
 
+@pytest.mark.parametrize("name", ["train_ims.npy", "train_caps.txt", "train_ids.txt"])
+def test_refuses_a_broken_link(root, data, name):
+    (root / name).unlink(missing_ok=True)
+    (root / name).symlink_to("elsewhere")
+    assert_refused(data, f"{root / name}: is a broken link to elsewhere")
+
+
 @pytest.mark.parametrize(("change", "word"), [(-8, "truncated"), (8, "too long")])
 def test_refuses_size_that_differs_from_the_header(root, data, change, word):
     path = root / "train_ims.npy"

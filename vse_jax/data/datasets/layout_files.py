@@ -7,6 +7,7 @@ from typing import NamedTuple
 from etils import epath
 
 from vse_jax import files
+from vse_jax.data.datasets import source_folder
 from vse_jax.data.datasets.feature_array import COUNTS_ENDING, FEATURES_ENDING
 from vse_jax.errors import unreadable
 
@@ -93,7 +94,14 @@ def _files_of(root: epath.Path) -> list[epath.Path]:
 
 
 def fingerprint(root: epath.Path) -> dict[str, list[int]]:
-    """Returns size in bytes and time of change of each file of the layout."""
+    """Returns size in bytes and time of change of each file of the layout.
+
+    Raises:
+      InputError: if the folder or a file cannot be read, such as a broken link.
+    """
     paths = _files_of(root)
-    statuses = files.sizes_and_times(paths)
+    try:
+        statuses = files.sizes_and_times(paths)
+    except OSError as error:
+        raise source_folder.unreadable_among(paths, error) from None
     return {path.name: status for path, status in zip(paths, statuses, strict=True)}

@@ -172,7 +172,10 @@ class CaptionedPhotosSource(abc.ABC):
         source_folder.check_is_folder(self._root, self.holds)
         paths = self._annotation_paths()
         # Taken first, so that a file that changes while it is read differs next time.
-        statuses = {path.name: files.size_and_time(path) for path in paths}
+        try:
+            statuses = {path.name: files.size_and_time(path) for path in paths}
+        except OSError as error:
+            raise source_folder.unreadable_among(list(paths), error) from None
         listed = self.read_annotations(paths, self._root)
         splits = photo_places.locate(listed, self._root)
         return CaptionedPhotosConfig(

@@ -12,6 +12,7 @@ from etils import epath
 
 from vse_jax import files, storage
 from vse_jax.errors import InputError, unreadable
+from vse_jax.excerpts import printable
 from vse_jax.storage import SizeAndTime
 
 
@@ -62,6 +63,22 @@ def below(root: epath.Path, path: str) -> epath.Path:
     if not files.is_local(root):
         return root / path
     return root / os.fsdecode(path.encode(errors="surrogateescape"))
+
+
+def unreadable_among(paths: list[epath.Path], error: OSError) -> InputError:
+    """Returns the error if sizes of files that a folder lists cannot be read.
+
+    Args:
+      paths: of the files.
+      error: of one of them.
+    """
+    for path in filter(files.is_local, paths):
+        if os.path.islink(path) and not os.path.exists(path):
+            target = printable(os.readlink(path))
+            return InputError(
+                f"{path}: is a broken link to {target}; mend the link, or remove it"
+            )
+    return unreadable(error.filename or paths[0].parent, error)
 
 
 # Errors for paths that no file can have.
