@@ -151,7 +151,11 @@ def test_large_gallery_is_checked_by_size_and_header(folder, monkeypatch):
     gallery = Gallery.open(folder)
     with pytest.raises(InputError, match=r"embeddings-00000\.npy: is damaged"):
         gallery.verify()
-    for damaged in (b"x" + file[1:], file.replace(b"(10, 8)", b"(8, 10)")):
+    changed = [
+        file.replace(b"(10, 8)", shape)
+        for shape in (b"(8, 10)", b"(1, -8)", b"(True,)", b"(10, 8(")
+    ]
+    for damaged in (b"x" + file[1:], *changed):
         path.write_bytes(damaged)
         assert "embeddings-00000.npy: is damaged" in refused(folder)
 

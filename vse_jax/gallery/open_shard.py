@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from vse_jax import files
+from vse_jax.array_files import DAMAGED
 from vse_jax.errors import unreadable
 from vse_jax.gallery.local_files import check_size, damaged, local_path
 from vse_jax.gallery.manifest import GalleryDescription, Shard
@@ -78,7 +79,7 @@ class OpenShard:
             array = np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
         except OSError as error:
             raise unreadable(path, error) from None
-        except (ValueError, EOFError):
+        except DAMAGED:
             raise damaged(self._folder / file.name) from None
         shape = self._shard.rows, self._description.dim
         if array.shape != shape or array.dtype != self._description.dtype:

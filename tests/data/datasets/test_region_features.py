@@ -362,11 +362,26 @@ def test_refuses_size_that_differs_from_the_header(root, data, change, word):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"PK\x03\x04 some zip", b"\x93NUMPY\x01\x00v\x00{"]
+    "content",
+    [
+        b"",
+        b"PK\x03\x04 some zip",
+        b"\x93NUMPY\x01\x00v\x00{",
+        b"\x93NUMPY\x01\x00\x08\x00{'descr'",
+    ],
 )
 def test_refuses_what_is_no_npy(root, data, content):
     (root / "train_ims.npy").write_bytes(content)
     assert_refused(data, root / "train_ims.npy", "not a .npy file")
+
+
+@pytest.mark.parametrize("shape", [(-6, -3, 4), (True, 18, 4), (6, -3, 4)])
+def test_refuses_lengths_that_no_array_has(root, data, shape):
+    with (root / "train_ims.npy").open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(6 * 3 * 4 * 4))
+    assert_refused(data, root / "train_ims.npy", "not a .npy file", "damaged")
 
 
 def test_refuses_pickled_objects(root, data):

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from etils import epath
 
+from vse_jax.array_files import DAMAGED
 from vse_jax.errors import InputError, unreadable
 
 FEATURES_ENDING = "_ims.npy"
@@ -234,8 +235,12 @@ def _read_header(
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
     try:
         version = np.lib.format.read_magic(file)
-        return _HEADER_READERS[version](file)
-    except (ValueError, KeyError):
+        shape, column_major, dtype = _HEADER_READERS[version](file)
+        # numpy takes negative lengths, and True for 1.
+        if any(isinstance(length, bool) or length < 0 for length in shape):
+            raise ValueError("the shape is none of an array")
+        return shape, column_major, dtype
+    except DAMAGED:
         raise InputError(
             f"{path}: is not a .npy file (or its header is damaged); expected "
             f"{expected} written by numpy.save"
