@@ -1,11 +1,13 @@
 import json
 import os
+import pathlib
 import shutil
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from tests import damaged_npz
 from vse_jax.data import identity
 from vse_jax.data.identity import DatasetIdentity, SplitIdentity, identity_of
 
@@ -125,11 +127,12 @@ def test_dataset_is_read_once_unless_its_files_change(make_builder, monkeypatch)
     assert identity_of(builder).digest == first.digest
 
 
-def test_damaged_cache_is_computed_again(make_builder, caplog):
+@pytest.mark.parametrize("damage", [lambda npz: npz[:-20], *damaged_npz.WAYS])
+def test_damaged_cache_is_computed_again(make_builder, caplog, damage):
     builder = make_builder(train=make_builder.examples(7))
     digest = identity_of(builder).digest
-    path = os.path.join(builder.data_dir, "identity.npz")
-    with open(path, "rb+") as file:
-        file.truncate(os.path.getsize(path) - 20)
+    path = pathlib.Path(builder.data_dir) / "identity.npz"
+    status, _, npz = path.read_bytes().partition(b"\n")
+    path.write_bytes(status + b"\n" + damage(npz))
     assert identity_of(builder).digest == digest
     assert "is damaged" in caplog.text

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from configs import common
+from tests import damaged_npz
 from vse_jax.data import input_pipeline, reading, split_index
 from vse_jax.data.sampling import Sampler
 from vse_jax.data.text import encoded_captions
@@ -480,7 +481,8 @@ def test_damaged_index_is_built_again(builder):
     index = split_index.split_index(builder, "dev")
     path = Path(builder.data_dir) / "index-dev-nltk.npz"
     whole = path.read_bytes()
-    for damaged in (b"", whole[:300], b"x" * 500, whole[: len(whole) // 2]):
+    others = [damage(whole) for damage in damaged_npz.WAYS]
+    for damaged in (b"", whole[:300], b"x" * 500, whole[: len(whole) // 2], *others):
         path.write_bytes(damaged)
         again = split_index.split_index(builder, "dev")
         assert again.captions == index.captions

@@ -120,6 +120,7 @@ def test_absent_package_is_named(monkeypatch):
     ("name", "content"),
     [
         ("coco_test_ids.npy", b"\x93NUMPY"),
+        ("coco_test_ids.npy", b"\x93NUMPY\x01\x00\x08\x00{'descr'"),
         ("coco_test_ids.npy", b""),
         ("original_caption_to_image.json", b"{"),
         ("original_caption_to_image.json", b"{}"),

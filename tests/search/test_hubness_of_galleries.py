@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tests import damaged_npz
 from tests.gallery.small_galleries import DIM, encode, source
 from vse_jax.errors import InputError
 from vse_jax.evaluation.hubness import bias
@@ -78,9 +79,17 @@ def test_correction_of_another_content_is_refused(gallery):
     assert len(hubness.load(changed).bias) == 34
 
 
-@pytest.mark.parametrize("damage", [b"", b"x" * 100, None])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda npz: b"",
+        lambda npz: b"x" * 100,
+        lambda npz: npz[:-30],
+        *damaged_npz.WAYS,
+    ],
+)
 def test_damaged_correction(gallery, damage):
     hubness.store(gallery, bank())
     path = gallery.folder / "hubness.npz"
-    path.write_bytes(path.read_bytes()[:-30] if damage is None else damage)
+    path.write_bytes(damage(path.read_bytes()))
     assert "is damaged; delete this file" in refused(gallery)

@@ -14,7 +14,6 @@ import io
 import itertools
 import json
 import logging
-import zipfile
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -23,6 +22,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from vse_jax import files
+from vse_jax.array_files import read_npz
 from vse_jax.data import records
 from vse_jax.data.string_arrays import pack, unpack
 from vse_jax.progress import Progress
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 _CACHE = "identity.npz"  # beside the prepared data
 _VERSION = 1  # of the cache and of the digests
 _READ_AT_ONCE = 64  # records
-_DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +116,7 @@ class DatasetIdentity:
           ValueError: if the content is damaged or has another version.
         """
         try:
-            arrays = np.load(io.BytesIO(content), allow_pickle=False)
+            arrays = read_npz(content)
             if arrays["version"] != _VERSION:
                 raise ValueError("it has another version")
             names = [n.removesuffix("/images") for n in arrays if n.endswith("/images")]
@@ -133,8 +132,8 @@ class DatasetIdentity:
                     for name in names
                 },
             )
-        except _DAMAGED as error:
-            raise ValueError(str(error)) from error
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def identity_of(builder: tfds.core.DatasetBuilder) -> DatasetIdentity:
@@ -321,7 +320,7 @@ def _load(path: epath.Path, status: str) -> DatasetIdentity | None:
         return DatasetIdentity.from_bytes(identity)
     except FileNotFoundError:
         return None
-    except _DAMAGED as error:
+    except (OSError, ValueError) as error:
         logger.warning("%s is damaged (%s) and will be computed again", path, error)
         return None
 

@@ -6,7 +6,6 @@ import functools
 import io
 import itertools
 import logging
-import zipfile
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +13,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from vse_jax import files
+from vse_jax.array_files import read_npz
 from vse_jax.data import records
 from vse_jax.data.string_arrays import pack, unpack
 from vse_jax.data.text import tokenizers
@@ -196,11 +196,11 @@ def _load(path: epath.Path, made_by: str, images: int) -> SplitIndex | None:
     if not path.exists():
         return None
     try:
-        arrays = np.load(io.BytesIO(path.read_bytes()))
+        arrays = read_npz(path.read_bytes())
         if str(arrays["made_by"]) != made_by or len(arrays["image_id"]) != images:
             return None
         return _index_of(arrays)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s: damaged, so it is built again: %s", path, error)
         return None
 
@@ -209,12 +209,12 @@ def _load(path: epath.Path, made_by: str, images: int) -> SplitIndex | None:
 _download = functools.lru_cache(maxsize=4)(_load)
 
 
-def _index_of(arrays: np.lib.npyio.NpzFile) -> SplitIndex:
+def _index_of(arrays: dict[str, np.ndarray]) -> SplitIndex:
     names = [field.name for field in dataclasses.fields(SplitIndex)]
     return SplitIndex(**{name: _field(arrays, name) for name in names})
 
 
-def _field(arrays: np.lib.npyio.NpzFile, name: str) -> np.ndarray | list[str]:
+def _field(arrays: dict[str, np.ndarray], name: str) -> np.ndarray | list[str]:
     if name in arrays:
         return arrays[name]
     return unpack(arrays[f"{name}.text"], arrays[f"{name}.length"])

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vse_jax.array_files import DAMAGED
 from vse_jax.data.split_index import SplitIndex
 from vse_jax.errors import InputError, one_line, unreadable
 from vse_jax.evaluation.embedder import Embeddings
@@ -121,7 +122,7 @@ def read() -> CocoTest:
         image_ids = [image_of[number][0] for number in caption_id.tolist()]
     except OSError as error:
         raise unreadable(path, error) from None
-    except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, LookupError, AttributeError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
     rows = {number: row for row, number in enumerate(dict.fromkeys(image_ids))}
     image = np.array([rows[number] for number in image_ids], np.int64)

@@ -1,12 +1,12 @@
 """The correction of hubness of a gallery, which is kept in its folder."""
 
 import hashlib
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
 
 from vse_jax import files
+from vse_jax.array_files import read_npz
 from vse_jax.errors import InputError, reporting_writes, unreadable
 from vse_jax.evaluation.hubness import bias, digest_of
 from vse_jax.gallery.gallery import Gallery
@@ -94,16 +94,16 @@ def load(gallery: Gallery) -> Hubness:
 def _read(gallery: Gallery) -> Hubness | None:
     path = gallery.folder / _FILE
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return Hubness(
-                arrays["bias"].astype(np.float32, copy=False),
-                *(arrays[name].item() for name in Hubness._fields[1:]),
-            )
+        arrays = read_npz(path.read_bytes())
+        return Hubness(
+            arrays["bias"].astype(np.float32, copy=False),
+            *(arrays[name].item() for name in Hubness._fields[1:]),
+        )
     except FileNotFoundError:
         return None
     except OSError as error:
         raise unreadable(path, error) from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    except (ValueError, KeyError):
         raise InputError(
             f"{path}: is damaged; delete this file and run --mode=encode with "
             "config.gallery.hubness=True again"

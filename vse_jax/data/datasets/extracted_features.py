@@ -4,15 +4,14 @@ The folder has TFDS's layout, so its path suffices to open it. Extraction writes
 shards first, then `features.json`, and `dataset_info.json` last.
 """
 
-import io
 import json
-import zipfile
 
 import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from vse_jax.array_files import read_npz
 from vse_jax.data.datasets import source_folder
 from vse_jax.data.datasets.region_features import RegionFeatures
 from vse_jax.errors import InputError, unreadable
@@ -73,11 +72,10 @@ def read_pca(path: epath.Path) -> dict[str, np.ndarray]:
       InputError: if it cannot be read or is damaged.
     """
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            return dict(arrays)
+        return read_npz(path.read_bytes())
     except OSError as error:
         raise unreadable(path, error) from None
-    except (EOFError, ValueError, zipfile.BadZipFile):
+    except ValueError:
         raise InputError(
             f"{path}: is damaged; delete {path.parent} and extract again"
         ) from None
