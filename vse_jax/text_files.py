@@ -29,7 +29,9 @@ _LOW_SHARE = 0.4  # of bytes below 32; UTF-16 of most alphabets has half, UTF-8 
 def read_text(path: epath.Path) -> str:
     """Returns the text of a file, without a byte order mark.
 
-    The encoding is UTF-8, or UTF-16 or UTF-32 if the file has a byte order mark.
+    The encoding is UTF-8, or UTF-16 or UTF-32 if the file has a byte order mark. If no
+    line feed is in the file, carriage returns end its lines, as on the first Macintosh,
+    and become line feeds.
 
     Raises:
       InputError: if the file cannot be read, has another encoding, or has a zero byte
@@ -60,6 +62,8 @@ def decode(path: epath.Path, content: bytes) -> str:
             f"{path}: has the byte order mark of {encoding.upper()}, but byte "
             f"{error.start} is not {encoding.upper()}; save the file again as UTF-8"
         ) from None
+    if "\n" not in text:
+        text = text.replace("\r", "\n")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InputError(

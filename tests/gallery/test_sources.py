@@ -97,6 +97,13 @@ def test_ids_of_captions_do_not_depend_on_their_lines(tmp_path):
     assert after.record(1) == before.record(1)
 
 
+def test_carriage_returns_alone_end_lines(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_bytes(b"a dog\ra cat\r\ra bird\r")
+    captions = CaptionFile(path)
+    assert captions.captions(range(3)) == ["a dog", "a cat", "a bird"]
+
+
 def test_invalid_files_of_captions_are_refused(tmp_path):
     path = tmp_path / "captions.txt"
     path.write_bytes(b"a dog\na caf\xe9\n")

@@ -101,6 +101,18 @@ def test_refuses_other_encodings(refusal, content, words):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_carriage_returns_alone_end_lines(read, encoding):
+    assert read(table(lineterminator="\r").encode(encoding)) == EXPECTED
+    rows = [("a.jpg#0", "a dog"), ("a.jpg#1", "a cat"), ("b.jpg#0", "a bird")]
+    tokens = "".join(f"{image}\t{caption}\r" for image, caption in rows)
+    found = read(tokens.encode(encoding), name="Flickr8k.token.txt")
+    assert found == [(image[:-2], [caption], None) for image, caption in rows]
+    lines = json_lines(*({"image": i, "caption": c} for i, c in rows))
+    found = read(lines.replace("\n", "\r"), name="captions.jsonl")
+    assert found == [(image, [caption], None) for image, caption in rows]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 @pytest.mark.parametrize("caption", ["a\0dog", "\0", "a dog\0"])
 def test_zero_byte_is_named_by_its_line(refusal, encoding, caption):
     text = table([*ROWS, ("c.jpg", caption, "dev")], lineterminator="\n")

@@ -484,6 +484,12 @@ def test_wide_text_with_a_mark_is_read(root, data):
     assert found == lines
 
 
+def test_carriage_returns_alone_end_lines(root, data):
+    path = root / "train_caps.txt"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r"))
+    assert len(read(datasets.prepare(data))[0]["captions"]) == 5
+
+
 @pytest.mark.parametrize("name", ["train_caps.txt", "train_ids.txt"])
 def test_refuses_a_zero_byte(root, data, name):
     lines = ["dog"] * 35
