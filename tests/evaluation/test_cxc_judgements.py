@@ -56,6 +56,8 @@ CAPTION, IMAGE = "COCO_val2014:sentid:101", "COCO_val2014_000000000001.jpg"
         ),
         ("sits_test.csv", f"{CAPTION},{IMAGE},nan,x", "agg_score 'nan'"),
         ("sits_test.csv", f"{CAPTION},{IMAGE},high,x", "agg_score 'high'"),
+        ("sits_test.csv", f"{CAPTION},{IMAGE},0_4,x", "agg_score '0_4'"),
+        ("sits_test.csv", f"{CAPTION},{IMAGE},\u0664,x", "agg_score '\u0664'"),
         ("sits_test.csv", f"{CAPTION},{IMAGE},1.0", "has 3 fields; expected 4"),
         ("sits_test.csv", "no comma", "has 1 fields; expected 4"),
     ],
@@ -67,10 +69,11 @@ def test_invalid_rows_are_named(stand_in, name, line, words):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_line_ends_and_blank_lines_change_nothing(stand_in, end, caplog):
+@pytest.mark.parametrize("blank", ["", "  ", "\t", ",,,"])
+def test_line_ends_and_blank_lines_change_nothing(stand_in, end, blank, caplog):
     path = stand_in.folder / "sts_test.csv"
     lines = path.read_text().splitlines()
-    path.write_bytes(b"\xef\xbb\xbf" + end.join([*lines, "", ""]).encode())
+    path.write_bytes(b"\xef\xbb\xbf" + end.join([*lines, blank, ""]).encode())
     found = cxc_judgements.read(str(stand_in.folder), path.name, stand_in.coco)
     for array, expected in zip(found, stand_in.pairs[path.name], strict=True):
         np.testing.assert_array_equal(array, expected)

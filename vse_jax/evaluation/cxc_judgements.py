@@ -23,6 +23,7 @@ from vse_jax.text_files import read_text
 logger = logging.getLogger(__name__)
 
 _HIGHEST = 5.0
+_DECIMAL = re.compile(r"\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _COLUMNS = {
     "sts_test.csv": ("caption1", "caption2"),
     "sis_test.csv": ("image1", "image2"),
@@ -121,7 +122,7 @@ def _fields(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
                 f"{path}: line {number} is not valid CSV ({error}); download the file "
                 "again"
             ) from None
-        if fields:
+        if any(map(str.strip, fields)):
             yield number, fields
 
 
@@ -138,10 +139,8 @@ def _row_of(where: str, column: str, text: str, known: dict[int, int]) -> int:
 
 
 def _score(where: str, text: str) -> float:
-    try:
-        score = float(text)
-    except ValueError:
-        score = -1.0
+    # Python's own form of a number may have underscores, and digits of any script.
+    score = float(text) if _DECIMAL.fullmatch(text.strip()) else -1.0
     if not 0 <= score <= _HIGHEST:
         raise InputError(
             f"{where} has the agg_score {excerpt(text)}; expected a number from 0 to 5"
