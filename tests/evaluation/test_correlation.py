@@ -32,6 +32,19 @@ def test_equal_similarities_of_a_collapsed_model_give_zero(judged):
     assert found == (0, 0)
 
 
+def test_samples_with_nan_count_as_zero(judged):
+    """NaN does not rank as the largest similarity, which would correlate."""
+    similarity = np.arange(40.0)
+    exact = correlation.sampled_spearman(similarity, np.arange(40), judged)
+    assert exact == pytest.approx((1, 0))
+    similarity[20:] = np.nan
+    drawn = [correlation.draw(judged, n) for n in range(correlation.SAMPLES)]
+    whole = np.mean([not np.isnan(similarity[pairs]).any() for pairs in drawn])
+    found = correlation.sampled_spearman(similarity, np.arange(40), judged)
+    assert 0 < whole < 0.2
+    assert found.mean == pytest.approx(whole)
+
+
 def test_half_of_the_queries_are_drawn_with_one_pair_each(judged):
     query_of_pair = np.argsort(judged.candidate)
     query_of_pair = judged.query[query_of_pair]

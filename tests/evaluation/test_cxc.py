@@ -159,6 +159,12 @@ def test_other_numbers_of_captions_are_refused(stand_in):
         cxc.text_text(np.ones((154, 4)), str(stand_in.folder))
 
 
+@pytest.mark.parametrize("shape", [(), (155,), (1, 1, 155, 4)])
+def test_other_shapes_of_captions_are_refused(stand_in, shape):
+    with pytest.raises(InputError, match=r"have the shape .* \[captions, embed\]"):
+        cxc.text_text(np.ones(shape), str(stand_in.folder))
+
+
 def test_perfect_embeddings_find_the_captions_of_an_image(stand_in):
     directions = np.random.default_rng(0).normal(size=(IMAGES, 8))
     captions = np.repeat(unit(directions), PER_IMAGE, axis=0)

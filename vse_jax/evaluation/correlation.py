@@ -34,19 +34,20 @@ def sampled_spearman(
 ) -> Correlation:
     """Computes the mean correlation over `SAMPLES` samples of the pairs.
 
-    The correlation of equal similarities is 0.
+    The correlation of equal similarities is 0, and so is that of a sample with a
+    similarity of NaN: neither agrees with any order of the judgements.
 
     Args:
-      similarity: float `[pairs]`, of a model.
+      similarity: float `[pairs]`, of a model; may have NaN.
       judgement: float `[pairs]`, of humans.
       judged: relates each query to the numbers of the pairs that it is part of.
     """
     levels = _levels(similarity), _levels(judgement)
+    is_nan = np.isnan(similarity)
     drawn = [
-        spearman(*(level[pairs] for level in levels))
+        np.nan if is_nan[pairs].any() else spearman(*(level[pairs] for level in levels))
         for pairs in (draw(judged, sample) for sample in range(SAMPLES))
     ]
-    # Equal similarities, of a collapsed model, agree with no order of the judgements.
     drawn = np.nan_to_num(drawn, nan=0.0)
     return Correlation(float(np.mean(drawn)), float(np.std(drawn)))
 

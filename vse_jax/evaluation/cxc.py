@@ -63,9 +63,15 @@ def text_text(captions: np.ndarray, folder: str) -> dict[str, float]:
       Spearman's correlation times 100.
 
     Raises:
-      InputError: if `eccv-caption` is not installed, the file is invalid, or the number
-        of captions is wrong.
+      InputError: if `eccv-caption` is not installed, the file is invalid, or the shape
+        or the number of captions is wrong.
     """
+    captions = np.asarray(captions)
+    if captions.ndim not in (2, 3):
+        raise InputError(
+            f"embeddings of captions have the shape {list(captions.shape)}; expected "
+            "[captions, embed], or [models, captions, embed] for an ensemble"
+        )
     return _text_text(captions, *read_text_text(captions.shape[-2], folder))
 
 
