@@ -45,14 +45,18 @@ def test_photos_are_recognized_by_content_too(tmp_path, scene_model, caplog):
     assert "phone.HEIC: it is HEIC; expected one of the formats" in caplog.text
 
 
-def test_links_are_followed_to_files_but_not_to_folders(tmp_path):
+def test_links_are_followed_to_files_but_not_to_folders(tmp_path, caplog):
     root = tmp_path / "root"
     target = write_photo(tmp_path / "elsewhere.jpg")
     write_photo(root / "one.jpg")
     (root / "linked.jpg").symlink_to(target)
     (root / "loop").symlink_to(root)
     (root / "broken.jpg").symlink_to(tmp_path / "nothing")
+    (root / ".hidden").symlink_to(root)
+    (root / "inner").mkdir()
     assert PhotoFolder(root).ids == ["linked.jpg", "one.jpg"]
+    assert len(caplog.records) == 1
+    assert f"left out (1 folders, such as {root / 'loop'})" in caplog.text
 
 
 def test_names_that_are_not_utf8_are_skipped_and_logged(tmp_path, caplog):

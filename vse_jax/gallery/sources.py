@@ -5,6 +5,7 @@ form that `RetrievalModel.embed_stream` takes. Invalid photos are skipped and co
 """
 
 import collections
+import functools
 import hashlib
 import logging
 import os
@@ -123,7 +124,10 @@ def _photos_below(root: epath.Path) -> Iterator[tuple[str, int, int]]:
     """Yields path below the root, size in bytes and time in nanoseconds of photos."""
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder")
-    list_folder = _list_local if files.is_local(root) else storage.list_folder
+    linked: list[str] = []
+    list_folder = storage.list_folder
+    if files.is_local(root):
+        list_folder = functools.partial(_list_local, linked=linked)
     waiting = [""]
     while waiting:
         folder = waiting.pop()
@@ -134,6 +138,14 @@ def _photos_below(root: epath.Path) -> Iterator[tuple[str, int, int]]:
             path = source_folder.below(root, prefix + name)
             if _is_photo(path, name) and _has_utf8_name(path, prefix + name):
                 yield prefix + name, size, time
+    if linked:
+        logger.warning(
+            "%s: photos in linked folders are left out (%d folders, such as %s); "
+            "replace the links by folders to include them",
+            root,
+            len(linked),
+            printable(min(linked)),
+        )
 
 
 def _is_photo(path: epath.Path, name: str) -> bool:
@@ -161,10 +173,14 @@ def _has_utf8_name(path: epath.Path, name: str) -> bool:
     return True
 
 
-def _list_local(folder: epath.Path):
+def _list_local(folder: epath.Path, linked: list[str]):
     """Lists sizes and times of files, and names of folders; follows no linked folder.
 
     A linked folder may contain itself.
+
+    Args:
+      folder: its path.
+      linked: receives the paths of linked folders that are not hidden.
     """
     statuses, folders = {}, []
     try:
@@ -173,6 +189,9 @@ def _list_local(folder: epath.Path):
                 name = os.fsencode(entry.name).decode(errors="surrogateescape")
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(name)
+                elif entry.is_symlink() and entry.is_dir():
+                    if not name.startswith("."):
+                        linked.append(entry.path)
                 elif status := _status(entry):
                     statuses[name] = status
     except OSError as error:
