@@ -192,6 +192,38 @@ def test_ten_crops_equal_pil(contents):
         assert_alike(ten, expected)
 
 
+@pytest.mark.parametrize("interpolation", photo_crops.INTERPOLATIONS)
+@pytest.mark.parametrize("shape", [(40, 900), (900, 40), (777, 97), (1500, 130)])
+def test_ten_crops_of_narrow_photos_are_those_of_the_whole(
+    interpolation, shape, monkeypatch
+):
+    geometry = GEOMETRY._replace(interpolation=interpolation)
+    content = tf.constant([encoded(drawn(*shape, 0), "PNG")])
+    of_parts = photo_crops.ten_crops(content, geometry).numpy()
+    monkeypatch.setattr(photo_crops, "_LONGEST", 10**6)
+    of_whole = photo_crops.ten_crops(content, geometry).numpy()
+    # Other filters than `bilinear` reach beyond the part at its border.
+    assert_alike(of_parts, of_whole, mean=0.05, most=12)
+
+
+def test_memory_of_ten_crops_does_not_grow_with_the_longer_side(monkeypatch):
+    """The whole would take 12 GB."""
+    shapes = []
+    resize = photo_crops._resize
+
+    def recorded(pixels, rows, columns, shape, interpolation):
+        shapes.append(tuple(tf.unstack(tf.convert_to_tensor(shape))))
+        return resize(pixels, rows, columns, shape, interpolation)
+
+    monkeypatch.setattr(photo_crops, "_resize", recorded)
+    geometry = photo_crops.Geometry(224, 256)
+    for shape in ((4000, 1), (1, 4000)):
+        content = encoded(drawn(*shape, 0), "PNG")
+        crops = photo_crops.ten_crops(tf.constant([content]), geometry)
+        assert crops.shape == (1, 10, 224, 224, 3)
+    assert {tuple(map(int, shape)) for shape in shapes} == {(224, 224)}
+
+
 def test_windows_equal_the_naive_version():
     window = tf.function(photo_crops.random_window)
     for height, width in (*SHAPES, (1, 1), (2, 1000), (1000, 2)):

@@ -7,7 +7,6 @@ this: a pixel depends on four others only. Of a JPEG, only the part that a crop 
 decoded.
 """
 
-import functools
 from typing import NamedTuple
 
 import ml_collections
@@ -19,6 +18,7 @@ from vse_jax.data.sampling import CROP_STREAM, random_uniform
 _ATTEMPTS = 10
 _AREA = (0.08, 1.0)  # of a random crop, as a share of the photo
 _RATIO = (3 / 4, 4 / 3)  # of width to height
+_LONGEST = 8  # times the shorter side; ten crops of longer photos resize parts alone
 _DCT_METHOD = "INTEGER_ACCURATE"  # as PIL does
 # Areas and ratios of all attempts, the crop's position, and whether it is mirrored.
 _NUMBERS = 2 * _ATTEMPTS + 3
@@ -180,15 +180,50 @@ def ten_crops(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     def crop(one: tf.Tensor) -> tf.Tensor:
         pixels = _decode(one)
         height, width = tf.shape(pixels)[0], tf.shape(pixels)[1]
-        new_height, new_width = _resized_shape(height, width, shorter)
-        rows = _whole_axis(tf.zeros([], tf.int32), height, new_height)
-        columns = _whole_axis(tf.zeros([], tf.int32), width, new_width)
-        shape = tf.stack([new_height, new_width])
-        resized = _resize(pixels, rows, columns, shape, interpolation)
-        five = functools.partial(_five_crops, size=size)
-        return tf.stack([*five(resized), *five(_mirror(resized))])
+        shape = _resized_shape(height, width, shorter)
+
+        def of_whole() -> tf.Tensor:
+            rows = _whole_axis(tf.zeros([], tf.int32), height, shape[0])
+            columns = _whole_axis(tf.zeros([], tf.int32), width, shape[1])
+            resized = _resize(pixels, rows, columns, tf.stack(shape), interpolation)
+            return tf.stack(
+                [
+                    some[top : top + size, left : left + size]
+                    for some in (resized, _mirror(resized))
+                    for top, left in _five_places(shape, size)
+                ]
+            )
+
+        longer = tf.maximum(shape[0], shape[1])
+        return tf.cond(
+            longer <= _LONGEST * shorter,
+            of_whole,
+            lambda: _crops_of_parts(pixels, shape, size, interpolation),
+        )
 
     return _map(encoded, crop, (10, size, size, 3))
+
+
+def _crops_of_parts(
+    pixels: tf.Tensor, shape: tuple[tf.Tensor, tf.Tensor], size: int, interpolation: str
+) -> tf.Tensor:
+    """Returns ten crops of a photo that would become `shape`, which may be huge."""
+    old = tf.shape(pixels)[0], tf.shape(pixels)[1]
+
+    def part(*offsets: tf.Tensor) -> tf.Tensor:
+        rows, columns = (
+            _part_of_axis(*lengths, offset, size)
+            for *lengths, offset in zip(old, shape, offsets, strict=True)
+        )
+        some = pixels[rows.begin :, columns.begin :][: rows.length, : columns.length]
+        return _resize(some, rows, columns, [size, size], interpolation)
+
+    places = _five_places(shape, size)
+    mirrored = [(top, shape[1] - size - left) for top, left in places]
+    return tf.stack(
+        [part(*place) for place in places]
+        + [_mirror(part(*place)) for place in mirrored]
+    )
 
 
 def random_window(numbers: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> Window:
@@ -343,7 +378,11 @@ def _resize(
     grows = tf.minimum(rows.scale, columns.scale) >= 1
     grows |= interpolation == "opencv"
     is_whole = (rows.translation == 0) & (columns.translation == 0)
-    is_whole &= tf.reduce_all(tf.shape(pixels)[:2] == [rows.length, columns.length])
+    lengths = tf.stack([rows.length, columns.length])
+    all_new = tf.cast(lengths, tf.float32) * [rows.scale, columns.scale]
+    is_whole &= tf.reduce_all(
+        (tf.shape(pixels)[:2] == lengths) & (_round(all_new) == shape)
+    )
     resized = tf.cond(grows & is_whole, enlarge, resample)[0]
     return _to_uint8(resized)
 
@@ -356,12 +395,12 @@ def _mirror(pixels: tf.Tensor) -> tf.Tensor:
     return tf.reverse(pixels, [1])  # several times as fast as a slice with step -1
 
 
-def _five_crops(pixels: tf.Tensor, size: int) -> list[tf.Tensor]:
-    shape = tf.shape(pixels)
+def _five_places(shape: tuple[tf.Tensor, tf.Tensor], size: int) -> list[tuple]:
+    """Returns the first row and column of the corners and of the center, int32."""
     bottom, right = shape[0] - size, shape[1] - size
     middle = _center_offset(shape[0], size), _center_offset(shape[1], size)
-    places = [(0, 0), (0, right), (bottom, 0), (bottom, right), middle]
-    return [pixels[top : top + size, left : left + size] for top, left in places]
+    zero = tf.zeros([], tf.int32)
+    return [(zero, zero), (zero, right), (bottom, zero), (bottom, right), middle]
 
 
 def _map(inputs, function, shape: tuple[int, ...]) -> tf.Tensor:
