@@ -140,8 +140,8 @@ def _photos_below(root: epath.Path) -> Iterator[tuple[str, int, int]]:
                 yield prefix + name, size, time
     if linked:
         logger.warning(
-            "%s: photos in linked folders are left out (%d folders, such as %s); "
-            "replace the links by folders to include them",
+            "%s: linked folders whose photos are left out: %d, such as %s; replace "
+            "the links by folders to include them",
             root,
             len(linked),
             printable(min(linked)),

@@ -276,7 +276,7 @@ def test_refuses_a_folder_without_json(root, data):
         ([record(0, "train", sentences=[{"raw": " "}])], ["['sentences'][0]", "raw"]),
         ([record(0, "train", sentences=[{}])], ["['sentences'][0]", "no 'raw'"]),
         ([record(0, "train", sentences=[{"raw": "\ud83d"}])], ["raw with half a char"]),
-        ([record(0, "train", sentences=[{"raw": "a\0"}])], ["raw with the character"]),
+        ([record(0, "train", sentences=[{"raw": "a\0"}])], ["NUL in its raw"]),
         ([record(0, "train", filename="\udc00.jpg")], ["filename with half a char"]),
         ([record(0, "train"), record(0, "val")], ["images[1]", "images[0]"]),
     ],

@@ -153,13 +153,17 @@ def test_remote_root(root):
         "{root}2/a.jpg",
         "{root}",
         "http://host/a.jpg",
-        "a\0.jpg",
         ".",
     ],
 )
 def test_refuses_paths_outside_of_the_root(find, root, name):
     with pytest.raises(InputError, match="is outside of the folder"):
         find([], [name.format(root=root)])
+
+
+def test_refuses_a_path_with_a_zero_byte(find):
+    with pytest.raises(InputError, match="has the character NUL in its image"):
+        find([], ["a\0.jpg"])
 
 
 def test_beside_the_file_in_a_folder_of_its_own(find):

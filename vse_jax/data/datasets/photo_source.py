@@ -205,7 +205,7 @@ class CaptionedPhotosSource(abc.ABC):
 def check_text(where: str, name: str, text: str) -> None:
     """Raises InputError if a text of JSON has NUL or half of a surrogate pair."""
     if "\0" in text:
-        raise InputError(f"{where} has a {name} with the character NUL; remove it")
+        raise InputError(f"{where} has the character NUL in its {name}; remove it")
     try:
         text.encode()
     except UnicodeEncodeError as error:
