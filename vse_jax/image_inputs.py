@@ -18,7 +18,7 @@ from PIL import Image
 from configs import common
 from vse_jax import run_config
 from vse_jax.checkpoint import Restored
-from vse_jax.data import photo_crops, photo_inputs
+from vse_jax.data import photo_geometry, photo_inputs
 from vse_jax.data.datasets.photos import PhotoError
 from vse_jax.data.photo_inputs import Photo
 from vse_jax.errors import InputError
@@ -91,7 +91,7 @@ class ImageInput:
 
     def _take_photos(self, extraction, backbone, arrays):
         config = extraction_config(extraction)
-        geometry = photo_crops.geometry_of(config.data)
+        geometry = photo_geometry.geometry_of(config.data)
         self._read_photo = photo_inputs.pixels_reader(
             geometry, maximum_pixels=self.maximum_pixels
         )
@@ -224,7 +224,7 @@ def _maximum_pixels(run, given):
 def _reader_of_run(run, maximum_pixels) -> Callable:
     preprocessing = run["preprocessing"]
     data = run_config.from_json(run["config"]).data
-    geometry = photo_crops.geometry_of(data)._replace(
+    geometry = photo_geometry.geometry_of(data)._replace(
         size=preprocessing["image_size"], shorter=preprocessing["resize"]
     )
     return photo_inputs.pixels_reader(geometry, data.crops, maximum_pixels)

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from configs import common
 from tests.photo_files import drawn, encoded
-from vse_jax.data import input_pipeline, photo_crops, records
+from vse_jax.data import input_pipeline, photo_crops, photo_geometry, records
 from vse_jax.data.sampling import Sampler
 from vse_jax.data.text.vocabulary import training_vocabulary
 from vse_jax.errors import InputError
@@ -119,7 +119,7 @@ def test_evaluation(builder, config, crops, resize, shorter):
     image_id = np.concatenate([batch["image_id"] for batch in batches])
     assert image_id.tolist() == [*range(DEV), -1]
     function = photo_crops.center_crops if crops == 1 else photo_crops.ten_crops
-    geometry = photo_crops.Geometry(24, shorter)
+    geometry = photo_geometry.Geometry(24, shorter)
     expected = function(tf.constant([photo(i) for i in range(DEV)]), geometry)
     images = np.concatenate([batch["image"] for batch in batches])
     np.testing.assert_array_equal(images[:DEV], expected)

@@ -9,13 +9,13 @@ import torch
 from PIL import Image, ImageOps
 
 from tests.photo_files import decoded, drawn, encoded
-from vse_jax.data import photo_crops
+from vse_jax.data import photo_crops, photo_geometry
 from vse_jax.exporting import model_card
 from vse_jax.run_config import describe_geometry
 
 SHAPES = [(97, 61), (64, 64), (40, 300), (300, 40), (33, 500), (224, 224), (375, 500)]
 SIZE, SHORTER = 56, 64
-GEOMETRY = photo_crops.Geometry(SIZE, SHORTER)
+GEOMETRY = photo_geometry.Geometry(SIZE, SHORTER)
 
 
 def naive_window(numbers, height, width):
@@ -104,7 +104,7 @@ def test_center_crops_equal_pil(contents):
 def test_centers_that_are_rounded_down(contents):
     """Hugging Face's image processors compute `(side - size) // 2`."""
     size = SHORTER - 7  # the crop begins at 3.5: at 3 rounded down, at 4 half to even
-    geometry = photo_crops.Geometry(size, SHORTER, rounds_down=True)
+    geometry = photo_geometry.Geometry(size, SHORTER, rounds_down=True)
     crops = photo_crops.center_crops(tf.constant(contents), geometry).numpy()
     resized = [naive_resized(content) for content in contents]
     places = [[(side - size) // 2 for side in pixels.shape[:2]] for pixels in resized]
@@ -133,7 +133,7 @@ def test_other_filters_equal_pil(contents, interpolation, monkeypatch):
 
 
 def test_stretched_photos_equal_pil(contents):
-    geometry = photo_crops.Geometry(SIZE, 0, "bicubic")
+    geometry = photo_geometry.Geometry(SIZE, 0, "bicubic")
     stretched = photo_crops.center_crops(tf.constant(contents), geometry).numpy()
     expected = [
         np.asarray(Image.fromarray(decoded(c)).resize((SIZE, SIZE), Image.BICUBIC))
@@ -144,7 +144,7 @@ def test_stretched_photos_equal_pil(contents):
 
 def test_filter_of_opencv_depends_on_four_pixels(contents):
     """As PyTorch's, which also keeps the width of its filter when a photo shrinks."""
-    geometry = photo_crops.Geometry(SIZE, 0, "opencv")
+    geometry = photo_geometry.Geometry(SIZE, 0, "opencv")
     stretched = photo_crops.center_crops(tf.constant(contents), geometry).numpy()
     for content, found in zip(contents, stretched, strict=True):
         pixels = torch.tensor(decoded(content).transpose(2, 0, 1)[None]).float()
@@ -155,14 +155,14 @@ def test_filter_of_opencv_depends_on_four_pixels(contents):
         np.testing.assert_allclose(found, expected, atol=0.501)
 
 
-@pytest.mark.parametrize("interpolation", photo_crops.INTERPOLATIONS)
+@pytest.mark.parametrize("interpolation", photo_geometry.INTERPOLATIONS)
 @pytest.mark.parametrize(
     ("shorter", "rounds_down"), [(0, False), (SHORTER, False), (SHORTER, True)]
 )
 def test_code_of_the_model_card_crops_alike(
     contents, interpolation, shorter, rounds_down, tmp_path, monkeypatch
 ):
-    geometry = photo_crops.Geometry(SIZE, shorter, interpolation, rounds_down)
+    geometry = photo_geometry.Geometry(SIZE, shorter, interpolation, rounds_down)
     crops = photo_crops.center_crops(tf.constant(contents), geometry).numpy()
     photo = describe_geometry(geometry)
     code = model_card._photo_code({"preprocessing": {"photo": photo}})
@@ -192,7 +192,7 @@ def test_ten_crops_equal_pil(contents):
         assert_alike(ten, expected)
 
 
-@pytest.mark.parametrize("interpolation", photo_crops.INTERPOLATIONS)
+@pytest.mark.parametrize("interpolation", photo_geometry.INTERPOLATIONS)
 @pytest.mark.parametrize("shape", [(40, 900), (900, 40), (777, 97), (1500, 130)])
 def test_ten_crops_of_narrow_photos_are_those_of_the_whole(
     interpolation, shape, monkeypatch
@@ -216,7 +216,7 @@ def test_memory_of_ten_crops_does_not_grow_with_the_longer_side(monkeypatch):
         return resize(pixels, rows, columns, shape, interpolation)
 
     monkeypatch.setattr(photo_crops, "_resize", recorded)
-    geometry = photo_crops.Geometry(224, 256)
+    geometry = photo_geometry.Geometry(224, 256)
     for shape in ((4000, 1), (1, 4000)):
         content = encoded(drawn(*shape, 0), "PNG")
         crops = photo_crops.ten_crops(tf.constant([content]), geometry)

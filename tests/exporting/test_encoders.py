@@ -12,7 +12,7 @@ from configs import common
 from tests import photo_files
 from tests.exporting.exported import Exported, random_variables
 from vse_jax.checkpoint import Restored
-from vse_jax.data.photo_crops import Geometry
+from vse_jax.data.photo_geometry import Geometry
 from vse_jax.data.photo_inputs import pixels_reader
 from vse_jax.data.text import tokenizers
 from vse_jax.data.text.vocabulary import Vocabulary

@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from vse_jax.data import photo_crops, reading, records
+from vse_jax.data import photo_crops, photo_geometry, reading, records
 from vse_jax.data.batch_options import has_photos, own_rows, token_lengths
 from vse_jax.data.sampling import Sampler, passes_per_epoch
 from vse_jax.data.split_index import SplitIndex, check_captions, split_index
@@ -171,7 +171,7 @@ def image_batches(
       builder: a prepared dataset.
       split: name of the split.
       config: uses `evaluation_batch_size` (rows over all hosts), `data.tokenizer`,
-        `data.crops` and the options of `photo_crops.geometry_of`.
+        `data.crops` and the options of `photo_geometry.geometry_of`.
       numbers: record numbers, at least one; None means all records.
       process_index: index of this host.
       process_count: number of hosts.
@@ -276,7 +276,7 @@ def _parser(
     It removes the arrays of the plan that only it needs.
     """
     content = records.content_of(builder)
-    geometry = photo_crops.geometry_of(config.data)
+    geometry = photo_geometry.geometry_of(config.data)
     regions = int(index.region_count.max())
 
     def parse(

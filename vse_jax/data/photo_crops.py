@@ -9,10 +9,10 @@ decoded.
 
 from typing import NamedTuple
 
-import ml_collections
 import numpy as np
 import tensorflow as tf
 
+from vse_jax.data.photo_geometry import INTERPOLATIONS, Geometry
 from vse_jax.data.sampling import CROP_STREAM, random_uniform
 
 _ATTEMPTS = 10
@@ -22,43 +22,6 @@ _LONGEST = 8  # times the shorter side; ten crops of longer photos resize parts 
 _DCT_METHOD = "INTEGER_ACCURATE"  # as PIL does
 # Areas and ratios of all attempts, the crop's position, and whether it is mirrored.
 _NUMBERS = 2 * _ATTEMPTS + 3
-
-
-INTERPOLATIONS = {
-    "bilinear": "triangle",
-    "bicubic": "keyscubic",
-    "lanczos": "lanczos3",
-    "opencv": "triangle",
-}
-FITS = ("crop", "crop_floor", "stretch")
-
-
-class Geometry(NamedTuple):
-    """How a photo becomes a square, besides random crops.
-
-    Attributes:
-      size: height and width of the square in pixels; 0 if photos are not resized.
-      shorter: shorter side in pixels before a crop, at least `size`; 0 to stretch the
-        whole photo to the square.
-      interpolation: one of `INTERPOLATIONS`.
-      rounds_down: whether a central crop that would begin between two pixels begins at
-        the first, as in Hugging Face's image processors. Else it rounds half to even,
-        as in torchvision.
-    """
-
-    size: int
-    shorter: int
-    interpolation: str = "bilinear"
-    rounds_down: bool = False
-
-
-def geometry_of(data: ml_collections.ConfigDict) -> Geometry:
-    """Returns the geometry that `config.data` describes."""
-    size, interpolation = data.image_size, data.interpolation or "bilinear"
-    if data.fit == "stretch":
-        return Geometry(size, 0, interpolation)
-    shorter = data.resize or round(size * 256 / 224)
-    return Geometry(size, shorter, interpolation, data.fit == "crop_floor")
 
 
 class Window(NamedTuple):
@@ -114,7 +77,7 @@ def random_crops(
       encoded: string `[batch]`, JPEG or PNG.
       numbers: float64 `[batch, 23]`, from `crop_numbers`.
       size: height and width of the crops in pixels.
-      interpolation: one of `INTERPOLATIONS`.
+      interpolation: one of `photo_geometry.INTERPOLATIONS`.
 
     Returns:
       uint8 `[batch, size, size, 3]`.

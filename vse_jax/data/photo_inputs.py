@@ -13,7 +13,7 @@ import tensorflow as tf
 from etils import epath
 from PIL import Image
 
-from vse_jax.data import photo_crops
+from vse_jax.data import photo_crops, photo_geometry
 from vse_jax.data.datasets import photo_modes, photos
 from vse_jax.errors import one_line
 
@@ -21,7 +21,7 @@ Photo = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 
 def pixels_reader(
-    geometry: photo_crops.Geometry,
+    geometry: photo_geometry.Geometry,
     crops: int = 1,
     maximum_pixels: int = photos.MAXIMUM_PIXELS,
 ) -> Callable:

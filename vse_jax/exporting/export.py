@@ -11,7 +11,7 @@ from etils import epath
 from vse_jax import parallel, run_config, saved_model
 from vse_jax.checkpoint import Restored
 from vse_jax.data.batch_options import token_lengths
-from vse_jax.data.photo_crops import geometry_of
+from vse_jax.data.photo_geometry import geometry_of
 from vse_jax.data.text import vocabularies
 from vse_jax.errors import InputError, one_line, reporting_writes, unreadable
 from vse_jax.exporting import folder, model_card

@@ -9,7 +9,7 @@ from ml_collections.config_flags import config_path
 from configs import common
 from vse_jax import parallel, parameter_groups
 from vse_jax.data.batch_options import token_lengths
-from vse_jax.data.photo_crops import FITS, INTERPOLATIONS
+from vse_jax.data.photo_geometry import FITS, INTERPOLATIONS
 from vse_jax.data.text import tokenizers
 from vse_jax.errors import InputError
 from vse_jax.losses import LOSSES, MININGS

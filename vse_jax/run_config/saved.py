@@ -10,7 +10,7 @@ from ml_collections.config_flags import config_path
 
 from configs import common
 from vse_jax import files
-from vse_jax.data.photo_crops import Geometry, geometry_of
+from vse_jax.data.photo_geometry import Geometry, geometry_of
 from vse_jax.data.text.vocabularies import AnyVocabulary
 from vse_jax.errors import InputError, differences
 from vse_jax.host_connection import CONNECTION_DEFAULTS, CONNECTION_OPTIONS

@@ -39,7 +39,7 @@ class Preprocessing(NamedTuple):
       image_size: height and width in pixels.
       resize: shorter side in pixels before the crop; 0 without a crop.
       fit: `crop_floor` or `stretch`, see `config.data.fit`.
-      interpolation: one of `photo_crops.INTERPOLATIONS`.
+      interpolation: one of `photo_geometry.INTERPOLATIONS`.
       mean, std: of RGB, for pixels from 0 to 1.
     """
 
