@@ -116,3 +116,23 @@ def test_unsupported_options_are_refused(change, expected, write):
     message = str(error.value)
     assert message.startswith(f"{folder}/preprocessor_config.json: ")
     assert expected in message
+
+
+@pytest.mark.parametrize("section", [[1], "x", 3, ["x"] * 1000])
+def test_invalid_section_of_photos(section, write):
+    folder = write({"image_processor": section}, "processor_config.json")
+    with pytest.raises(InputError) as error:
+        preprocessor.read("clip_vision", folder, 224)
+    start = f"{folder}/processor_config.json: its image_processor is "
+    assert str(error.value).startswith(start)
+    assert len(str(error.value)) < len(start) + 200
+
+
+@pytest.mark.parametrize("option", ["image_mean", "image_std", "rescale_factor"])
+def test_huge_numbers_are_refused(option, write):
+    huge = 10**400
+    value = huge if option == "rescale_factor" else [huge] * 3
+    folder = write(CLIP | {option: value})
+    with pytest.raises(InputError, match=rf"{option} is .*; expected") as error:
+        preprocessor.read("clip_vision", folder, 224)
+    assert len(str(error.value)) < len(folder) + 250

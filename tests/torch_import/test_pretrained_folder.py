@@ -133,7 +133,7 @@ def test_missing_config(folder):
     assert message.startswith(f"{folder}: has no config.json")
 
 
-@pytest.mark.parametrize("content", ["[1]", "{", ""])
+@pytest.mark.parametrize("content", ["[1]", "{", "", '{"a": ' + "[" * 100_000])
 def test_damaged_config(folder, content):
     (folder / "config.json").write_text(content)
     message = message_of(pretrained_folder.read, str(folder))
@@ -251,6 +251,12 @@ def test_weights_of_another_kind_of_model(folder, config):
         ({"hidden_size": "wide"}, "its hidden_size is 'wide'; expected int"),
         ({"is_decoder": True}, "is_decoder is true"),
         ({"model_type": None}, 'add "model_type": "bert" to the file'),
+        (
+            {"num_hidden_layers": 10**7},
+            "layers is 10000000; expected at most 1000",
+        ),
+        ({"vocab_size": 10**12}, "vocab_size is 1000000000000; expected at most"),
+        ({"layer_norm_eps": 1e300}, "layer_norm_eps is 1e+300; expected at most"),
         ({"num_hidden_layers": -1}, "layers is -1; expected a number of at least 1"),
         ({"vocab_size": -1}, "size is -1; expected a number of at least 0"),
     ],

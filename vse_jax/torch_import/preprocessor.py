@@ -1,6 +1,5 @@
 """Reads how a pretrained model takes photos: `preprocessor_config.json`."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ from etils import epath
 
 from vse_jax.errors import InputError
 from vse_jax.torch_import import pretrained_folder
+from vse_jax.torch_import.pretrained_folder import short
 
 _FILE = "preprocessor_config.json"
 _PROCESSOR_FILE = "processor_config.json"  # of recent versions: with the tokenizer's
@@ -29,6 +29,7 @@ _DEFAULTS = {"clip_vision": _CLIP, "siglip_vision": _SIGLIP, "dinov2": _DINOV2}
 _INTERPOLATIONS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
 _BICUBIC = 3
 _STEPS = ("do_resize", "do_rescale", "do_normalize")
+_LARGEST = 1e6  # mean or deviation of pixels from 0 to 1
 _RESCALE_FACTOR = 1 / 255
 
 
@@ -72,7 +73,7 @@ def read(name: str, weights: str, image_size: int) -> Preprocessing:
     resample = options.get("resample", _BICUBIC)
     if not isinstance(resample, int) or resample not in _INTERPOLATIONS:
         raise InputError(
-            f"{path}: resample is {resample!r}; expected one of "
+            f"{path}: resample is {short(resample)}; expected one of "
             f"{', '.join(map(str, _INTERPOLATIONS))} (PIL's numbers)"
         )
     square, shorter = _geometry(options, name, image_size, path)
@@ -95,9 +96,9 @@ def _check_values(options, path):
                 "no such option"
             )
     factor = options.get("rescale_factor", _RESCALE_FACTOR)
-    is_number = isinstance(factor, int | float)
-    if not is_number or not abs(factor - _RESCALE_FACTOR) < 1e-6:
-        raise InputError(f"{path}: rescale_factor is {factor!r}; expected 1 / 255")
+    least, most = _RESCALE_FACTOR - 1e-6, _RESCALE_FACTOR + 1e-6
+    if not isinstance(factor, int | float) or not least < factor < most:
+        raise InputError(f"{path}: rescale_factor is {short(factor)}; expected 1 / 255")
 
 
 def _geometry(options, name, image_size, path):
@@ -135,9 +136,18 @@ def _read_file(folder: epath.Path) -> tuple[epath.Path, Mapping[str, Any]]:
     if path.exists():
         return path, pretrained_folder.read_json(path)
     path = folder / _PROCESSOR_FILE
-    if path.exists():
-        return path, pretrained_folder.read_json(path).get("image_processor") or {}
-    return path, {}
+    return path, _nested(path) if path.exists() else {}
+
+
+def _nested(path):
+    """Returns the options of photos in the file of all of a model's processors."""
+    options = pretrained_folder.read_json(path).get("image_processor")
+    if options is not None and not isinstance(options, dict):
+        raise InputError(
+            f"{path}: its image_processor is {short(options)}; expected a JSON object; "
+            "download it again"
+        )
+    return options or {}
 
 
 def _shorter(size, name, crops):
@@ -165,9 +175,9 @@ def _channels(options, option, path, *, positive=False):
     are_numbers = (
         isinstance(values, list | tuple)
         and len(values) == 3
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+        and all(isinstance(v, int | float) and abs(v) < _LARGEST for v in values)
     )
     if not are_numbers or (positive and min(values) <= 0):
         expected = "three numbers above 0" if positive else "three numbers"
-        raise InputError(f"{path}: {option} is {values!r}; expected {expected}")
+        raise InputError(f"{path}: {option} is {short(values)}; expected {expected}")
     return tuple(map(float, values))

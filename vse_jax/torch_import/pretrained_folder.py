@@ -15,6 +15,7 @@ from vse_jax.torch_import import weight_file
 
 CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_SHOWN = 80  # characters of a value in a message
 _PREFIXES = ("model.",)  # of training code
 _INDEXES = tuple(f"{name}.index.json" for name in _WEIGHTS)
 
@@ -95,11 +96,17 @@ def read_json(path: epath.Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise unreadable(path, error) from None
-    except ValueError:
+    except (RecursionError, ValueError):  # nested too deep, or no JSON
         content = None
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a JSON object; download it again")
     return content
+
+
+def short(value: Any) -> str:
+    """Returns how a message shows a value of a file, which may be of any length."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -119,8 +126,8 @@ def section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
             return options
         if options is not None:
             raise InputError(
-                f"its {key} is {options!r}; expected a JSON object; download the model "
-                "again"
+                f"its {key} is {short(options)}; expected a JSON object; download "
+                "the model again"
             )
     return dict(config)
 

@@ -30,6 +30,8 @@ _FILES = {
 }
 _READ_PADDING = ("siglip_text",)  # the others ignore what is behind a caption
 _TYPES = {"activation": str, "epsilon": float}  # of sizes; int of the others
+_MOST = 10**8  # a larger size is a damaged option, and would need all memory
+_MOST_LAYERS = 1000
 _LEGACY_END = 2  # `eos_token_id` in the first files of CLIP
 # Tables of tokens may be padded, so that their rows are a multiple of this.
 _MOST_UNUSED_ROWS = 127
@@ -86,8 +88,15 @@ def stated_sizes(
         if not isinstance(value, kind) or isinstance(value, bool):
             theirs = getattr(tower_names.SIZES, name)
             raise InputError(
-                f"{path}: its {theirs} is {value!r}; expected {kind.__name__}; "
-                "download the model again"
+                f"{path}: its {theirs} is {pretrained_folder.short(value)}; expected "
+                f"{kind.__name__}; download the model again"
+            )
+        most = _MOST_LAYERS if name == "layers" else _MOST
+        if kind is not str and not -most <= value <= most:
+            raise InputError(
+                f"{path}: its {getattr(tower_names.SIZES, name)} is "
+                f"{pretrained_folder.short(value)}; expected at most {most}; download "
+                "the model again"
             )
     is_read, rows = encoder in _READ_PADDING, found["vocabulary_size"]
     if is_read and not 0 <= found["padding"] < rows:

@@ -1,6 +1,5 @@
 """Reads CLIP's, SigLIP's and DINOv2's vision transformers from Hugging Face's files."""
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from vse_jax.errors import InputError
 from vse_jax.models import backbones
 from vse_jax.models.backbones import VisionSizes
 from vse_jax.torch_import import pretrained_folder, tower_names, towers
+from vse_jax.torch_import.pretrained_folder import short
 
 # `model_type` in `config.json`, of the whole model and of its vision tower alone.
 MODEL_TYPES = {
@@ -42,6 +42,8 @@ _DEFAULTS = {
     "num_channels": 3,
     "qkv_bias": True,
 }
+_MOST = 10**6  # a larger size is a damaged option, and would need all memory
+_MOST_LAYERS = 1000
 # The least values of whole numbers, and the types of other options.
 _LEAST = {
     "hidden_size": 1,
@@ -137,22 +139,26 @@ def _check(config: Mapping[str, Any], path: epath.Path) -> None:
     for option, values in allowed.items():
         if config[option] not in values:
             raise InputError(
-                f"{path}: {option} is {config[option]!r}, which is not supported; "
+                f"{path}: {option} is {short(config[option])}, which is not supported; "
                 f"expected {' or '.join(map(repr, values))}"
             )
     for option, least in _LEAST.items():
         value = config[option]
-        if not isinstance(value, int) or value < least:
+        most = _MOST_LAYERS if option == "num_hidden_layers" else _MOST
+        if not isinstance(value, int) or not least <= value <= most:
             raise InputError(
-                f"{path}: {option} is {value!r}; expected a whole number of at least "
-                f"{least}; download it again"
+                f"{path}: {option} is {short(value)}; expected a whole number from "
+                f"{least} to {most}; download it again"
             )
     for option, (kind, expected) in _KINDS.items():
         value = config[option]
-        is_finite = not isinstance(value, float) or math.isfinite(value)
-        if not isinstance(value, kind) or not is_finite:
+        is_bounded = isinstance(value, str) or (
+            isinstance(value, kind) and abs(value) < _MOST
+        )
+        if not isinstance(value, kind) or not is_bounded:
             raise InputError(
-                f"{path}: {option} is {value!r}; expected {expected}; download it again"
+                f"{path}: {option} is {short(value)}; expected {expected}; download "
+                "it again"
             )
 
 
