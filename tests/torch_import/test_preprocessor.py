@@ -72,6 +72,16 @@ def test_processor_of_recent_versions(write):
     assert preprocessor.read("clip_vision", folder, 336)[:2] == (224, 240)
 
 
+def test_the_recent_file_goes_before_an_old_one(write):
+    """So does transformers 5, which does not delete the old file when it saves."""
+    folder = write(CLIP)
+    write({"processor_class": "CLIPProcessor"}, "processor_config.json")
+    assert preprocessor.read("clip_vision", folder, 336)[:2] == (224, 240)
+    recent = CLIP | {"size": {"shortest_edge": 256}}
+    write({"image_processor": recent}, "processor_config.json")
+    assert preprocessor.read("clip_vision", folder, 336)[:2] == (224, 256)
+
+
 @pytest.mark.parametrize(
     ("name", "image_size", "expected"),
     [

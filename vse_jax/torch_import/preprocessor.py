@@ -132,11 +132,13 @@ def _geometry(options, name, image_size, path):
 
 
 def _read_file(folder: epath.Path) -> tuple[epath.Path, Mapping[str, Any]]:
-    path = folder / _FILE
-    if path.exists():
-        return path, pretrained_folder.read_json(path)
+    """Returns the file of the options and the options; the recent file goes first."""
     path = folder / _PROCESSOR_FILE
-    return path, _nested(path) if path.exists() else {}
+    nested = _nested(path) if path.exists() else {}
+    if nested:
+        return path, nested
+    path = folder / _FILE
+    return path, pretrained_folder.read_json(path) if path.exists() else {}
 
 
 def _nested(path):
