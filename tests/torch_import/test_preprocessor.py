@@ -59,6 +59,25 @@ def test_a_height_and_a_width_stretch_photos_before_an_equal_crop(name, write):
     assert preprocessor.read(name, write(options), 336)[:3] == (224, 0, "stretch")
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "kind"),
+    [
+        ("clip_vision", "image_processor_type", "CLIPImageProcessor"),
+        ("clip_vision", "image_processor_type", "CLIPImageProcessorFast"),
+        ("clip_vision", "feature_extractor_type", "CLIPFeatureExtractor"),
+        ("clip_vision", "image_processor_type", "CLIPFeatureExtractor"),
+        ("siglip_vision", "image_processor_type", "SiglipImageProcessor"),
+        ("siglip_vision", "image_processor_type", "SiglipImageProcessorFast"),
+        ("dinov2", "image_processor_type", "BitImageProcessor"),
+        ("dinov2", "image_processor_type", "BitImageProcessorFast"),
+    ],
+)
+def test_classes_of_processors(name, option, kind, write):
+    sides = {"height": 224, "width": 224}
+    folder = write(CLIP | {"size": sides, "do_pad": False, option: kind})
+    assert preprocessor.read(name, folder, 224)[:3] == (224, 0, "stretch")
+
+
 def test_null_means_absent(write):
     """Files of recent versions list options that the processor does not use."""
     names = ("do_center_crop", "crop_size", "image_mean", "resample", "rescale_factor")
@@ -102,6 +121,24 @@ def test_without_a_file(name, image_size, expected, write):
     [
         ({"do_normalize": False}, "do_normalize is false, which is not supported"),
         ({"rescale_factor": 1.0}, "rescale_factor is 1.0; expected 1 / 255"),
+        ({"do_resize": "false"}, "do_resize is 'false'; expected true or false"),
+        ({"do_center_crop": 1}, "do_center_crop is 1; expected true or false"),
+        ({"use_square_size": True}, "asks for use_square_size, which is not"),
+        (
+            {"do_pad": True, "pad_size": {"height": 9, "width": 9}},
+            "asks for do_pad with pad_size",
+        ),
+        (
+            {"size": {"shortest_edge": 240, "longest_edge": 250}},
+            "size is {'shortest_edge': 240, 'longest_edge': 250}, which is not",
+        ),
+        ({"size": {"max_height": 240, "max_width": 250}}, "which is not supported"),
+        ({"size": {}}, "size is {}, which is not supported"),
+        *(
+            ({option: kind}, f"its {option} is {kind!r}, whose steps are not those")
+            for option in ("image_processor_type", "feature_extractor_type")
+            for kind in ("ConvNextImageProcessor", "ViTFeatureExtractor", ["CLIP"])
+        ),
         ({"resample": 0}, "resample is 0; expected one of 1, 2, 3"),
         ({"crop_size": {"height": 224, "width": 112}}, "crop_size is not the side"),
         ({"size": {"shortest_edge": 200}}, "which is less than crop_size, 224"),

@@ -1,5 +1,6 @@
 """Reads how a pretrained model takes photos: `preprocessor_config.json`."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -28,6 +29,22 @@ _DINOV2 = {
 _DEFAULTS = {"clip_vision": _CLIP, "siglip_vision": _SIGLIP, "dinov2": _DINOV2}
 _INTERPOLATIONS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
 _BICUBIC = 3
+# Classes of processors that do what is done here, without their usual endings.
+_CLASSES = {
+    "clip_vision": ("CLIP", "Bit"),
+    "siglip_vision": ("Siglip",),
+    "dinov2": ("Bit", "CLIP"),
+}
+_CLASS_OPTIONS = ("image_processor_type", "feature_extractor_type")
+_ENDINGS = re.compile(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
+_FLAGS = (
+    "do_resize",
+    "do_rescale",
+    "do_normalize",
+    "do_center_crop",
+    "do_pad",
+    "use_square_size",
+)
 _STEPS = ("do_resize", "do_rescale", "do_normalize")
 _LARGEST = 1e6  # mean or deviation of pixels from 0 to 1
 _RESCALE_FACTOR = 1 / 255
@@ -69,6 +86,8 @@ def read(name: str, weights: str, image_size: int) -> Preprocessing:
         path, options = _read_file(folder)
     given = {key: value for key, value in options.items() if value is not None}
     options = _DEFAULTS[name] | given
+    _check_class(options, name, path)
+    _check_flags(options, path)
     _check_values(options, path)
     resample = options.get("resample", _BICUBIC)
     if not isinstance(resample, int) or resample not in _INTERPOLATIONS:
@@ -85,6 +104,41 @@ def read(name: str, weights: str, image_size: int) -> Preprocessing:
         _channels(options, "image_mean", path),
         _channels(options, "image_std", path, positive=True),
     )
+
+
+def _check_class(options, name, path):
+    """Checks that the class of the processor is one whose steps are known."""
+    option = next((one for one in _CLASS_OPTIONS if one in options), None)
+    if option is None:
+        return
+    kind, known = options[option], _CLASSES[name]
+    is_known = isinstance(kind, str) and any(
+        kind.startswith(start) and _ENDINGS.fullmatch(kind.removeprefix(start))
+        for start in known
+    )
+    if not is_known:
+        expected = " or ".join(f"{start}ImageProcessor" for start in known)
+        raise InputError(
+            f"{path}: its {option} is {short(kind)}, whose steps are not those of "
+            f"{name}; expected {expected}; choose other weights"
+        )
+
+
+def _check_flags(options, path):
+    """Checks flags, and that no step is asked for that is unknown here."""
+    for flag in _FLAGS:
+        if not isinstance(options.get(flag, False), bool):
+            raise InputError(
+                f"{path}: {flag} is {short(options[flag])}; expected true or false"
+            )
+    asked = "use_square_size" if options.get("use_square_size") else ""
+    if options.get("do_pad") and "pad_size" in options:
+        asked = "do_pad with pad_size"
+    if asked:
+        raise InputError(
+            f"{path}: asks for {asked}, which is not supported; choose other weights, "
+            "or remove the option if the weights were trained without it"
+        )
 
 
 def _check_values(options, path):
@@ -104,6 +158,13 @@ def _check_values(options, path):
 def _geometry(options, name, image_size, path):
     """Returns the side of the square, and the shorter side before a crop, or 0."""
     size = options.get("size", image_size)
+    if isinstance(size, dict):
+        size = {key: side for key, side in size.items() if side is not None}
+        if set(size) not in ({"shortest_edge"}, {"height", "width"}):
+            raise InputError(
+                f"{path}: size is {short(size)}, which is not supported; expected one "
+                'number, {"shortest_edge": ...} or {"height": ..., "width": ...}'
+            )
     crops = options["do_center_crop"]
     shorter = _shorter(size, name, crops)
     side = _side(size if shorter is None else shorter, "size", path)
