@@ -250,6 +250,7 @@ def test_weights_of_another_kind_of_model(folder, config):
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ({"hidden_size": "wide"}, "its hidden_size is 'wide'; expected int"),
         ({"is_decoder": True}, "is_decoder is true"),
+        ({"is_causal": True}, "is_causal is true"),
         ({"model_type": None}, 'add "model_type": "bert" to the file'),
         (
             {"num_hidden_layers": 10**7},

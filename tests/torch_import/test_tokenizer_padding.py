@@ -131,6 +131,21 @@ def test_towers_that_ignore_the_padding_take_any(name, write):
     assert tokenizer_padding.read(folder, is_read=False) == expected
 
 
+@pytest.mark.parametrize("is_read", [False, True])
+def test_truncation_of_the_beginning_is_refused(is_read, write, tmp_path):
+    folder = write(OPTIONS | {"truncation_side": "left"})
+    with pytest.raises(InputError, match=r"tokenizer_config.json: truncates .* 'left'"):
+        tokenizer_padding.read(folder, is_read=is_read)
+    folder = write(OPTIONS)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["truncation"] = {"direction": "Left"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"tokenizer.json: truncates .* 'Left'"):
+        tokenizer_padding.read(folder, is_read=is_read)
+    write(OPTIONS | {"truncation_side": "right"})
+    assert tokenizer_padding.read(folder, is_read=is_read) == 3
+
+
 @pytest.mark.parametrize("content", [{"added_tokens": [{}]}, {"model": 3}])
 def test_damaged_list_of_tokens(content, write, tmp_path):
     folder = write(OPTIONS)

@@ -217,3 +217,15 @@ def test_pytorch_files_and_float16(kind, folder, tmp_path):
         ):
             np.testing.assert_allclose(leaf, other, atol=2e-3, err_msg=str(name))
             assert leaf.dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_options_of_dinov2_are_not_those_of_others(kind, tmp_path):
+    """Hugging Face's code ignores them too; registers would replace patches."""
+    folder = hugging_face.save(hugging_face.create(kind), tmp_path)
+    name = hugging_face.NAMES[kind]
+    expected = vision_weights.read_sizes(name, folder)
+    rewrite_config(
+        folder, num_register_tokens=2, mlp_ratio=9, use_swiglu_ffn=True, qkv_bias=False
+    )
+    assert vision_weights.read_sizes(name, folder) == expected

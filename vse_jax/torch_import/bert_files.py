@@ -59,11 +59,12 @@ def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
             f"its position_embedding_type is {kind!r}; expected 'absolute'; choose "
             "other weights"
         )
-    if config.get("is_decoder"):
-        raise InputError(
-            "is_decoder is true, so its tokens attend to those before them only; "
-            "choose the weights of an encoder"
-        )
+    for option in ("is_decoder", "is_causal"):
+        if config.get(option):
+            raise InputError(
+                f"{option} is true, so its tokens attend to those before them only; "
+                "choose the weights of an encoder"
+            )
     config = _DEFAULTS | dict(config)
     names = tower_names.SIZES._replace(padding="")
     found = {option: config[name] for option, name in names._asdict().items() if name}

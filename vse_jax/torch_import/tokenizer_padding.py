@@ -1,7 +1,7 @@
-"""How a tokenizer in Hugging Face's layout fills captions to one length.
+"""How a tokenizer in Hugging Face's layout makes captions of one length.
 
-Only SigLIP reads the padding. The tokens come from the same files, in the same order,
-as in transformers.
+All towers truncate long captions. Only SigLIP reads the padding. Its token comes from
+the same files, in the same order, as in transformers.
 """
 
 from collections.abc import Mapping
@@ -34,14 +34,15 @@ def read(weights: str, *, is_read: bool) -> int | None:
         the captions, and its token one of the tokenizer's.
 
     Raises:
-      InputError: if a file is damaged, or if the tower reads a padding that is not
-        supported.
+      InputError: if a file is damaged, if captions are truncated at their beginning, or
+        if the tower reads a padding that is not supported.
     """
     folder = pretrained_folder.find(weights)
-    if not (folder / _TOKENIZER).exists():
+    options, path = _options(folder), folder / _TOKENIZER
+    content = pretrained_folder.read_json(path) if path.exists() else {}
+    _check_truncation(options, content, folder)
+    if not path.exists():
         return None
-    content = pretrained_folder.read_json(folder / _TOKENIZER)
-    options = _options(folder)
     of_file = content.get("padding")
     of_file = of_file if isinstance(of_file, dict) else {}
     if is_read:
@@ -65,6 +66,22 @@ def _options(folder: epath.Path) -> dict[str, Any]:
         tokens = pretrained_folder.read_json(folder / _SPECIAL)
         options = options | {k: v for k, v in tokens.items() if k == "pad_token"}
     return {key: value for key, value in options.items() if value is not None}
+
+
+def _check_truncation(
+    options: Mapping[str, Any], content: Mapping[str, Any], folder: epath.Path
+) -> None:
+    """Checks that a long caption loses its end, not its beginning."""
+    of_file, path = content.get("truncation"), folder / OPTIONS
+    side = options.get("truncation_side")
+    if side is None and isinstance(of_file, dict):
+        side, path = of_file.get("direction"), folder / _TOKENIZER
+    if side not in (None, "right", "Right"):
+        raise InputError(
+            f"{path}: truncates captions on the side {side!r} (truncation_side); only "
+            "'right', at their end, is supported; choose other weights, or correct the "
+            "file if they were trained so"
+        )
 
 
 def _check_side(

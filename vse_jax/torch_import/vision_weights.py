@@ -44,6 +44,7 @@ _DEFAULTS = {
 }
 _MOST = 10**6  # a larger size is a damaged option, and would need all memory
 _MOST_LAYERS = 1000
+_OF_DINOV2 = ("mlp_ratio", "num_register_tokens", "qkv_bias", "use_swiglu_ffn")
 # The least values of whole numbers, and the types of other options.
 _LEAST = {
     "hidden_size": 1,
@@ -91,6 +92,8 @@ def read_sizes(name: str, weights: str) -> dict[str, Any]:
         config = pretrained_folder.section(config, "vision_config")
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    if name != "dinov2":  # Hugging Face's code does not read them either
+        config = {key: v for key, v in config.items() if key not in _OF_DINOV2}
     config = _DEFAULTS | _OF_TYPE[kind] | config
     _check(config, path)
     dim = config["hidden_size"]
