@@ -266,13 +266,19 @@ def test_impossible_values_are_refused(
     assert name.endswith(message.rpartition(": ")[2])
 
 
-def test_photos_have_a_size_that_the_model_takes(imported, root, tmp_path):
+def test_photos_have_the_size_of_the_model(imported, root, tmp_path, caplog):
     folder = str(imported[1])
     config = configured(root, tmp_path / "data")
-    config.data.image_size = whole_models.PIXELS + 1
-    message = refusal(whole_model.import_model, config, str(tmp_path / "x"), folder)
-    assert message.startswith("config.data.image_size is 33; expected at least 8 with")
-    assert not (tmp_path / "x").exists()
+    own = find_description(str(imported[2]))["config"]["data"]
+    config.data.update(image_size=64, resize=72, fit="crop", interpolation="opencv")
+    with caplog.at_level("WARNING"):
+        whole_model.import_model(config, str(tmp_path / "x"), folder)
+    data = find_description(str(tmp_path / "x"))["config"]["data"]
+    for name in ("image_size", "resize", "fit", "interpolation"):
+        assert data[name] == own[name]
+    assert "config.data.image_size is 64, but the import takes the model's" in (
+        caplog.text
+    )
     # Drawn scenes are not resized otherwise.
     config.data.update(builder="shapes", image_size=0)
     whole_model.import_model(config, str(tmp_path / "run"), folder)

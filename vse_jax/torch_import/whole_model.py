@@ -8,6 +8,7 @@ image encoder `global`; its bias is zero. SigLIP's pooled feature is its embeddi
 the projection is the identity. A caption is embedded by the text tower's projection.
 """
 
+import logging
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -28,6 +29,8 @@ from vse_jax.torch_import import (
 )
 from vse_jax.torch_import.pretrained_folder import Pretrained
 from vse_jax.torch_import.resolve import resolved
+
+logger = logging.getLogger(__name__)
 
 
 class Kind(NamedTuple):
@@ -65,6 +68,8 @@ KINDS = {
         {"log_scale": "logit_scale", "bias": "logit_bias"},
     ),
 }
+# Options of photos that an import takes from the folder, and what leaves them open.
+_OF_PHOTOS = {"image_size": 0, "resize": 0, "fit": "", "interpolation": ""}
 _VISUAL_PROJECTION = "visual_projection.weight"
 
 
@@ -107,10 +112,15 @@ def configure(
 ) -> ml_collections.ConfigDict:
     """Returns a copy of `config` with the model, loss and sizes of the folder.
 
+    The size, crop and interpolation of photos are those of the folder too, since
+    `config` may be that of another model. The log says where they differ.
+
     Raises:
       InputError: if the model is not supported.
     """
+    given = {name: config.data[name] for name in _OF_PHOTOS}
     config = config.copy_and_resolve_references()
+    config.data.update(_OF_PHOTOS)
     config.update_from_flattened_dict(
         {
             "data.vocabulary": "checkpoint",
@@ -142,6 +152,14 @@ def configure(
         side = config.model.backbone.tower.image_size
         config.data.image_size = side
         config.data.resize = 0 if config.data.fit == "stretch" else side
+    for name, value in given.items():
+        if value and value != config.data[name]:
+            logger.warning(
+                "config.data.%s is %r, but the import takes the model's own: %r",
+                name,
+                value,
+                config.data[name],
+            )
     # A caption is truncated where the tower's positions end, and not before.
     lengths, positions = config.data.token_lengths, config.model.text_tower.positions
     shorter = tuple(length for length in lengths if length < positions)
