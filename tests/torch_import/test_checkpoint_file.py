@@ -432,6 +432,21 @@ def test_program_asks_for_the_files(flag, tmp_path):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.module.", "module._orig_mod."]
+)
+def test_prefixes_of_training_code_are_removed(prefix, tmp_path):
+    content = content_of("rvsepp_model_best.pth")
+    plain = torch_checkpoint.read(str(parity.path_of("rvsepp_model_best.pth")))
+    content["model"] = [
+        {f"{prefix}{name.removeprefix('module.')}": a for name, a in branch.items()}
+        for branch in content["model"]
+    ]
+    path = str(tmp_path / "x.pth")
+    torch.save(content, path)
+    assert torch_checkpoint.read(path).arrays.keys() == plain.arrays.keys()
+
+
 def test_options_are_an_argparse_namespace():
     content = content_of("rvsepp_model_best.pth")
     assert isinstance(content["opt"], argparse.Namespace)

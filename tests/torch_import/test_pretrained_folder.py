@@ -56,6 +56,13 @@ def test_folder_and_file_are_the_same_model(folder, expected):
         assert_same(found.arrays, expected)
 
 
+def test_a_folder_with_the_name_of_a_file(folder, expected):
+    named = folder.rename(folder.with_name("odd.bin"))
+    found = pretrained_folder.read(str(named))
+    assert found.folder == named
+    assert_same(found.arrays, expected)
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_file_of_pytorch(folder, expected, wrapped):
     (folder / "model.safetensors").unlink()

@@ -71,6 +71,11 @@ def test_code_is_refused_and_not_run(tmp_path, protocol):
         (b"{", "neither"),
         (b'{"words": []}', "neither"),
         (b"some text", "neither|refused"),
+        (b"[1, 2]", "neither .* it has a list; expected an object with word2idx"),
+        (
+            json.dumps({"word2idx": numbers((*WORDS, "<mask>", "end"))}).encode(),
+            "its word <mask> has the number 7; expected it last",
+        ),
         (b'{"word2idx": {}}', "are not numbered"),
         (b'{"word2idx": ["a"]}', "does not map words"),
         (b'{"word2idx": {"a": "0"}}', "does not map words"),
@@ -93,3 +98,10 @@ def test_other_files_are_refused_in_one_line(tmp_path, content, expected):
 def test_missing_file_is_reported(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         vocabulary_file.read(str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_marks_of_windows_are_ignored(tmp_path, encoding):
+    path = tmp_path / "x_vocab.json"
+    path.write_text(json.dumps({"word2idx": numbers()}), encoding=encoding)
+    assert vocabulary_file.read(str(path))[0].words == (*WORDS, "<mask>")

@@ -46,7 +46,7 @@ def read(weights: str) -> Pretrained:
       InputError: if a file is missing, damaged or contains code.
     """
     folder = find(weights)
-    files = [weights] if weights.endswith(weight_file.SUFFIXES) else _files(folder)
+    files = [weights] if _is_file(weights) else _files(folder)
     arrays = {}
     for file in files:
         arrays |= _named_arrays(weight_file.read(file), file)
@@ -70,7 +70,7 @@ def find(weights: str) -> epath.Path:
       InputError: if there is no such folder or package, or if it has no `config.json`.
     """
     path = epath.Path(weights).expanduser()
-    if weights.endswith(weight_file.SUFFIXES):
+    if _is_file(weights):
         path = path.parent
     elif not path.is_dir():
         if "/" in weights:
@@ -84,6 +84,12 @@ def find(weights: str) -> epath.Path:
             "layout; download the whole folder"
         )
     return path
+
+
+def _is_file(weights):
+    """Returns whether this is the path of a file; a folder may be named as one."""
+    is_named_so = weights.endswith(weight_file.SUFFIXES)
+    return is_named_so and not epath.Path(weights).expanduser().is_dir()
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

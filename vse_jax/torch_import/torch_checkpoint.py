@@ -12,6 +12,7 @@ from vse_jax.torch_import import (
     parameters,
     torch_file,
     training_options,
+    weight_file,
 )
 
 _BRANCHES = ("img", "txt")  # in the order in which those repositories save them
@@ -71,9 +72,9 @@ def read(path: str) -> TorchCheckpoint:
     try:
         branches, options = content["model"], dict(content["opt"])
         arrays = {
-            f"{branch}.{name.removeprefix('module.')}": np.asarray(array)
+            f"{branch}.{name}": np.asarray(array)
             for branch, tree in zip(_BRANCHES, branches, strict=True)
-            for name, array in tree.items()
+            for name, array in weight_file.unwrapped(tree, ()).items()
         }
         backbone = {
             name.removeprefix(prefix): arrays.pop(name)

@@ -11,6 +11,8 @@ from vse_jax.errors import InputError, one_line, unreadable
 
 # vsepp's `vocab.py`, which runs as the main program when it writes the file.
 _PICKLED_CLASSES = (("vocab", "Vocabulary"), ("__main__", "Vocabulary"))
+# Also behind the marks of UTF-8 and UTF-16 that editors of Windows write.
+_STARTS_OF_JSON = (b"{", b"[", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
 class _Pickled:
@@ -38,13 +40,19 @@ def read(path: str) -> tuple[Vocabulary, int]:
 
     Raises:
       InputError: if the file cannot be read or is neither of these, or if its words do
-        not start with `<pad> <start> <end> <unk>` or are not numbered from 0.
+        not start with `<pad> <start> <end> <unk>`, are not numbered from 0, or have
+        `<mask>` before another word.
     """
     try:
         content = epath.Path(path).expanduser().read_bytes()
     except OSError as error:
         raise unreadable(path, error) from None
     words = _in_order(path, _numbers(path, content))
+    if MASK in words[:-1]:
+        raise InputError(
+            f"{path}: its word {MASK} has the number {words.index(MASK)}; expected it "
+            "last, or not at all; rename this word in the file"
+        )
     complete = words if words[-1] == MASK else [*words, MASK]
     vocabulary = Vocabulary.from_json(json.dumps({"words": complete}), name=str(path))
     return vocabulary, len(words)
@@ -52,10 +60,10 @@ def read(path: str) -> tuple[Vocabulary, int]:
 
 def _numbers(path, content: bytes) -> dict[str, int]:
     """Returns `word2idx` of either format."""
-    is_json = content.lstrip()[:1] == b"{"
+    is_json = content.lstrip().startswith(_STARTS_OF_JSON)
     try:
         if is_json:
-            numbers = json.loads(content)["word2idx"]
+            numbers = _of_json(path, json.loads(content))
         else:
             unpickler = _Unpickler(io.BytesIO(content), encoding="utf-8")
             numbers = unpickler.load().word2idx
@@ -64,6 +72,8 @@ def _numbers(path, content: bytes) -> dict[str, int]:
             f"{path}: refused, since it contains more than a vocabulary "
             f"({one_line(error)}); such a file could run any code"
         ) from None
+    except InputError:
+        raise
     # A damaged pickle may raise anything.
     except Exception as error:
         raise InputError(
@@ -79,6 +89,17 @@ def _numbers(path, content: bytes) -> dict[str, int]:
             f"{path}: its word2idx does not map words to numbers; download it again"
         )
     return numbers
+
+
+def _of_json(path, content):
+    if isinstance(content, dict) and "word2idx" in content:
+        return content["word2idx"]
+    kind = "an object without word2idx" if isinstance(content, dict) else "a list"
+    raise InputError(
+        f"{path}: neither SCAN's vocabulary in JSON nor vsepp's pickled one: it has "
+        f"{kind}; expected an object with word2idx, the numbers by word; set "
+        "--vocabulary to such a file"
+    )
 
 
 def _in_order(path, numbers: dict[str, int]) -> list[str]:
