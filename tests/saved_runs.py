@@ -48,7 +48,7 @@ def save(
     checkpoints = Checkpoints(workdir)
     checkpoints.save(state, experiment.describe(), pca=experiment.pca_arrays)
     checkpoints.close()
-    experiment.keep_backbone(str(workdir))
+    experiment.keep_backbone(str(workdir), is_new=True)
     return experiment
 
 

@@ -144,11 +144,18 @@ class Experiment:
             directory.mkdir(parents=True, exist_ok=True)
             identity.write(self.identity, directory / _IDENTITY_FILE)
 
-    def keep_backbone(self, workdir: str) -> None:
-        """Copies the backbone that extracted the dataset's features to the workdir."""
+    def keep_backbone(self, workdir: str, *, is_new: bool) -> None:
+        """Copies the backbone that extracted the dataset's features to the workdir.
+
+        Args:
+          workdir: folder of the run.
+          is_new: whether the run has no checkpoint yet. The folder may then have the
+            backbone of other features, which an earlier start left.
+        """
         if parallel.is_primary_host():
             directory = epath.Path(workdir).expanduser()
-            backbone_file.copy(epath.Path(self.builder.data_dir), directory)
+            source = epath.Path(self.builder.data_dir)
+            backbone_file.copy(source, directory, replace=is_new)
 
     def difference(self, saved: dict, workdir: str) -> str | None:
         """Describes how the dataset differs from a checkpoint's; None if it does not.

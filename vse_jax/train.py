@@ -76,7 +76,8 @@ def train_and_evaluate(
     # Report a missing split now, not at the end of the first epoch.
     experiment.log_unknown_words(data.train_split, data.validation_split)
     if data.folds:
-        for split in {data.validation_split, default_split(experiment)}:
+        # In an order that is the same on all hosts, which that of a set is not.
+        for split in (data.validation_split, default_split(experiment)):
             index = input_pipeline.split_index(
                 experiment.builder, split, data.tokenizer
             )
@@ -100,7 +101,7 @@ def _train(experiment, checkpoints, workdir, goodput) -> dict | None:
     with reporting_writes(workdir):
         experiment.check_not_replaced()
         experiment.write_identity(workdir)
-        experiment.keep_backbone(workdir)
+        experiment.keep_backbone(workdir, is_new=training.step == 0)
         is_primary = parallel.is_primary_host()
         writer = create_writer(workdir, training.step, primary=is_primary)
         try:

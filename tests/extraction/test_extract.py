@@ -431,9 +431,9 @@ def test_backbone_is_that_of_the_features(tmp_path):
     source, target = tmp_path / "features", tmp_path / "run"
     for folder in (source, target):
         folder.mkdir()
-        backbone_file.write(wrong, epath.Path(folder))
-    backbone_file.write(right, epath.Path(source))
-    backbone_file.copy(epath.Path(source), epath.Path(target))
+        backbone_file.write(wrong, epath.Path(folder), replace=False)
+    backbone_file.write(right, epath.Path(source), replace=True)
+    backbone_file.copy(epath.Path(source), epath.Path(target), replace=True)
     for folder in (source, target):
         found = backbone_file.read(epath.Path(folder))
         assert backbone_file.digest(found) == backbone_file.digest(right)

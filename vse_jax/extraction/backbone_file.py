@@ -19,16 +19,19 @@ from vse_jax.errors import InputError, unreadable
 BACKBONE_FILE = "backbone.safetensors"
 
 
-def write(variables: dict, directory: epath.Path) -> None:
-    """Writes the variables of a backbone atomically, also over those of another one.
-
-    An extraction that was interrupted before its first result may have left those.
+def write(variables: dict, directory: epath.Path, *, replace: bool) -> None:
+    """Writes the variables of a backbone atomically.
 
     Args:
       variables: nested dicts of arrays, `params` and perhaps `batch_stats`.
       directory: folder of the file.
+      replace: whether to write over a file that exists. An extraction that was
+        interrupted before its first result may have left another backbone's.
     """
-    with files.unfinished(directory / BACKBONE_FILE) as unfinished:
+    path = directory / BACKBONE_FILE
+    if path.exists() and not replace:
+        return
+    with files.unfinished(path) as unfinished:
         unfinished.write_bytes(to_safetensors(variables))
 
 
@@ -39,19 +42,19 @@ def to_safetensors(tree: dict, metadata: dict[str, str] | None = None) -> bytes:
     return safetensors.numpy.save(arrays, metadata)
 
 
-def copy(source: epath.Path, target: epath.Path) -> None:
-    """Copies the file from one folder to another, if it exists and is not there yet.
+def copy(source: epath.Path, target: epath.Path, *, replace: bool) -> None:
+    """Copies the file from one folder to another, if it exists.
 
-    It replaces the file of another backbone, which a training on other features left.
+    Args:
+      source: folder of the features.
+      target: folder of the run.
+      replace: whether to write over a file that exists.
     """
     path = target / BACKBONE_FILE
-    if not (source / BACKBONE_FILE).exists():
-        return
-    content = (source / BACKBONE_FILE).read_bytes()
-    if path.exists() and path.read_bytes() == content:
+    if not (source / BACKBONE_FILE).exists() or (path.exists() and not replace):
         return
     with files.unfinished(path) as unfinished:
-        unfinished.write_bytes(content)
+        unfinished.write_bytes((source / BACKBONE_FILE).read_bytes())
 
 
 def read(directory: epath.Path) -> dict:

@@ -193,7 +193,11 @@ class Extraction:
             # Another run may have written here while this one waited for the lock.
             self._folder.check_description(self._description, self._identity)
             self._folder.write_description(self._description, self._identity)
-            backbone_file.write(self._variables, self._directory)
+            backbone_file.write(
+                self._variables,
+                self._directory,
+                replace=not self._folder.holds_results(),
+            )
         parallel.wait_for_hosts("began the extraction")
         speed = self._write_shards()
         parallel.wait_for_hosts("extracted the features")

@@ -109,7 +109,7 @@ class FeatureFolder:
           InputError: if photos or options differ; names them.
         """
         path = self.directory / DESCRIPTION_FILE
-        if not self._holds_results() or not path.exists():
+        if not self.holds_results() or not path.exists():
             return
         begun = read_description(path)
         self._check_photos(begun.get("photos"), photos)
@@ -130,7 +130,7 @@ class FeatureFolder:
                 "this folder to extract again, or choose another --workdir"
             )
 
-    def _holds_results(self) -> bool:
+    def holds_results(self) -> bool:
         """Returns whether the folder contains any complete result."""
         if not self.directory.is_dir():
             return False
