@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vse_jax.excerpts import short
+
 
 class ReportedError(Exception):
     """A failure that the user can fix.
@@ -49,15 +51,10 @@ def one_line(error: BaseException) -> str:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Returns a clause for each name whose value differs or is absent on one side."""
     return [
-        f"{name} was {_short(before.get(name))} and is now {_short(now.get(name))}"
+        f"{name} was {short(before.get(name))} and is now {short(now.get(name))}"
         for name in {**now, **before}
         if now.get(name) != before.get(name)
     ]
-
-
-def _short(value, length=80):
-    text = repr(value)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def unreadable(path: str | os.PathLike, error: OSError) -> InputError:

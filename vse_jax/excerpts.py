@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 _LENGTH = 60  # characters
+_LONG = 80
 
 
 def excerpt(value: Any, length: int = _LENGTH) -> str:
@@ -25,6 +26,20 @@ def excerpt(value: Any, length: int = _LENGTH) -> str:
     else:
         shown = repr(value)
     return shown if len(shown) <= length else f"{shown[: length - 3]}..."
+
+
+def short(value: Any) -> str:
+    """Returns a value's `repr` on one line, at most 80 characters of it.
+
+    It shows the entries of lists and objects, which options have few of; `excerpt` only
+    counts them.
+
+    Args:
+      value: any value.
+    """
+    # That of an array has several lines.
+    text = " ".join(line.strip() for line in repr(value).splitlines())
+    return text if len(text) <= _LONG else f"{text[: _LONG - 3]}..."
 
 
 def _of_container(value: list | tuple | dict) -> str:

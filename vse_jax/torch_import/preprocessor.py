@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from vse_jax.errors import InputError
+from vse_jax.excerpts import short
 from vse_jax.torch_import import pretrained_folder
-from vse_jax.torch_import.pretrained_folder import short
 
 _FILE = "preprocessor_config.json"
 _PROCESSOR_FILE = "processor_config.json"  # of recent versions: with the tokenizer's

@@ -11,11 +11,11 @@ import numpy as np
 from etils import epath
 
 from vse_jax.errors import InputError, unreadable
+from vse_jax.excerpts import short
 from vse_jax.torch_import import weight_file
 
 CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_SHOWN = 80  # characters of a value in a message
 _PREFIXES = ("model.",)  # of training code
 _INDEXES = tuple(f"{name}.index.json" for name in _WEIGHTS)
 
@@ -107,12 +107,6 @@ def read_json(path: epath.Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a JSON object; download it again")
     return content
-
-
-def short(value: Any) -> str:
-    """Returns how a message shows a value of a file, which may be of any length."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def section(config: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from etils import epath
 
 from vse_jax.data.text.subwords import Subwords
 from vse_jax.errors import InputError
+from vse_jax.excerpts import short
 from vse_jax.models.text_encoders.transformer import TOWERS
 from vse_jax.models.transformers.sizes import TextSizes
 from vse_jax.torch_import import (
@@ -88,14 +89,14 @@ def stated_sizes(
         if not isinstance(value, kind) or isinstance(value, bool):
             theirs = getattr(tower_names.SIZES, name)
             raise InputError(
-                f"{path}: its {theirs} is {pretrained_folder.short(value)}; expected "
+                f"{path}: its {theirs} is {short(value)}; expected "
                 f"{kind.__name__}; download the model again"
             )
         most = _MOST_LAYERS if name == "layers" else _MOST
         if kind is not str and not -most <= value <= most:
             raise InputError(
                 f"{path}: its {getattr(tower_names.SIZES, name)} is "
-                f"{pretrained_folder.short(value)}; expected at most {most}; download "
+                f"{short(value)}; expected at most {most}; download "
                 "the model again"
             )
     is_read, rows = encoder in _READ_PADDING, found["vocabulary_size"]

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from vse_jax.errors import InputError
+from vse_jax.excerpts import short
 
-_SHOWN = 80  # characters of a value
 _ADVICE = "correct the option in the file, or choose another checkpoint"
 
 
@@ -80,7 +80,6 @@ def choice(
 
 
 def _invalid(name, value, expected, path):
-    shown = " ".join(repr(value).split())[:_SHOWN]  # arrays have several lines
     return InputError(
-        f"{path}: its option {name} is {shown}; expected {expected}; {_ADVICE}"
+        f"{path}: its option {name} is {short(value)}; expected {expected}; {_ADVICE}"
     )

@@ -10,10 +10,10 @@ import numpy as np
 from etils import epath
 
 from vse_jax.errors import InputError
+from vse_jax.excerpts import short
 from vse_jax.models import backbones
 from vse_jax.models.backbones import VisionSizes
 from vse_jax.torch_import import pretrained_folder, tower_names, towers
-from vse_jax.torch_import.pretrained_folder import short
 
 # `model_type` in `config.json`, of the whole model and of its vision tower alone.
 MODEL_TYPES = {
