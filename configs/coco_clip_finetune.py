@@ -26,7 +26,6 @@ def get_config():
     config.data.train_split = "train+restval"
     config.data.validation_split = "val"
     config.data.folds = 5  # each has 1,000 images
-    config.data.drop_words = 0.0  # CLIP was trained on whole captions
     config.loss.name = "infonce"
     config.optimizer.learning_rate = 1e-5
     config.optimizer.weight_decay = 0.1

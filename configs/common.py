@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.platform = ""  # required device: cpu, gpu or tpu; "" uses the best one
 
     # Run, export or imported model that a new run begins with: its parameters, its
-    # vocabulary and its `model` are used; "" for none.
+    # vocabulary, its `model` and its way to read photos and captions; "" for none.
     config.start_from = ""
 
     config.batch_size = 128  # training pairs per step, over all devices and hosts
@@ -51,16 +51,20 @@ def get_config() -> ml_collections.ConfigDict:
     data.local_copy = ""
     data.name = ""  # name of the prepared data; "" derives it from the source
     data.scene_counts = (6000, 500, 500)  # scenes in train, dev and test; shapes only
-    data.region_dim = 2048  # required dimensions of the features; 0 allows any
+    # Required dimensions of region features; 0 allows any. Features that --mode=extract
+    # wrote may always have any.
+    data.region_dim = 2048
     data.tokenizer = "nltk"  # or nltk_sentences, which splits sentences first (VSE++)
-    # dataset: its vocabulary must be that of a checkpoint. checkpoint: it may differ.
+    # Of a checkpoint. dataset: must be that of the dataset's training captions;
+    # checkpoint: may be another.
     data.vocabulary = "dataset"
     data.minimum_word_count = 4  # in training captions; rarer words become <unk>
-    data.token_lengths = (16, 24, 32, 48, 64)  # tokens; batches are padded to the next
+    # Tokens. Batches are padded to the next of these, captions truncated to the last.
+    data.token_lengths = (16, 24, 32, 48, 64)
     data.augment = True  # in training, drop regions and words, or crop and flip photos
     data.drop_regions = 0.2  # probability that a region is dropped, if `augment`
-    # Probability that a word of a dataset of features is chosen, if `augment`. Half of
-    # these are masked, a tenth are replaced, and the rest are dropped.
+    # Probability that a word is chosen, if `augment`; not where photos are cropped. Of
+    # the chosen, half are masked, a tenth are replaced, and the rest are dropped.
     data.drop_words = 0.2
     data.image_size = 0  # height and width in pixels; 0 if stored photos have one size
     data.resize = 0  # shorter side in pixels before a crop; 0: image_size * 256 / 224
@@ -134,11 +138,11 @@ def get_config() -> ml_collections.ConfigDict:
     # summarizes the caption.
     model.text_pooling = ""
     model.embed_dim = 1024  # dimensions of the joint embedding
-    model.word_dim = 300  # dimensions of the word embeddings
+    model.word_dim = 300  # dimensions of the word embeddings of gru and bigru_gpo
     model.normalize_image = True  # scale image embeddings to unit length; False in VSE0
     model.absolute = False  # use absolute embeddings; True in Order-embeddings
-    # Share of the numbers of regions, features and word embeddings that are set to 0 in
-    # training; the others are scaled up.
+    # Share of the numbers of regions, features and word embeddings (or a transformer's
+    # states) that are set to 0 in training; the others are scaled up.
     model.dropout = 0.0
     # The same within BERT: of its embeddings, the attention's weights and the results
     # of its layers. 0.1 is usual.
@@ -198,7 +202,7 @@ def get_config() -> ml_collections.ConfigDict:
     # For --mode=encode, search and serve.
     config.gallery = gallery = ml_collections.ConfigDict()
     gallery.dtype = "float16"  # of the stored embeddings; or float32
-    gallery.index = ""  # index for approximate search: ivf or hnsw (faiss-cpu)
+    gallery.index = ""  # approximate search: ivf or hnsw (faiss-cpu); "" is exact
     gallery.hubness = False  # True corrects scores by a bias of each row, see README
     gallery.bank_size = 30_000  # training queries, at most, that determine the bias
 
