@@ -65,15 +65,17 @@ flags.DEFINE_enum(
     ["", "images", "captions"],
     "What to encode of a split; default images.",
 )
-flags.DEFINE_multi_string("query", [], "Words to search, as in 'a dog' or '0.5:snow'.")
-flags.DEFINE_multi_string("minus", [], "Words to search away from.")
-flags.DEFINE_multi_string("query_image", [], "Photo to search.")
-flags.DEFINE_multi_string("minus_image", [], "Photo to search away from.")
+flags.DEFINE_multi_string("query", [], "Words to search for: 'a dog' or '0.5:snow'")
+flags.DEFINE_multi_string("minus", [], "Words to search away from")
+flags.DEFINE_multi_string("query_image", [], "Photo to search for")
+flags.DEFINE_multi_string("minus_image", [], "Photo to search away from")
 flags.DEFINE_string("queries", "", "Text file with one query per line.")
 flags.DEFINE_integer("top", 10, "Number of results per query.", lower_bound=1)
 flags.DEFINE_float("threshold", None, "Least similarity of a result.")
 flags.DEFINE_string("host", "127.0.0.1", "Address on which --mode=serve listens.")
-flags.DEFINE_integer("port", 8000, "Port; 0 for any.", lower_bound=0, upper_bound=65535)
+flags.DEFINE_integer(
+    "port", 8000, "Port of --mode=serve; 0: any.", lower_bound=0, upper_bound=65535
+)
 flags.DEFINE_string(
     "import_file",
     "",
@@ -129,8 +131,8 @@ flags.DEFINE_enum(
     "train or resume training; evaluate a checkpoint; write an HTML report of runs; "
     "encode photos or captions into a gallery; search a gallery; serve a gallery over "
     "HTTP; prepare the dataset; extract features from photos; import a checkpoint of "
-    "the PyTorch repositories; export a model as ONNX and StableHLO; compile for a "
-    "TPU topology, without a TPU.",
+    "the PyTorch repositories, or a CLIP or SigLIP; export a model as ONNX and "
+    "StableHLO; compile for a TPU topology, without a TPU.",
 )
 
 
