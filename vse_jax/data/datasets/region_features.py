@@ -1,7 +1,8 @@
 """The dataset `region_features`: precomputed features of images, and their captions.
 
 The folder `config.data.root` holds files for each SPLIT, one of train, dev, test and
-testall. Text is UTF-8, with one item per line.
+testall. Text has one item per line. It is UTF-8, or UTF-16 and UTF-32 with a byte order
+mark.
 
     SPLIT_caps.txt    a caption per line
     SPLIT_ids.txt     an image id per line: one per image, or one per caption
