@@ -55,8 +55,8 @@ def get_config() -> ml_collections.ConfigDict:
     # wrote may always have any.
     data.region_dim = 2048
     data.tokenizer = "nltk"  # or nltk_sentences, which splits sentences first (VSE++)
-    # Of a checkpoint. dataset: must be that of the dataset's training captions;
-    # checkpoint: may be another.
+    # dataset: a checkpoint's vocabulary must be that of the training captions.
+    # checkpoint: it may be another.
     data.vocabulary = "dataset"
     data.minimum_word_count = 4  # in training captions; rarer words become <unk>
     # Tokens. Batches are padded to the next of these, captions truncated to the last.
