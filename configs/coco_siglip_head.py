@@ -26,6 +26,9 @@ def get_config(images="photos"):
 
     Args:
       images: `photos`, or `features` that `--mode=extract` wrote.
+
+    Raises:
+      ValueError: if `images` is not one of them.
     """
     if images not in vsepp.IMAGES:
         raise ValueError(f"expected photos or features behind the colon, not {images}")

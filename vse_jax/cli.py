@@ -111,7 +111,11 @@ def _exit_if_compiling(code):
 
 
 def main(argv: list[str]) -> int:
-    """Runs the mode and returns the exit code."""
+    """Runs the mode and returns the exit code.
+
+    Raises:
+      ReportedError: if the command line or anything that the mode reads is invalid.
+    """
     if len(argv) > 1:
         raise InputError(f"unexpected argument {argv[1]!r}; options begin with --")
     config = FLAGS.config if _has_config_file() else None

@@ -10,7 +10,12 @@ from vse_jax.errors import InputError
 def has_photos(
     builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict
 ) -> bool:
-    """Checks the options of photos; returns whether images are cropped to one size."""
+    """Checks the options of photos; returns whether images are cropped to one size.
+
+    Raises:
+      InputError: if the photos differ in size and none is set, or if the crops are
+        invalid; names the option.
+    """
     content, size = records.content_of(builder), config.data.image_size
     if content.key != "image":
         return False
@@ -31,7 +36,11 @@ def has_photos(
 
 
 def own_rows(option: str, size: int, process_index: int, process_count: int) -> slice:
-    """Returns this host's rows of a global batch of `size`."""
+    """Returns this host's rows of a global batch of `size`.
+
+    Raises:
+      InputError: if the hosts cannot share the batch equally; names the option.
+    """
     if size < 1 or size % process_count:
         raise InputError(
             f"config.{option} is {size}, which {process_count} hosts cannot share "

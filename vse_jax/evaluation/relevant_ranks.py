@@ -154,6 +154,8 @@ def _scores(queries, tiles, own, number, *, similarity, content):
       tiles: candidates, `[tiles, models, TILE, embed]`.
       own: int32 `[queries]`, candidate that the query itself is, or -1.
       number: number of candidates; the others are padding.
+      similarity: one of `similarity.SIMILARITIES`.
+      content: `images` or `captions`, what the queries are.
     """
 
     def of_tile(numbered):
@@ -174,6 +176,7 @@ def _count_wrong(scores, candidate, number, best_only):
       scores: see `_scores`.
       candidate: int64 `[queries, slots]`, relevant candidates, -1 for empty slots.
       number: number of candidates of a query.
+      best_only: whether only the best relevant candidate of a query is compared.
 
     Returns:
       int64 `[queries, slots]`, the largest number for empty slots; with `best_only`

@@ -152,6 +152,8 @@ class GalleryWriter:
           records: what the rows are. Their IDs are not yet in the gallery.
 
         Raises:
+          ValueError: if `embeddings` has other rows than `records`, or other dimensions
+            than the gallery.
           InputError: if a text of a record is not valid Unicode.
           TrainingError: if an embedding is not finite, or if the gallery cannot be
             written.

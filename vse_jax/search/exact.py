@@ -72,7 +72,9 @@ def search(
         `hubness`; None for none.
 
     Raises:
-      InputError: if a query is not finite or has other dimensions than the gallery.
+      InputError: if a query is not finite or has other dimensions than the gallery, if
+        `k` is less than 1, or if the gallery has 2**31 rows or more.
+      ValueError: if `bias` has another number of rows than the gallery.
     """
     source = _Source.of(gallery, similarity, content)
     queries = checked_queries(queries, source.dim, k)

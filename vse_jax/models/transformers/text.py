@@ -23,6 +23,7 @@ class TextTower(nn.Module):
     """Maps tokens to states; the base of both towers.
 
     Attributes:
+      causal: whether a token attends only to itself and to those before it.
       sizes: sizes of the tower.
       dtype: of the arithmetic; softmaxes and statistics are in float32.
     """
