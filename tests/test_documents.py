@@ -55,6 +55,13 @@ def test_links_lead_somewhere(document):
 
 
 @of_each_document
+def test_lines_of_text_have_at_most_100_characters(document):
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.M | re.S)
+    for line in text.splitlines():
+        assert len(line) <= 100 or line.startswith(("|", "![")), line
+
+
+@of_each_document
 def test_configurations_and_benchmarks_exist(document):
     text = document.read_text()
     names = re.findall(r"\bconfigs/\w+\.py", text)
