@@ -10,7 +10,6 @@ from ml_collections.config_flags import config_path
 from configs import coco_vsepp
 from vse_jax import cli
 from vse_jax.modes import MODES
-from vse_jax.serving import guard, parameters
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
@@ -94,20 +93,6 @@ def test_readme_lists_all_modules_of_the_top_level():
         name = f"{path.name}/" if path.is_dir() else path.name
         if not name.startswith(("__init__", "__pycache__")):
             assert f"`{name}`" in layout, name
-
-
-def test_page_of_the_api_names_all_limits():
-    page = (REPOSITORY / "vse_jax/serving/page/api.html").read_text()
-    page = " ".join(page.split())
-    for limit in (
-        f"{parameters.MAXIMUM_TEXT:,} characters",
-        f"{parameters.MAXIMUM_PARTS} parts",
-        f"1 to {parameters.MAXIMUM_RESULTS:,}",
-        f"Default {parameters.DEFAULT_RESULTS}",
-        f"{guard.MAXIMUM_BODY // 2**20} MiB",
-        f"{guard.MAXIMUM_TARGET // 2**10} KiB",
-    ):
-        assert limit in page, limit
 
 
 def test_readme_lists_all_flags_and_modes():

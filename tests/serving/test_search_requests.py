@@ -22,6 +22,7 @@ from tests.serving.color_searcher import (
     id_of,
     photo_of,
 )
+from vse_jax.serving import guard, parameters
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +181,19 @@ def test_pages_load_nothing_from_elsewhere(server):
         assert policy.startswith("default-src 'none'; script-src 'self'; ")
         assert "unsafe" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_of_the_api_names_all_limits(server):
+    page = " ".join(server.request("/api").body.decode().split())
+    for limit in (
+        f"{parameters.MAXIMUM_TEXT:,} characters",
+        f"{parameters.MAXIMUM_PARTS} parts",
+        f"1 to {parameters.MAXIMUM_RESULTS:,}",
+        f"Default {parameters.DEFAULT_RESULTS}",
+        f"{guard.MAXIMUM_BODY // 2**20} MiB",
+        f"{guard.MAXIMUM_TARGET // 2**10} KiB",
+    ):
+        assert limit in page, limit
 
 
 def test_head_has_no_body(server):
