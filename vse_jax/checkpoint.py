@@ -78,7 +78,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str, *, read_only: bool = False):
-        self.directory = epath.Path(files.absolute(workdir)) / "checkpoints"
+        self.directory = epath.Path(workdir).expanduser() / "checkpoints"
         self._read_only = read_only
         self._open()
 
@@ -102,7 +102,7 @@ class Checkpoints:
             with parallel.primary_host_first("looked for damaged metrics"):
                 self._move_damaged_aside()
             self._manager = ocp.CheckpointManager(
-                self.directory, options=options, item_names=ITEMS
+                files.absolute(str(self.directory)), options=options, item_names=ITEMS
             )
         except OSError as error:
             raise InputError(
@@ -295,7 +295,8 @@ class Checkpoints:
         )
         handler = ocp.CompositeCheckpointHandler()
         reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
-        return reader.restore(self.path(step), ocp.args.Composite(**items))
+        path = files.absolute(str(self.path(step)))
+        return reader.restore(path, ocp.args.Composite(**items))
 
     def _restore(self, step, with_optimizer):
         optional = ["pca", "unaveraged"] if with_optimizer else ["pca"]
