@@ -161,6 +161,9 @@ def test_description_is_that_of_the_latest(checkpoints):
     for step in (1, 2):
         checkpoints.save(make_state(step), RUN | {"number": step})
     checkpoints.wait()
+    of_user = checkpoints.directory / "²" / "run"  # a digit, but no step
+    of_user.mkdir(parents=True)
+    (of_user / "metadata").write_text("{}")
     assert find_description(workdir)["number"] == 2
 
 

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from tests.refusals import assert_refused
 from vse_jax.data import datasets
-from vse_jax.data.datasets import captioned_images, feature_array
+from vse_jax.data.datasets import captioned_images, feature_array, layout_files
 from vse_jax.errors import InputError, ReportedError
 
 FLICKR8K = pathlib.Path(__file__).parents[3] / "../shared/flickr8k_regions"
@@ -73,6 +73,14 @@ def test_records_are_the_images_in_their_order(root, data):
     assert list(read(builder)[2]["captions"]) == [
         b"caption %c of 2" % c for c in b"abcde"
     ]
+
+
+def test_names_are_sorted_by_their_numbers(tmp_path):
+    # int() takes the digits of other scripts, but no superscript.
+    names = ["train.tsv.2", "train.tsv.10", "train.tsv.٣٠", "²", "m²2.tsv"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [n for n in layout_files.names_in(tmp_path) if n in names[:3]] == names[:3]
 
 
 def test_order_is_kept_over_shards_and_chunks(root, data, monkeypatch):

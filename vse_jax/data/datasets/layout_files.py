@@ -60,7 +60,7 @@ def names_in(root: epath.Path) -> list[str]:
         return sorted(
             (path.name for path in root.iterdir()),
             key=lambda name: [
-                (part.isdigit(), int(part) if part.isdigit() else 0, part)
+                (part.isdecimal(), int(part) if part.isdecimal() else 0, part)
                 for part in re.split(r"(\d+)", name)
             ],
         )
