@@ -9,11 +9,15 @@ from vse_jax.search.queries import Part, Query, combined, parse_weighted, text_q
     [
         ("a dog", (1.0, "a dog")),
         ("0.5:snow", (0.5, "snow")),
-        (" -2 : a red: bus", (-2.0, "a red: bus")),
+        (" -2.0 : a red: bus", (-2.0, "a red: bus")),
         (".25:x", (0.25, "x")),
         ("dog: a story", (1.0, "dog: a story")),
         ("1e9:x", (1.0, "1e9:x")),
-        ("12:30 on a clock", (12.0, "30 on a clock")),
+        ("12:30 on a clock", (1.0, "12:30 on a clock")),
+        ("16:9", (1.0, "16:9")),
+        ("3: the number on a door", (1.0, "3: the number on a door")),
+        ("3.:x", (1.0, "3.:x")),
+        ("1.0:2.5:1 is a ratio", (1.0, "2.5:1 is a ratio")),
     ],
 )
 def test_weights(text, expected):
@@ -21,12 +25,12 @@ def test_weights(text, expected):
 
 
 def test_a_line_of_a_file_has_no_weight():
-    assert text_query("12:30 on a clock").parts == (Part(1, "12:30 on a clock"),)
+    assert text_query("0.5:1 on a sign").parts == (Part(1, "0.5:1 on a sign"),)
 
 
 def test_combined_queries():
-    query = combined(["a dog", "2:a ball"], ["0.5:snow"], ["a.jpg"], ["b.jpg"])
-    assert query.name == "a dog + 2:a ball + a.jpg - 0.5:snow - b.jpg"
+    query = combined(["a dog", "2.0:a ball"], ["0.5:snow"], ["10:15.jpg"], ["b.jpg"])
+    assert query.name == "a dog + 2.0:a ball + 10:15.jpg - 0.5:snow - b.jpg"
     assert [part.weight for part in query.parts] == [1, 2, 1, -0.5, -1]
 
 
@@ -35,7 +39,8 @@ def test_combined_queries():
     [
         ((), "the query is empty; expected words or a photo"),
         ((Part(1, " \n"),), "the query is empty; expected at least one word"),
-        ((Part(0, "dog"),), "the weight of 'dog' is 0; expected a number other than"),
+        ((Part(0, "dog"),), "the weight of 'dog' is 0; expected a number from 0.001"),
+        ((Part(-1e39, "dog"),), r"is -1e\+39; expected a number from 0.001 to 1000.0"),
         ((Part(float("nan"), "dog"),), "the weight of 'dog' is nan"),
     ],
 )

@@ -1,6 +1,5 @@
 """Queries: weighted sums of texts, photos and rows of a gallery."""
 
-import math
 import os
 import re
 from typing import NamedTuple
@@ -10,7 +9,9 @@ import numpy as np
 from vse_jax.data.photo_inputs import Photo
 from vse_jax.errors import InputError
 
-_WEIGHTED = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*:\s*(.*)", re.DOTALL)
+# A weight has a decimal point, unlike the numbers of `10:15` and `16:9` in a text.
+_WEIGHTED = re.compile(r"\s*([+-]?\d*\.\d+)\s*:\s*(.*)", re.DOTALL)
+_LEAST, _LARGEST = 0.001, 1000.0  # weights; others would be lost to float32
 
 
 class ReadPhoto(NamedTuple):
@@ -58,29 +59,32 @@ class Query(NamedTuple):
         for part in self.parts:
             sign = "-" if part.weight < 0 else "+"
             factor = abs(part.weight)
-            name = part.name if factor == 1 else f"{factor:g}:{part.name}"
+            name = part.name if factor == 1 else f"{float(factor)}:{part.name}"
             if text or sign == "-":
                 name = f" {sign} {name}"
             text += name
         return text.strip()
 
     def check(self) -> "Query":
-        """Returns the query; raises InputError if it is empty or not finite."""
+        """Returns the query; raises InputError if it or a weight is invalid."""
         if not self.parts:
             raise InputError("the query is empty; expected words or a photo")
         for part in self.parts:
             if part.text is not None and not part.text.strip():
                 raise InputError("the query is empty; expected at least one word")
-            if not math.isfinite(part.weight) or part.weight == 0:
+            if not _LEAST <= abs(part.weight) <= _LARGEST:  # NaN is neither
                 raise InputError(
                     f"the weight of {part.name!r} is {part.weight}; expected a number "
-                    "other than 0"
+                    f"from {_LEAST} to {_LARGEST}"
                 )
         return self
 
 
 def parse_weighted(text: str) -> tuple[float, str]:
-    """Splits `0.5:snow` into the weight and the rest; the default weight is 1."""
+    """Splits `0.5:snow` into the weight and the rest; the default weight is 1.
+
+    A weight has a decimal point. `1.0:` may precede a text that begins like a weight.
+    """
     match = _WEIGHTED.fullmatch(text)
     return (float(match[1]), match[2]) if match else (1.0, text)
 
