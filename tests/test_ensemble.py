@@ -11,7 +11,7 @@ from tests import programs
 from tests.evaluation.coco_stand_in import CocoStandIn
 from tests.evaluation.test_retrieval import SCORES
 from tests.run_report import page_reader
-from vse_jax import ensemble, several_runs
+from vse_jax import ensemble, saved_model, several_runs
 from vse_jax.data.identity import SplitIdentity
 from vse_jax.errors import InputError
 from vse_jax.evaluate import open_run
@@ -222,6 +222,23 @@ def test_run_that_is_named_twice_is_refused(other, monkeypatch):
     monkeypatch.setattr(os, "getcwd", lambda: "/runs")
     with pytest.raises(InputError, match=f"the run {other} is named twice"):
         several_runs.open_runs(["/runs/a", other], "", "best", {})
+
+
+def test_link_to_a_run_is_the_run(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").symlink_to("a")
+    named = [f"{tmp_path}/{name}" for name in "ab"]
+    with pytest.raises(InputError, match=f"{named[1]} is named twice, also as"):
+        several_runs.open_runs(named, "", "best", {})
+
+
+def test_copy_of_a_run_is_the_same_model(monkeypatch):
+    run = types.SimpleNamespace
+    runs = [run(workdir=name, restored=name[0]) for name in ("a", "b", "a/export")]
+    monkeypatch.setattr(saved_model, "fingerprint", lambda restored: restored)
+    with pytest.raises(InputError, match="a and a/export have the same model, which"):
+        ensemble._check_distinct(runs)
+    ensemble._check_distinct(runs[:2])
 
 
 def test_correction_of_hubness_is_refused_and_not_ignored():

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from vse_jax import parallel
+from vse_jax import parallel, saved_model
 from vse_jax.errors import InputError, reporting_writes
 from vse_jax.evaluate import OpenRun
 from vse_jax.evaluation import report
@@ -55,6 +55,7 @@ def evaluate(
         )
     runs = open_runs(workdirs, split, checkpoint, overrides or {})
     _check_similarity(runs)
+    _check_distinct(runs)
     suite = open_suite(runs[0].experiment, runs[0].split)
     evaluations = [run.evaluate() for run in runs]
     config = runs[0].experiment.config
@@ -105,6 +106,18 @@ def _check_similarity(runs: Sequence[OpenRun]) -> None:
                 f"{run.workdir} has the similarity {similarity!r} and "
                 f"{runs[0].workdir} {first!r} (config.loss.similarity), which have "
                 "different scales; average runs of the same similarity"
+            )
+
+
+def _check_distinct(runs: Sequence[OpenRun]) -> None:
+    """Raises InputError if a run and its copy or export are named."""
+    first_of = {}
+    for run in runs:
+        first = first_of.setdefault(saved_model.fingerprint(run.restored), run)
+        if first is not run:
+            raise InputError(
+                f"{first.workdir} and {run.workdir} have the same model, which would "
+                "count twice; name each model once"
             )
 
 

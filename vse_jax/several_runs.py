@@ -1,5 +1,6 @@
 """Opens several runs that are evaluated on the same images and captions."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,8 +48,13 @@ def _check_distinct(workdirs):
     seen = {}
     for workdir in workdirs:
         path = files.absolute(workdir)
+        if files.is_local(path):
+            path = os.path.realpath(path)
         if path in seen:
-            raise InputError(f"the run {workdir} is named twice; name each run once")
+            raise InputError(
+                f"the run {workdir} is named twice, also as {seen[path]}; name each "
+                "run once"
+            )
         seen[path] = workdir
 
 
