@@ -1,4 +1,6 @@
+import os
 import re
+import socket
 
 import pytest
 from array_record.python import array_record_module
@@ -82,6 +84,30 @@ def test_full_disk_is_distinguished_from_other_errors():
         fill_disk()
     with pytest.raises(RuntimeError, match="thread"):
         fail_otherwise()
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    """Who opens a pipe waits for a writer, forever."""
+    pipe = epath.Path(tmp_path) / "pipe"
+    os.mkfifo(pipe)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    for path, kind in (
+        (pipe, "a pipe"),
+        (epath.Path("/dev/zero"), "a device"),
+        (epath.Path(tmp_path) / "socket", "a socket"),
+    ):
+        for function in (files.read_bytes, files.open_binary, files.size_and_time):
+            with pytest.raises(OSError, match=f"it is {kind}; expected a regular"):
+                function(path)
+
+
+def test_pipe_of_the_shell_is_read():
+    reading, writing = os.pipe()
+    os.write(writing, b"a dog")
+    os.close(writing)
+    assert files.read_bytes(epath.Path(f"/dev/fd/{reading}")) == b"a dog"
+    os.close(reading)
 
 
 def test_output_that_cannot_be_written_is_reported_before_it_is_computed(tmp_path):

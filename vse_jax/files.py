@@ -1,11 +1,13 @@
 """Atomic writes, locks and paths of files."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import logging
 import os
 import re
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from vse_jax.errors import InputError, reporting_writes
 logger = logging.getLogger(__name__)
 
 UNFINISHED = storage.UNFINISHED
+_OPEN_FILES = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
 
 @contextlib.contextmanager
@@ -125,9 +128,46 @@ def is_local(path: str | os.PathLike) -> bool:
 
 
 def open_binary(path: epath.Path) -> BinaryIO:
-    """Opens a file to read; unlike remote files of epath, its lines can be limited."""
+    """Opens a file to read; unlike remote files of epath, its lines can be limited.
+
+    Raises:
+      OSError: if it cannot be opened, or is no regular file.
+    """
+    check_regular(path)
     file = path.open("rb")
     return file if is_local(path) else io.BufferedReader(file, 2**20)
+
+
+def read_bytes(path: epath.Path) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+      OSError: if it cannot be read, or is no regular file.
+    """
+    check_regular(path)
+    return path.read_bytes()
+
+
+def check_regular(path: epath.Path) -> None:
+    """Checks that a path is not of a pipe, a device or a socket.
+
+    A pipe that nothing writes to blocks whoever opens it, and some devices never end.
+    What the shell has opened, such as `<(command)`, is allowed.
+
+    Raises:
+      OSError: if it is, or if there is nothing.
+    """
+    if not is_local(path) or os.fspath(path).startswith(_OPEN_FILES):
+        return
+    _check_kind(path, os.stat(path).st_mode)
+
+
+def _check_kind(path, mode):
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "a device"
+        kind = "a socket" if stat.S_ISSOCK(mode) else kind
+        reason = f"it is {kind}; expected a regular file"
+        raise OSError(errno.EINVAL, reason, os.fspath(path))
 
 
 def size_and_time(path: epath.Path) -> storage.SizeAndTime:
@@ -136,11 +176,12 @@ def size_and_time(path: epath.Path) -> storage.SizeAndTime:
     If the file is remote, a number that grows with each write replaces the time.
 
     Raises:
-      OSError: if there is no such file.
+      OSError: if there is no such file, or if it is no regular file.
     """
     if not is_local(path):
         return storage.size_and_time(path)
     status = os.stat(path)
+    _check_kind(path, status.st_mode)
     return [status.st_size, status.st_mtime_ns]
 
 
@@ -148,7 +189,7 @@ def sizes_and_times(paths: list[epath.Path]) -> list[storage.SizeAndTime]:
     """Returns `size_and_time` of several files; remote folders are listed once.
 
     Raises:
-      OSError: if one of the files does not exist.
+      OSError: if one of the files does not exist, or is no regular file.
     """
     folders = {path.parent for path in paths if not is_local(path)}
     listed = {folder: storage.list_folder(folder)[0] for folder in folders}

@@ -4,6 +4,7 @@ import codecs
 
 from etils import epath
 
+from vse_jax import files
 from vse_jax.errors import InputError, unreadable
 
 # UTF-32's mark begins with UTF-16's, so it is tested first.
@@ -38,7 +39,7 @@ def read_text(path: epath.Path) -> str:
         (NUL); the message says how to convert it, or names the line.
     """
     try:
-        content = path.read_bytes()
+        content = files.read_bytes(path)
     except OSError as error:
         raise unreadable(path, error) from None
     return decode(path, content)

@@ -51,12 +51,25 @@ def test_links_are_followed_to_files_but_not_to_folders(tmp_path, caplog):
     write_photo(root / "one.jpg")
     (root / "linked.jpg").symlink_to(target)
     (root / "loop").symlink_to(root)
-    (root / "broken.jpg").symlink_to(tmp_path / "nothing")
+    (root / "broken").symlink_to(tmp_path / "nothing")
     (root / ".hidden").symlink_to(root)
     (root / "inner").mkdir()
     assert PhotoFolder(root).ids == ["linked.jpg", "one.jpg"]
     assert len(caplog.records) == 1
     assert f"left out: 1, such as {root / 'loop'};" in caplog.text
+
+
+def test_what_is_no_file_is_skipped_and_counted(tmp_path, scene_model, caplog):
+    write_photo(tmp_path / "one.jpg")
+    (tmp_path / "broken.jpg").symlink_to("nothing")
+    for name in ("pipe", "pipe.jpg"):
+        os.mkfifo(tmp_path / name)
+    source = PhotoFolder(tmp_path)
+    contents = source.contents(range(3), scene_model.image_input)
+    assert [source.ids[row] for row, _ in contents] == ["one.jpg"]
+    assert source.skipped == 2
+    assert "broken.jpg: No such file or directory" in caplog.text
+    assert "pipe.jpg: it is a pipe; expected a regular file" in caplog.text
 
 
 def test_names_that_are_not_utf8_are_skipped_and_logged(tmp_path, caplog):

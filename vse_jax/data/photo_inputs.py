@@ -13,6 +13,7 @@ import tensorflow as tf
 from etils import epath
 from PIL import Image
 
+from vse_jax import files
 from vse_jax.data import photo_crops, photo_geometry
 from vse_jax.data.datasets import photo_modes, photos
 from vse_jax.errors import one_line
@@ -63,7 +64,7 @@ def _encoded(photo: Photo, maximum_pixels: int) -> bytes:
     if isinstance(photo, bytes):
         return photos.to_stored(photo, maximum_pixels)
     try:
-        content = epath.Path(photo).expanduser().read_bytes()
+        content = files.read_bytes(epath.Path(photo).expanduser())
     except OSError as error:
         raise photos.PhotoError(error.strerror or one_line(error)) from None
     return photos.to_stored(content, maximum_pixels)

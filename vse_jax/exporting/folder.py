@@ -214,7 +214,7 @@ def _has(tree, names):
 
 def _read_json(path):
     try:
-        return json.loads(path.read_text())
+        return json.loads(files.read_bytes(path))
     except OSError as error:
         raise unreadable(path, error) from None
     except ValueError as error:
@@ -225,7 +225,7 @@ def _read_arrays(folder, digests):
     """Returns the arrays of `_ARRAYS` as nested dicts, whose digests hold."""
     path = folder / WEIGHTS_FILE
     try:
-        tree = _unflatten(safetensors.numpy.load(path.read_bytes()))
+        tree = _unflatten(safetensors.numpy.load(files.read_bytes(path)))
     except OSError as error:
         raise unreadable(path, error) from None
     except (KeyError, ValueError, safetensors.SafetensorError) as error:

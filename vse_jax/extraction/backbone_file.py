@@ -65,7 +65,7 @@ def read(directory: epath.Path) -> dict:
     """
     path = directory / BACKBONE_FILE
     try:
-        arrays = safetensors.numpy.load(path.read_bytes())
+        arrays = safetensors.numpy.load(files.read_bytes(path))
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -162,7 +162,7 @@ def read(path: epath.Path) -> Manifest:
       InputError: if it is absent, damaged or of a newer format.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(files.read_bytes(path))
     except FileNotFoundError:
         raise InputError(
             f"{path.parent}: is not a gallery, since it has no {path.name}; create one "

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from vse_jax import files
 from vse_jax.data import local_copy, records
 from vse_jax.data.datasets import photos
 from vse_jax.data.split_index import split_index
@@ -54,7 +55,7 @@ class Pictures:
         try:
             with as_os_errors():
                 if path is not None:
-                    content = epath.Path(path).read_bytes()
+                    content = files.read_bytes(epath.Path(path))
                     return photos.to_stored(content, self._maximum_pixels)
                 return self._of_split(row)
         except (OSError, photos.PhotoError):

@@ -158,7 +158,7 @@ def _begins_like_a_photo(path: epath.Path) -> bool:
     if not files.is_local(path):
         return False  # a request for each file would take long
     try:
-        with path.open("rb") as file:
+        with files.open_binary(path) as file:
             return photo_formats.recognized(file.read(16)) is not None
     except OSError:
         return False
@@ -203,9 +203,13 @@ def _status(entry: os.DirEntry) -> tuple[int, int] | None:
     try:
         status = entry.stat()
     except OSError:  # a broken link
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        return None
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode):
+        # What is named like a photo is not left out without a word: it is skipped when
+        # it is read.
+        if not entry.name.lower().endswith(PHOTO_SUFFIXES):
+            return None
+        status = entry.stat(follow_symlinks=False)
     return status.st_size, status.st_mtime_ns
 
 

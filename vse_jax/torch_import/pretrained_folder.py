@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from vse_jax import files
 from vse_jax.errors import InputError, unreadable
 from vse_jax.excerpts import short
 from vse_jax.torch_import import weight_file
@@ -46,9 +47,9 @@ def read(weights: str) -> Pretrained:
       InputError: if a file is missing, damaged or contains code.
     """
     folder = find(weights)
-    files = [weights] if _is_file(weights) else _files(folder)
+    paths = [weights] if _is_file(weights) else _files(folder)
     arrays = {}
-    for file in files:
+    for file in paths:
         arrays |= _named_arrays(weight_file.read(file), file)
     arrays = weight_file.unwrapped(arrays, _PREFIXES)
     return Pretrained(folder, read_json(folder / CONFIG), arrays)
@@ -99,7 +100,7 @@ def read_json(path: epath.Path) -> dict[str, Any]:
       InputError: if the file cannot be read or contains anything else.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(files.read_bytes(path))
     except OSError as error:
         raise unreadable(path, error) from None
     except (RecursionError, ValueError):  # nested too deep, or no JSON
@@ -141,7 +142,7 @@ def read_lines(path: epath.Path) -> list[str]:
       InputError: if the file cannot be read or is not UTF-8.
     """
     try:
-        return path.read_bytes().decode().rstrip("\n").split("\n")
+        return files.read_bytes(path).decode().rstrip("\n").split("\n")
     except OSError as error:
         raise unreadable(path, error) from None
     except UnicodeDecodeError:

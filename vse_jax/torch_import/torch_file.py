@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from vse_jax import files
 from vse_jax.errors import InputError, one_line, unreadable
 
 
@@ -38,7 +39,7 @@ def read(path: str) -> Any:
         ) from None
     try:
         with (
-            epath.Path(path).expanduser().open("rb") as file,
+            files.open_binary(epath.Path(path).expanduser()) as file,
             torch.serialization.safe_globals(_admitted()),
         ):
             content = torch.load(file, map_location="cpu", weights_only=True)

@@ -6,6 +6,7 @@ import pickle
 
 from etils import epath
 
+from vse_jax import files
 from vse_jax.data.text.vocabulary import MASK, Vocabulary
 from vse_jax.errors import InputError, one_line, unreadable
 
@@ -44,7 +45,7 @@ def read(path: str) -> tuple[Vocabulary, int]:
         `<mask>` before another word.
     """
     try:
-        content = epath.Path(path).expanduser().read_bytes()
+        content = files.read_bytes(epath.Path(path).expanduser())
     except OSError as error:
         raise unreadable(path, error) from None
     words = _in_order(path, _numbers(path, content))

@@ -103,7 +103,7 @@ def read(path: str) -> Any:
     if not path.endswith(".safetensors"):
         return torch_file.read(path)
     try:
-        return _safetensors(epath.Path(path).expanduser().read_bytes())
+        return _safetensors(files.read_bytes(epath.Path(path).expanduser()))
     except OSError as error:
         raise unreadable(path, error) from None
     except KeyError as error:

@@ -49,6 +49,17 @@ def test_a_few_are_skipped_and_counted(root, data, caplog, absent, invalid):
         datasets.prepare(data)
 
 
+def test_pipe_is_no_photo_and_no_captions_file(root, data, caplog):
+    (root / "0.jpg").unlink()
+    os.mkfifo(root / "0.jpg")
+    datasets.prepare(data)
+    assert f"skipping {root / '0.jpg'} (train): it is a pipe; expected" in caplog.text
+    (root / "captions.csv").unlink()
+    os.mkfifo(root / "captions.csv")
+    with pytest.raises(InputError, match=r"captions.csv: cannot be read: it is a pipe"):
+        datasets.prepare(data)
+
+
 @pytest.mark.parametrize(
     ("absent", "invalid", "words"),
     [

@@ -355,6 +355,13 @@ def test_refuses_unreadable_file(root, data, name):
 
 
 @pytest.mark.parametrize("name", ["train_ims.npy", "train_caps.txt", "train_ids.txt"])
+def test_refuses_a_pipe(root, data, name):
+    (root / name).unlink(missing_ok=True)
+    os.mkfifo(root / name)
+    assert_refused(data, f"{root / name}: cannot be read: it is a pipe; expected")
+
+
+@pytest.mark.parametrize("name", ["train_ims.npy", "train_caps.txt", "train_ids.txt"])
 def test_refuses_a_broken_link(root, data, name):
     (root / name).unlink(missing_ok=True)
     (root / name).symlink_to("elsewhere")

@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
+from vse_jax import files
 from vse_jax.data.datasets import (
     captioned_images,
     photo_formats,
@@ -142,7 +143,8 @@ class CaptionedPhotos(captioned_images.CaptionedImages, skip_registration=True):
                 f"{photo.reason}, but {config.annotations} lists it"
             )
         try:
-            content = source_folder.below(config.root, photo.path).read_bytes()
+            path = source_folder.below(config.root, photo.path)
+            content = files.read_bytes(path)
             return photos.to_stored(content, config.maximum_pixels)
         except OSError as error:
             return photos.PhotoError(error.strerror or one_line(error))

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from vse_jax import files
 from vse_jax.array_files import read_npz
 from vse_jax.data.datasets import source_folder
 from vse_jax.data.datasets.region_features import RegionFeatures
@@ -50,7 +51,7 @@ def read_description(path: epath.Path) -> dict:
       InputError: if it cannot be read or is damaged.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(files.read_bytes(path))
     except OSError as error:
         raise unreadable(path, error) from None
     except ValueError:
@@ -72,7 +73,7 @@ def read_pca(path: epath.Path) -> dict[str, np.ndarray]:
       InputError: if it cannot be read or is damaged.
     """
     try:
-        return read_npz(path.read_bytes())
+        return read_npz(files.read_bytes(path))
     except OSError as error:
         raise unreadable(path, error) from None
     except ValueError:

@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
+from vse_jax import files
 from vse_jax.data.datasets import captioned_photos, coco_annotations, photo_source
 from vse_jax.data.datasets.photo_places import ListedPhoto, path_below_root
 from vse_jax.data.datasets.photo_source import Annotations
@@ -88,7 +89,7 @@ def read_json(path: epath.Path) -> dict[str, list[ListedPhoto]]:
 
 def _records(path: epath.Path) -> list:
     try:
-        content = path.read_bytes()
+        content = files.read_bytes(path)
         # COCO's tokens are unused and would take most of the memory.
         parsed = json.loads(content, object_hook=_without_tokens)
     except OSError as error:
