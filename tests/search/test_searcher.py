@@ -72,6 +72,19 @@ def test_sums_and_differences_of_words_photos_and_rows(searcher, scene_run):
     np.testing.assert_allclose(embedded[0], model.embed_captions("a box")[0], atol=1e-5)
 
 
+def test_a_text_alone_is_not_scaled(searcher, monkeypatch):
+    """As the images of VSE0, whose similarities are those of no unit vectors."""
+    embed = searcher.model.embed_captions
+    monkeypatch.setattr(
+        searcher.model, "embed_captions", lambda texts: 3 * embed(texts)
+    )
+    alone, doubled = text_query("a star"), Query((Part(2.0, "a star"),))
+    expected = embed("a star")[0]
+    for queries in ([alone], [doubled, alone]):
+        np.testing.assert_allclose(searcher.embed(queries)[-1], 3 * expected, atol=1e-5)
+    np.testing.assert_allclose(searcher.embed([doubled])[0], expected, atol=1e-5)
+
+
 def test_a_row_is_most_similar_to_itself(searcher):
     for row in (0, 9):
         (hits,) = searcher.search(searcher.embed([Query((Part(1, row=row),))]), 3)

@@ -70,9 +70,11 @@ class Searcher:
     def embed(self, queries: Sequence[Query]) -> np.ndarray:
         """Embeds queries in one batch per kind of part.
 
-        With dot products, a query is the weighted sum of its parts, scaled to unit
-        length. Order similarities compare images with captions only, so such a query
-        has one part with the weight 1.
+        One part with the weight 1 has its own embedding, so that scores are the
+        similarities of an evaluation, also if the model does not normalize images.
+        With dot products, any other query is the weighted sum of its parts at unit
+        length, scaled to unit length. Order similarities compare images with captions
+        only, so such a query has one part with the weight 1.
 
         Returns:
           `[queries, embed]` float32.
@@ -93,7 +95,8 @@ class Searcher:
         for query, length in zip(queries, np.linalg.norm(sums, axis=1), strict=True):
             if length < 1e-6:
                 raise InputError(f"the parts of {query.name!r} cancel each other out")
-        return _unit(sums)
+        alone = np.array([_is_alone(query) for query in queries], bool)
+        return np.where(alone[:, None], embedded[starts], _unit(sums))
 
     def _check_kind(self, query):
         if self.model.similarity_name == "cosine":
@@ -186,6 +189,10 @@ class Searcher:
         texts = [part.text for part in query.parts if part.text is not None]
         words = [self.model.unknown_words(text) for text in texts]
         return not texts or any(len(all_) > len(unknown) for all_, unknown in words)
+
+
+def _is_alone(query: Query) -> bool:
+    return len(query.parts) == 1 and query.parts[0].weight == 1
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
