@@ -80,6 +80,23 @@ def test_every_form_of_a_photo_gives_the_same_embedding(model, photos, tmp_path)
         np.testing.assert_array_equal(model.embed_images(form), expected)  # alone
 
 
+def test_photo_that_pil_opened_is_turned_like_its_file(model, photos, tmp_path):
+    read = model.image_input.read
+    exif = Image.Exif()
+    exif[0x0112] = 6  # EXIF's orientation
+    expected = read(np.rot90(photos[0], -1).copy())
+    for name in ("turned.png", "turned.tif"):
+        path = tmp_path / name
+        Image.fromarray(photos[0]).save(path, exif=exif)
+        assert np.abs(read(path).astype(int) - expected).mean() < 3  # stored as JPEG
+        with Image.open(path) as opened:
+            np.testing.assert_array_equal(read(opened), expected)
+    with Image.open(tmp_path / "turned.png") as opened:
+        turned = opened.transpose(Image.Transpose.ROTATE_270)  # keeps the EXIF
+    assert turned.getexif()[0x0112] == 6
+    np.testing.assert_array_equal(read(turned), expected)
+
+
 def test_photos_of_any_size_are_cropped_to_the_size_of_the_training(model, photos):
     large = Image.fromarray(photos[0]).resize((192, 192), Image.BICUBIC)
     similar = model.embed_images([large, photos[0], photos[1]])

@@ -83,7 +83,9 @@ def _of_array(pixels):
 
 def _of_pil(image):
     try:
-        return photo_modes.to_rgb(image)
+        # An image that was made or changed has no format. It may be turned already, but
+        # keep the EXIF of its file.
+        return photos.upright_rgb(image) if image.format else photo_modes.to_rgb(image)
     except Exception as error:  # PIL may raise any error for damaged files
         raise photos.PhotoError(one_line(error)) from error
 

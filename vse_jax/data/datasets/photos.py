@@ -93,13 +93,22 @@ def _check_size(size: tuple[int, int] | None, maximum_pixels: int) -> None:
 
 
 def _stored(image: Image.Image, content: bytes) -> bytes:
-    orientation = _orientation(image)
-    if orientation is None and _is_plain(image, content) and _is_read_by_tf(content):
+    is_upright = _orientation(image) is None
+    if is_upright and _is_plain(image, content) and _is_read_by_tf(content):
         return content
+    return _encode(upright_rgb(image))
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Decodes a photo that PIL opened; returns it upright, as RGB of 8 bits.
+
+    Raises:
+      Exception: any, if the photo is damaged or has values of another range.
+    """
     image.load()
-    orientation = _orientation(image)  # again: PIL rotates a TIFF when it loads it
+    orientation = _orientation(image)  # only now: PIL rotates a TIFF when it loads it
     rgb = photo_modes.to_rgb(image)
-    return _encode(rgb if orientation is None else rgb.transpose(_TURNS[orientation]))
+    return rgb if orientation is None else rgb.transpose(_TURNS[orientation])
 
 
 def _orientation(image: Image.Image) -> int | None:
