@@ -204,6 +204,10 @@ def test_threads_share_a_model(model, scenes):
         ([np.zeros((0, 64, 3), np.uint8)], "image 0: it has no pixels"),
         ([np.zeros((5, 2), np.float32)], "image 0: this model takes photos"),
         ([3], "image 0: it is int; expected a path"),
+        (["a\0b"], "its name has a zero byte"),
+        (["https://a.b/c.jpg"], "image 0 .*: it is no local path, nor gs://; download"),
+        (np.array(["no.jpg"], object), "image 0 .no.jpg.: No such file"),
+        (np.array(["no.jpg"]), "image 0 .no.jpg.: No such file"),
     ],
 )
 def test_invalid_images_are_reported_with_their_position(model, images, message):
@@ -216,6 +220,10 @@ def test_invalid_captions_and_embeddings_are_reported(model):
         model.embed_captions(["a dog", b"a cat"])
     with pytest.raises(InputError, match=r"images has the shape \[2, 3\]; expected"):
         model.similarity(np.zeros((2, 3)), np.zeros((1, 16)))
+    for captions in ([["a"] * 16], [[1, 2], [3]]):
+        with pytest.raises(InputError, match="captions is no array of numbers; expect"):
+            model.similarity(np.zeros((2, 16)), captions)
+    assert model.similarity([[1] * 16], [[2] * 16]) == [[32]]
 
 
 @pytest.mark.parametrize("text", ["", "\ud800", "\0", "a" * 100_000, "word " * 10_000])
@@ -241,7 +249,9 @@ def test_missing_runs_and_steps_are_reported(folder, scenes):
     with pytest.raises(InputError, match="has no checkpoint; train first"):
         vse_jax.load(folder / "nothing")
     with pytest.raises(InputError, match="--checkpoint may be 7, best or latest"):
-        vse_jax.load(scenes[0], "9")
+        vse_jax.load(scenes[0], 9)
+    with pytest.raises(InputError, match=r"https://a\.b/c; expected a local path"):
+        vse_jax.load("https://a.b/c")
 
 
 def test_the_import_is_light():

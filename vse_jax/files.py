@@ -149,16 +149,18 @@ def read_bytes(path: epath.Path) -> bytes:
 
 
 def check_regular(path: epath.Path) -> None:
-    """Checks that a path is not of a pipe, a device or a socket.
+    """Checks that a path is one of a file or a folder: no pipe, device or socket.
 
     A pipe that nothing writes to blocks whoever opens it, and some devices never end.
     What the shell has opened, such as `<(command)`, is allowed.
 
     Raises:
-      OSError: if it is, or if there is nothing.
+      OSError: if it is not, or if there is nothing.
     """
     if not is_local(path) or os.fspath(path).startswith(_OPEN_FILES):
         return
+    if "\0" in os.fspath(path):
+        raise OSError(errno.EINVAL, "its name has a zero byte (NUL)", os.fspath(path))
     _check_kind(path, os.stat(path).st_mode)
 
 

@@ -152,6 +152,8 @@ class ImageInput:
         if isinstance(images, str | os.PathLike | bytes | Image.Image):
             return [images]
         if isinstance(images, np.ndarray):
+            if images.dtype.kind in "OU":  # paths, such as a column of a table
+                return images.ravel().tolist()
             ndim = 3 if images.dtype == np.uint8 else len(self._shape())
             return [images] if images.ndim == ndim else images
         return images

@@ -84,6 +84,7 @@ def _check_storage(config, workdir):
         "--vocabulary": FLAGS.vocabulary,
         "--gallery": FLAGS.gallery,
         "--source": FLAGS.source,
+        "--queries": FLAGS.queries,
         "--output": FLAGS.output,
     }
     named |= {

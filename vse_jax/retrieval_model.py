@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 from absl import logging as absl_logging
 
-from vse_jax import parallel, run_config, saved_model
+from vse_jax import parallel, run_config, saved_model, storage
 from vse_jax.checkpoint import Restored
 from vse_jax.data.batch_options import token_lengths
 from vse_jax.data.text import tokenizers, vocabularies
@@ -36,7 +36,7 @@ _TILE_BYTES = 2**28  # of similarities that are computed at once
 
 def load(
     path: str | os.PathLike,
-    checkpoint: str = "best",
+    checkpoint: str | int = "best",
     *,
     maximum_pixels: int | None = None,
 ) -> "RetrievalModel":
@@ -53,8 +53,9 @@ def load(
       InputError: if there is no such model, or if it cannot be read.
     """
     path = os.fspath(path)
+    storage.check_reachable([("the folder of the model", path)])
     with _without_orbax_warnings():
-        restored = saved_model.restore(path, checkpoint)
+        restored = saved_model.restore(path, str(checkpoint))
     backbone = saved_model.extraction_backbone(path, restored)
     return RetrievalModel(restored, backbone, maximum_pixels)
 
@@ -226,12 +227,8 @@ class RetrievalModel:
         Raises:
           InputError: if the arrays do not have this model's dimensions.
         """
-        for name, array in (("images", images), ("captions", captions)):
-            if np.ndim(array) != 2 or np.shape(array)[1] != self.embed_dim:
-                raise InputError(
-                    f"{name} has the shape {list(np.shape(array))}; expected "
-                    f"[{name}, {self.embed_dim}]"
-                )
+        images = self._checked_embeddings("images", images)
+        captions = self._checked_embeddings("captions", captions)
         rows = max(1, _TILE_BYTES // (BYTES * max(1, len(captions))))
         compute = jax.jit(SIMILARITIES[self.similarity_name])
         similarities = np.empty((len(images), len(captions)), np.float32)
@@ -239,6 +236,20 @@ class RetrievalModel:
             tile = slice(start, start + rows)
             similarities[tile] = compute(images[tile], captions)
         return similarities
+
+    def _checked_embeddings(self, name, embeddings) -> np.ndarray:
+        try:
+            array = np.asarray(embeddings, np.float32)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{name} is no array of numbers; expected [{name}, {self.embed_dim}]"
+            ) from None
+        if array.ndim != 2 or array.shape[1] != self.embed_dim:
+            raise InputError(
+                f"{name} has the shape {list(array.shape)}; expected "
+                f"[{name}, {self.embed_dim}]"
+            )
+        return array
 
     def unknown_words(self, caption: Caption) -> tuple[list[str], list[str]]:
         """Returns all words of a caption, and those that the vocabulary lacks."""

@@ -132,6 +132,7 @@ NOTHING = Request((), (), (), (), "", 5, None, "")
         ({"texts": [" "]}, "the query is empty; expected at least one word"),
         ({"texts": ["a"], "file": "x.txt"}, "--queries is set; leave out --query"),
         ({"file": "no.txt"}, "no.txt: cannot be read"),
+        ({"texts": ["a"], "threshold": np.nan}, "--threshold is nan; expected a num"),
         ({"texts": ["a"], "output": "x.csv"}, "--output is x.csv; expected a file"),
         ({"photos": ["no.jpg"]}, "no.jpg: No such file"),
     ],

@@ -63,6 +63,10 @@ def _encoded(photo: Photo, maximum_pixels: int) -> bytes:
         return _png(_of_pil(photo))
     if isinstance(photo, bytes):
         return photos.to_stored(photo, maximum_pixels)
+    if not files.is_local(photo) and not os.fspath(photo).startswith("gs://"):
+        raise photos.PhotoError(
+            "it is no local path, nor gs://; download the photo and name its file"
+        )
     try:
         content = files.read_bytes(epath.Path(photo).expanduser())
     except OSError as error:

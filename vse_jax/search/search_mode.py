@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -52,6 +53,10 @@ def search(place: Place, request: Request) -> None:
       InputError: if the request, the model, the source or the gallery is invalid.
       TrainingError: if a file cannot be written.
     """
+    if request.threshold is not None and not math.isfinite(request.threshold):
+        raise InputError(
+            f"--threshold is {request.threshold}; expected a number, such as 0.3"
+        )
     asked = _queries(request)
     if request.output and not request.output.endswith(_FORMATS):
         raise InputError(
