@@ -218,7 +218,8 @@ def test_concurrent_clients_get_their_own_answers(server):
 def test_end_after_the_answers_with_a_log_that_quotes_nothing(number, code):
     with served.colors() as running:
         assert running.search(q=f"{FAILING} private words").status == 500
-        running.upload(b"private words", "image/jpeg")
+        for media_type in ("image/jpeg", "multipart/form-data; boundary=limit"):
+            assert running.upload(b"private words", media_type).status == 400
         running.request("/private%20words")
         answers = []
 

@@ -81,8 +81,10 @@ def run(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> int
     Raises:
       InputError: if another process has begun to listen on the port.
     """
-    # Its lines may quote requests; what fails is logged by `guard`.
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
+    # Their lines may quote requests, and clients could fill the log; what fails is
+    # logged by `guard`.
+    for name in ("uvicorn.error", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     config = uvicorn.Config(
         app,
         http=Connection,
