@@ -228,6 +228,23 @@ def test_groups_of_all_stages_are_checked(config):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("dtype", "int8", "'float16', 'float32'"),
+        ("index", "flat", "'', 'ivf', 'hnsw'"),
+        ("bank_size", 0, "at least 1"),
+    ],
+)
+def test_options_of_galleries(config, name, value, expected):
+    run_config.check_gallery_options(config.gallery)
+    config.gallery[name] = value
+    with pytest.raises(InputError, match=rf"^config\.gallery\.{name} is .*{expected}"):
+        run_config.check_gallery_options(config.gallery)
+    with pytest.raises(InputError, match=rf"^config\.gallery\.{name} is .*{expected}"):
+        run_config.check_options(config)
+
+
+@pytest.mark.parametrize(
     ("name", "size", "expected"),
     [("stem", 50, "a multiple of 4"), ("stem", 12, "at least 16"), ("vgg19", 31, "32")],
 )

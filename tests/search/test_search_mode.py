@@ -156,6 +156,14 @@ def test_invalid_places_are_reported(place, options, message):
         open_searcher(place._replace(**options))
 
 
+def test_overridden_options_have_an_effect_or_are_refused(place):
+    place = place._replace(source="test")
+    searcher = open_searcher(place._replace(overrides={"evaluation_batch_size": 24}))
+    assert searcher.model.config.evaluation_batch_size == 24
+    with pytest.raises(InputError, match="config.data.crops is 10, but photos of a ga"):
+        open_searcher(place._replace(overrides={"data.crops": 10}))
+
+
 def test_each_checkpoint_has_its_own_gallery(place, scene_run, tmp_path):
     config = scene_run[1].config.copy_and_resolve_references()
     for config.seed, step in enumerate((1, 2)):

@@ -6,6 +6,7 @@ and compared when a run is resumed. `configs/common.py` documents each option.
 
 from vse_jax.run_config.checks import (
     check_extraction_options,
+    check_gallery_options,
     check_options,
     fits_backbone,
     value_of,
@@ -30,6 +31,7 @@ __all__ = [
     "IMPORTED_FROM",
     "check_complete",
     "check_extraction_options",
+    "check_gallery_options",
     "check_options",
     "check_same_but_seed",
     "check_same_run",

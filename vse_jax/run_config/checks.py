@@ -21,7 +21,12 @@ from vse_jax.optimizer import OPTIMIZERS, SCHEDULES
 from vse_jax.run_config.loss_checks import check_loss
 from vse_jax.similarity import SIMILARITIES
 
-CHOICES = {
+_GALLERY_CHOICES = {
+    "gallery.dtype": ("float16", "float32"),
+    "gallery.index": ("", "ivf", "hnsw"),
+    "gallery.hubness": (False, True),
+}
+CHOICES = _GALLERY_CHOICES | {
     "dtype": ("", "float32", "bfloat16"),
     "mapping": tuple(parallel.BACKENDS),
     "data.tokenizer": tuple(tokenizers.TOKENIZERS),
@@ -55,6 +60,7 @@ _AT_LEAST_ONE = (
     "checkpoint_every_steps",
     "evaluate_every_epochs",
     "evaluation.hubness_k",
+    "gallery.bank_size",
     "loss.views",
     "model.embed_dim",
     "model.word_dim",
@@ -117,6 +123,18 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     _check_backbone(config.model.backbone, config.model.image_encoder)
     _check_class_tokens(config.model)
     _check_text_encoder(config.model)
+
+
+def check_gallery_options(options: ml_collections.ConfigDict) -> None:
+    """Checks `config.gallery`.
+
+    Raises:
+      InputError: if an option is invalid; names it and the expected values.
+    """
+    config = ml_collections.ConfigDict({"gallery": options})
+    for option, allowed in _GALLERY_CHOICES.items():
+        _check_choice(config, option, allowed)
+    _check_at_least_one(config, "gallery.bank_size")
 
 
 def check_extraction_options(config: ml_collections.ConfigDict) -> None:

@@ -127,8 +127,20 @@ def _update_gallery(place: Place, model: RetrievalModel) -> tuple[epath.Path, En
 
 
 def _load(place):
+    run_config.check_gallery_options(place.options)
     limit = place.overrides.get("data.maximum_pixels")
-    return load(place.workdir, place.checkpoint, maximum_pixels=limit)
+    model = load(place.workdir, place.checkpoint, maximum_pixels=limit)
+    crops = model.config.data.crops
+    if place.overrides.get("data.crops", crops) != crops:
+        raise InputError(
+            f"config.data.crops is {place.overrides['data.crops']}, but photos of a "
+            f"gallery and of queries have the crops of the run: {crops}; leave it out"
+        )
+    size = place.overrides.get("evaluation_batch_size")
+    if size is not None:
+        parallel.check_batch_size(size, "evaluation_batch_size")
+        model.config.evaluation_batch_size = size
+    return model
 
 
 def _copies(place, model):
