@@ -17,6 +17,7 @@ from vse_jax.search import search_mode
 from vse_jax.search.open_gallery import Place, open_searcher
 from vse_jax.search.queries import text_query
 from vse_jax.search.search_mode import Request
+from vse_jax.search.searcher import Hit
 
 QUERY = "--query=a red circle above a blue square"
 
@@ -122,6 +123,21 @@ def test_captions_of_a_text_file_for_a_photo(workdir, photos, tmp_path):
     assert "a blue star" in finished.stdout
 
 
+def test_printed_paths_can_be_opened_and_control_no_terminal(capsys):
+    path = "/photos/shot  10.15\u202fAM\x1b[31m\n.png"
+    hits = [
+        Hit(1, 0.5, 0, "a", path, []),
+        Hit(2, 0.25, 1, "b\x07", None, ["a  dog\nruns \x9b"]),
+    ]
+    search_mode._print(text_query("a\ndog"), hits)
+    assert capsys.readouterr().out.split("\n") == [
+        r"a\ndog",
+        "  1   0.500  /photos/shot  10.15\u202fAM\\x1b[31m\\n.png",
+        r"  2   0.250  b\x07  a dog runs \x9b",
+        "",
+    ]
+
+
 NOTHING = Request((), (), (), (), "", 5, None, "")
 
 
@@ -160,7 +176,7 @@ def test_overridden_options_have_an_effect_or_are_refused(place):
     place = place._replace(source="test")
     searcher = open_searcher(place._replace(overrides={"evaluation_batch_size": 24}))
     assert searcher.model.config.evaluation_batch_size == 24
-    with pytest.raises(InputError, match="config.data.crops is 10, but photos of a ga"):
+    with pytest.raises(InputError, match="crops is 10, but photos of a gallery"):
         open_searcher(place._replace(overrides={"data.crops": 10}))
 
 

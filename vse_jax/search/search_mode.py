@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _FORMATS = (".jsonl", ".html")
 _AT_ONCE = 256  # queries
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Request(NamedTuple):
@@ -109,16 +111,25 @@ def _warn_of_unknown(searcher, query):
 
 def _print(query: Query, hits: Sequence[Hit]) -> None:
     """Prints a query and a line for each result."""
-    print(query.name)
+    print(_visible(query.name))
     if not hits:
         print("  nothing is that similar")
     width = shutil.get_terminal_size((100, 24)).columns
     for hit in hits:
-        name = hit.path or hit.id
-        text = f"{name}  {hit.captions[0]}" if hit.captions else name
-        line = f"{hit.rank:3}  {hit.score:6.3f}  {' '.join(text.split())}"
+        caption = f"  {' '.join(hit.captions[0].split())}" if hit.captions else ""
+        line = f"{hit.rank:3}  {hit.score:6.3f}  "
+        line += _visible(f"{hit.path or hit.id}{caption}")
         # A path is printed as a whole, so that it can be opened.
         print(line if hit.path or len(line) <= width else f"{line[: width - 3]}...")
+
+
+def _visible(text: str) -> str:
+    """Escapes line ends, and characters that would control a terminal.
+
+    Spaces of all kinds stay, as a path needs them: macOS puts a narrow one into the
+    names of screenshots.
+    """
+    return _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
 def _write(searcher: Searcher, results, output: str) -> None:
