@@ -21,6 +21,9 @@ _OTHER_FILES = {
     b"\xd0\xcf\x11\xe0": "a spreadsheet of Excel 97 to 2003; export a CSV file",
     b"PAR1": "a Parquet file; convert it to CSV or JSON lines",
     b"SQLite format": "an SQLite database; export a CSV file",
+    b"\xff\xd8\xff": "a photo (JPEG); expected a text file",
+    b"\x89PNG": "a photo (PNG); expected a text file",
+    b"%PDF": "a PDF document; expected a text file",
 }
 _SAMPLE = 4096  # bytes in which zeros are counted to detect UTF-16 and UTF-32
 _LOW = bytes(range(32))

@@ -94,6 +94,7 @@ def test_refuses_wide_text_without_a_mark(refusal, encoding, words):
         ("\ufeffimage,caption".encode("utf-16-le") + b"\0", "mark of UTF-16"),
         (b"PK\3\4xlsx", "export a CSV"),
         (b"\x1f\x8bgzip", "gzip"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "is a photo (JPEG); expected a text file"),
     ],
 )
 def test_refuses_other_encodings(refusal, content, words):
