@@ -25,7 +25,7 @@ def restore(path: str, checkpoint: str = "best") -> Restored:
       InputError: if there is no such model, if none can be read, or if another version
         of this program saved it.
     """
-    if exported.is_export(path):
+    if exported.holds_model(path):
         restored = exported.read_folder(path)
     else:
         restored = _restore_run(path, checkpoint)
@@ -63,7 +63,7 @@ def read_description(path: str, checkpoint: str) -> dict:
       InputError: if there is no readable model, or if another version of this program
         saved it.
     """
-    if exported.is_export(path):
+    if exported.holds_model(path):
         run = exported.read_run(path)
         run_config.check_complete(run, path)
         return run

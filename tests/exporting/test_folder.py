@@ -135,6 +135,25 @@ def test_missing_file_is_refused(tmp_path):
     refused(lambda: folder.read_folder(str(tmp_path)), "model.safetensors", "read")
 
 
+def test_export_without_its_description_is_named(tmp_path):
+    assert not folder.holds_model(str(tmp_path))
+    write(tmp_path)
+    assert folder.holds_model(str(tmp_path))
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(InputError, match="an export, but no config"):
+        folder.holds_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["vocabulary.json", "tokenizer.json"])
+def test_vocabulary_of_another_export_is_refused(tmp_path, name):
+    """Its words would be taken for others, without a word."""
+    write(tmp_path)
+    (tmp_path / name).write_text('{"words": ["<pad>", "犬", "größe"]}')
+    for read in (folder.read_folder, folder.read_run):
+        with pytest.raises(InputError, match=f"{name}: is not what config.json desc"):
+            read(str(tmp_path))
+
+
 def test_changed_weights_are_refused(tmp_path):
     """As after a copy of one file from another export, whose shapes agree."""
     write(tmp_path)

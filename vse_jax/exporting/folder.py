@@ -7,6 +7,7 @@ extracted them is in a file of its own, as in a workdir.
 """
 
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,12 +34,27 @@ _ALWAYS = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
 _SOMETIMES = (BACKBONE_FILE, VOCABULARY_FILE, TOKENIZER_FILE)
 _EVALUATIONS = "eval"  # folder that --mode=eval adds
 _ARRAYS = ("variables", "pca")  # each has a digest
+_DIGESTS = tuple(f"run.digests.{name}" for name in _ARRAYS)
 _AGAIN = "copy the folder again, or export again"
 
 
 def is_export(path: str) -> bool:
     """Returns whether a folder contains a complete export."""
     return (_folder(path) / CONFIG_FILE).exists()
+
+
+def holds_model(path: str) -> bool:
+    """Returns whether a folder contains an export.
+
+    Raises:
+      InputError: if it is an export without `config.json`, such as a part of a copy.
+    """
+    folder = _folder(path)
+    if not is_export(path) and (folder / WEIGHTS_FILE).exists():
+        raise InputError(
+            f"{folder}: has {WEIGHTS_FILE} of an export, but no {CONFIG_FILE}; {_AGAIN}"
+        )
+    return is_export(path)
 
 
 def check_replaceable(path: str) -> None:
@@ -120,6 +136,7 @@ def _contents(restored, backbone, summary, card, programs):
     run = dict(restored.run)
     run["digests"] = {name: digest(arrays[name]) for name in _ARRAYS}
     vocabulary = run.pop("vocabulary")
+    run["digests"]["vocabulary"] = _digest_of_json(vocabulary)
     weights = {**restored.variables, "pca": restored.pca}
     yield WEIGHTS_FILE, to_safetensors(weights, {"format": FORMAT})
     if backbone:
@@ -167,9 +184,22 @@ def read_run(path: str) -> dict:
 
 
 def _with_vocabulary(run, folder):
-    if (folder / TOKENIZER_FILE).exists():
-        return {**run, "vocabulary": {"tokenizer": _read_json(folder / TOKENIZER_FILE)}}
-    return {**run, "vocabulary": _read_json(folder / VOCABULARY_FILE)}
+    path = folder / TOKENIZER_FILE
+    if path.exists():
+        vocabulary = {"tokenizer": _read_json(path)}
+    else:
+        path = folder / VOCABULARY_FILE
+        vocabulary = _read_json(path)
+    found = _digest_of_json(vocabulary)
+    digests = dict(run["digests"])
+    if digests.pop("vocabulary", found) != found:  # early exports have none
+        raise InputError(f"{path}: is not what {CONFIG_FILE} describes; {_AGAIN}")
+    return {**run, "digests": digests, "vocabulary": vocabulary}
+
+
+def _digest_of_json(value):
+    text = json.dumps(value, sort_keys=True)
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _folder(path):
@@ -196,7 +226,7 @@ def _read_config(folder):
         )
     missing = [
         name
-        for name in ("step", "metrics", "run", "run.config", "run.digests")
+        for name in ("step", "metrics", "run", "run.config", *_DIGESTS)
         if not _has(config, name.split("."))
     ]
     if missing:
