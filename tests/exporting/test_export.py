@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import onnx
@@ -306,6 +307,14 @@ def test_damaged_result_is_refused(scene_run, tmp_path):
     finally:
         path.unlink()
     assert str(path) in message
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"step": 7}'])
+def test_file_of_the_user_is_no_evaluation(tmp_path, content):
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "notes.json").write_text(content)
+    restored = types.SimpleNamespace(step=7)
+    assert export._evaluations(str(tmp_path), restored) == []
 
 
 def test_command(scene_run, tmp_path):

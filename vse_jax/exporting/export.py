@@ -20,6 +20,7 @@ from vse_jax.image_inputs import extraction_config, photo_size
 
 logger = logging.getLogger(__name__)
 
+_OF_EVALUATIONS = {"step", "split", "digest", "metrics", "config"}
 FOLDER = "export"  # in the workdir, unless --output names another
 
 
@@ -174,7 +175,9 @@ def _evaluations(workdir: str, restored: Restored) -> list[dict]:
             raise InputError(
                 f"{path}: is damaged ({one_line(error)}); evaluate again"
             ) from None
-        if result.get("step") != restored.step or "metrics" not in result:
+        if not isinstance(result, dict) or not _OF_EVALUATIONS <= result.keys():
+            continue  # such as of an ensemble, or of the user
+        if result["step"] != restored.step:
             continue
         if _is_of_training(result, restored.run):
             found.append(result)
