@@ -67,7 +67,8 @@ def test_an_earlier_export_is_replaced(tmp_path):
     backbone = {"params": {"kernel": np.zeros(2, np.float32)}}
     write(tmp_path, backbone=backbone)
     assert "backbone.safetensors" in names(tmp_path)
-    (tmp_path / "eval").mkdir()  # of --mode=eval
+    for name in ("eval", "galleries"):  # of --mode=eval and --mode=search
+        (tmp_path / name).mkdir()
     write(tmp_path, RESTORED._replace(step=13), programs=iter([]))
     assert folder.read_folder(str(tmp_path)).step == 13
     assert not {"backbone.safetensors", "image_encoder.onnx"} & set(names(tmp_path))

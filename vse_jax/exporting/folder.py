@@ -32,7 +32,8 @@ CARD_FILE = "README.md"
 _PROGRAM_SUFFIXES = (".onnx", ".stablehlo")
 _ALWAYS = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
 _SOMETIMES = (BACKBONE_FILE, VOCABULARY_FILE, TOKENIZER_FILE)
-_EVALUATIONS = "eval"  # folder that --mode=eval adds
+# Folders that --mode=eval, and a search without --gallery, add.
+_ADDED = ("eval", "galleries")
 _ARRAYS = ("variables", "pca")  # each has a digest
 _DIGESTS = tuple(f"run.digests.{name}" for name in _ARRAYS)
 _AGAIN = "copy the folder again, or export again"
@@ -82,7 +83,7 @@ def check_replaceable(path: str) -> None:
 
 def _is_own(name):
     name = name.removeprefix(files.UNFINISHED)
-    return name in (*_ALWAYS, _EVALUATIONS) or _is_optional(name)
+    return name in (*_ALWAYS, *_ADDED) or _is_optional(name)
 
 
 def _is_optional(name):
