@@ -172,6 +172,12 @@ def test_invalid_places_are_reported(place, options, message):
         open_searcher(place._replace(**options))
 
 
+def test_content_of_a_gallery_is_not_another(place, tmp_path):
+    open_searcher(place._replace(source="test", gallery=str(tmp_path)))
+    with pytest.raises(InputError, match="--content is captions, but .* has images"):
+        open_searcher(place._replace(gallery=str(tmp_path), content="captions"))
+
+
 def test_overridden_options_have_an_effect_or_are_refused(place):
     place = place._replace(source="test")
     searcher = open_searcher(place._replace(overrides={"evaluation_batch_size": 24}))

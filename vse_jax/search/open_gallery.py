@@ -62,6 +62,7 @@ def open_searcher(place: Place) -> Searcher:
     if is_updated:
         folder, _ = _update_gallery(place, model)
     gallery = Gallery.open(folder, _copies(place, model))
+    _check_content(place, gallery.content, folder)
     if is_updated and not is_prepared(gallery, place.options):
         _prepare(place, model, gallery)
     if not gallery.complete:
