@@ -14,6 +14,7 @@ from tests.gallery.small_galleries import (
 )
 from vse_jax.errors import InputError
 from vse_jax.gallery import gallery as galleries
+from vse_jax.gallery import local_files
 from vse_jax.gallery.gallery import Gallery
 from vse_jax.gallery.manifest import GalleryDescription
 from vse_jax.gallery.writer import GalleryWriter
@@ -144,7 +145,7 @@ def test_damaged_shard_is_named(folder, name, damage):
 
 
 def test_large_gallery_is_checked_by_size_and_header(folder, monkeypatch):
-    monkeypatch.setattr(galleries, "_DIGESTED_BYTES", 0)
+    monkeypatch.setattr(local_files, "_FEW_BYTES", 0)
     path = folder / "embeddings-00000.npy"
     file = path.read_bytes()
     path.write_bytes(file[:-1] + bytes([file[-1] ^ 1]))

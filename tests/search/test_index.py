@@ -178,7 +178,7 @@ def test_faiss_is_named_if_it_is_not_installed(gallery, monkeypatch):
     assert refused(build, gallery).endswith("pip install faiss-cpu")
 
 
-@pytest.mark.parametrize("damage", ["json", "short", "content"])
+@pytest.mark.parametrize("damage", ["json", "short", "content", "bit"])
 def test_damaged_index(gallery, damage):
     file = build(gallery).files[0]
     path, manifest = gallery.folder / file.name, gallery.folder / "index.json"
@@ -187,6 +187,10 @@ def test_damaged_index(gallery, damage):
         manifest.write_text(json.dumps(content | {"kind": "lsh"}))
     elif damage == "short":
         path.write_bytes(path.read_bytes()[:-1])
+    elif damage == "bit":  # faiss reads it, and finds other rows
+        content = bytearray(path.read_bytes())
+        content[-9] ^= 1
+        path.write_bytes(content)
     else:
         path.write_bytes(b"x" * file.bytes)
     assert "is damaged" in refused(index.load, gallery)

@@ -175,7 +175,7 @@ def _evaluations(workdir: str, restored: Restored) -> list[dict]:
             raise InputError(
                 f"{path}: is damaged ({one_line(error)}); evaluate again"
             ) from None
-        if not isinstance(result, dict) or not _OF_EVALUATIONS <= result.keys():
+        if not isinstance(result, dict) or not result.keys() >= _OF_EVALUATIONS:
             continue  # such as of an ensemble, or of the user
         if result["step"] != restored.step:
             continue

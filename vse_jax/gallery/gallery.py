@@ -11,17 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from etils import epath
 
-from vse_jax import files
 from vse_jax.errors import InputError
 from vse_jax.gallery import manifest as manifests
-from vse_jax.gallery.local_files import check_digest
+from vse_jax.gallery.local_files import are_few, check_digest
 from vse_jax.gallery.manifest import Manifest
 from vse_jax.gallery.open_shard import OpenShard
 from vse_jax.gallery.rows import GROUP_ROWS, SCHEMA, Record, record_of
 
 BLOCK_ROWS = 4096
-# Larger galleries are only checked for the sizes of their files when they are opened.
-_DIGESTED_BYTES = 2**28
 _GROUPS_KEPT = 64  # parts of tables that stay in memory
 
 
@@ -78,8 +75,7 @@ class Gallery:
     @classmethod
     def _open(cls, folder, manifest, copies):
         gallery = cls(folder, manifest, copies)
-        size = sum(file.bytes for shard in manifest.shards for file in shard.files)
-        if files.is_local(folder) and size <= _DIGESTED_BYTES:
+        if are_few(folder, (f for shard in manifest.shards for f in shard.files)):
             gallery.verify()
         return gallery
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Iterable
 
 from etils import epath
 
@@ -10,6 +11,8 @@ from vse_jax.errors import InputError, ReportedError, one_line, unreadable, writ
 from vse_jax.gallery.manifest import ENCODE_AGAIN, File
 
 logger = logging.getLogger(__name__)
+
+_FEW_BYTES = 2**28
 
 
 def local_path(folder: epath.Path, file: File, copies: str = "") -> epath.Path:
@@ -78,6 +81,18 @@ def check_size(folder: epath.Path, file: File) -> None:
         raise unreadable(path, error) from None
     if size != file.bytes:
         raise damaged(path)
+
+
+def are_few(folder: epath.Path, some: Iterable[File]) -> bool:
+    """Returns whether files are checked as a whole whenever they are opened.
+
+    Remote files are checked when they are copied.
+
+    Args:
+      folder: folder of the gallery.
+      some: some of its files.
+    """
+    return files.is_local(folder) and sum(file.bytes for file in some) <= _FEW_BYTES
 
 
 def check_digest(folder: epath.Path, file: File) -> None:

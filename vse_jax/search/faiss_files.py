@@ -139,10 +139,14 @@ def read(path: epath.Path, kind: str) -> Any:
     try:
         return faiss.read_index(os.fspath(path), mapped)
     except RuntimeError:
-        raise InputError(
-            f"{path}: is damaged; run --mode=encode with config.gallery.index={kind} "
-            "again"
-        ) from None
+        raise damaged(path, kind) from None
+
+
+def damaged(path: epath.Path, kind: str) -> InputError:
+    """Returns an error that says that a file of an index is damaged."""
+    return InputError(
+        f"{path}: is damaged; run --mode=encode with config.gallery.index={kind} again"
+    )
 
 
 def search(
