@@ -174,7 +174,7 @@ def test_invalid_places_are_reported(place, options, message):
 
 def test_content_of_a_gallery_is_not_another(place, tmp_path):
     open_searcher(place._replace(source="test", gallery=str(tmp_path)))
-    with pytest.raises(InputError, match="--content is captions, but .* has images"):
+    with pytest.raises(InputError, match=r"--content is captions, but .* has images"):
         open_searcher(place._replace(gallery=str(tmp_path), content="captions"))
 
 
