@@ -10,6 +10,7 @@ from vse_jax.gallery.encode import encode
 from vse_jax.gallery.gallery import Gallery
 from vse_jax.gallery.sources import Split
 from vse_jax.retrieval_model import load
+from vse_jax.search import build_index
 from vse_jax.search.queries import Part, Query, text_query
 from vse_jax.search.searcher import Searcher
 from vse_jax.similarity import SIMILARITIES
@@ -132,6 +133,17 @@ def test_order_similarity_compares_images_with_captions(scene_run, tmp_path, con
     for refused in (other, Query((*fits.parts, *fits.parts)), Query((Part(1, row=0),))):
         with pytest.raises(InputError, match="order similarity only compares images"):
             searcher.embed([refused])
+
+
+def test_index_of_another_kind_is_refused(scene_run, scene_model, tmp_path):
+    pytest.importorskip("faiss")
+    gallery = _searcher(scene_model, scene_run[1], tmp_path).gallery
+    queries = scene_model.embed_captions(["a star", "a box"])
+    build_index.build(gallery, "ivf", hubness=None, queries=queries)
+    searcher = Searcher(scene_model, gallery, index="ivf")
+    assert len(searcher.search(queries, 3)[0]) == 3
+    with pytest.raises(InputError, match="has an index of the kind ivf; set"):
+        Searcher(scene_model, gallery, index="hnsw")
 
 
 def test_unknown_words(searcher):

@@ -80,7 +80,7 @@ def open_searcher(place: Place) -> Searcher:
             folder,
             f"{gallery.rows:,}",
         )
-    return Searcher(model, gallery, hubness=options.hubness, index=bool(options.index))
+    return Searcher(model, gallery, hubness=options.hubness, index=options.index)
 
 
 def encode_and_report(place: Place) -> None:

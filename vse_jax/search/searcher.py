@@ -47,7 +47,7 @@ class Searcher:
         gallery: Gallery,
         *,
         hubness: bool = False,
-        index: bool = False,
+        index: str = "",
     ):
         """Checks that the gallery is of the model.
 
@@ -55,17 +55,28 @@ class Searcher:
           model: model that embeds the queries.
           gallery: what is searched.
           hubness: whether scores are corrected, see `vse_jax.search.hubness`.
-          index: whether the gallery's index is searched, instead of all rows.
+          index: kind of the gallery's index, which is searched instead of all rows;
+            "" for none.
 
         Raises:
           InputError: if the gallery is of another model, or has no correction or no
-            index.
+            such index.
         """
         check_model(gallery, model)
         self.model, self.gallery = model, gallery
         self._correction = corrections.load(gallery) if hubness else None
-        self._index = indexes.load(gallery, self._correction) if index else None
+        self._index = self._open_index(index) if index else None
         self._pictures = Pictures(gallery, model.image_input.maximum_pixels)
+
+    def _open_index(self, kind):
+        found = indexes.load(self.gallery, self._correction)
+        if found.description.kind != kind:
+            raise InputError(
+                f"{self.gallery.folder}: has an index of the kind "
+                f"{found.description.kind}; set config.gallery.index to it, or run "
+                f"--mode=encode with config.gallery.index={kind}"
+            )
+        return found
 
     def embed(self, queries: Sequence[Query]) -> np.ndarray:
         """Embeds queries in one batch per kind of part.
