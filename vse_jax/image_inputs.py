@@ -23,6 +23,7 @@ from vse_jax.data.datasets.photos import PhotoError
 from vse_jax.data.photo_inputs import Photo
 from vse_jax.errors import InputError
 from vse_jax.extraction import pca
+from vse_jax.extraction.backbone_file import BACKBONE_FILE
 from vse_jax.extraction.extractor import make_extract_step
 from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.vse import content_dim
@@ -33,6 +34,11 @@ _NO_BACKBONE = (
     "this model was trained on {content} of {dim} dimensions, and the backbone that "
     "computed them is not known; pass features instead of photos, or extract features "
     "by --mode=extract and train on them"
+)
+_NO_FILE = (
+    "this model was trained on {content} of photos, but its folder lacks "
+    f"{BACKBONE_FILE}, which computed them; copy this file from the folder of the run "
+    "or of the features, or pass features instead of photos"
 )
 _NO_SIZE = (
     "this model was trained on {content} of photos that had one size, which is not "
@@ -82,7 +88,7 @@ class ImageInput:
             self.dim = content_dim(restored.variables)
             self._read_photo = None
         self.parameters = self._extract = None
-        self._why_no_photos = _NO_BACKBONE
+        self._why_no_photos = _NO_FILE if extraction else _NO_BACKBONE
         if backbone and self.content != "image":
             if photo_size(extraction):
                 self._take_photos(extraction, backbone, restored.pca)

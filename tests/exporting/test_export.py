@@ -252,6 +252,15 @@ def test_photos_of_unknown_size_are_not_taken(
     assert "# regions: float32 [batch, regions, 6]" in (path / "README.md").read_text()
 
 
+def test_lost_backbone_is_named(caplog):
+    export._warn_of_photos("a/run", {"config.data.image_size": 32}, {})
+    assert "no photos, as a/run lacks backbone.safetensors; copy it" in caplog.text
+    caplog.clear()
+    export._warn_of_photos("a/run", {"config.data.image_size": 32}, {"params": 1})
+    export._warn_of_photos("a/run", None, {})
+    assert not caplog.text
+
+
 def refusal(*args, **kwargs):
     with pytest.raises(InputError) as info:
         export.export(*args, **kwargs)

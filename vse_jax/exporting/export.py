@@ -16,6 +16,7 @@ from vse_jax.data.text import vocabularies
 from vse_jax.errors import InputError, one_line, reporting_writes, unreadable
 from vse_jax.exporting import folder, model_card
 from vse_jax.exporting.encoders import PLATFORMS, Encoder, encoders
+from vse_jax.extraction.backbone_file import BACKBONE_FILE
 from vse_jax.image_inputs import extraction_config, photo_size
 
 logger = logging.getLogger(__name__)
@@ -51,11 +52,7 @@ def export(workdir: str, checkpoint: str = "best", output: str = "") -> epath.Pa
     config = run_config.from_json(restored.run["config"])
     backbone = saved_model.extraction_backbone(workdir, restored)
     exported = encoders(restored, backbone)
-    if backbone and not photo_size(restored.run["extraction"]):
-        logger.warning(
-            "the export takes features but no photos, as the size of the photos is not "
-            "known: config.data.image_size was 0 in the extraction"
-        )
+    _warn_of_photos(workdir, restored.run["extraction"], backbone)
     description = summarize(restored, config, exported)
     evaluations = _evaluations(workdir, restored)
     with reporting_writes(target):
@@ -69,6 +66,25 @@ def export(workdir: str, checkpoint: str = "best", output: str = "") -> epath.Pa
         )
     _report(epath.Path(target).expanduser(), exported, evaluations, workdir)
     return epath.Path(target)
+
+
+def _warn_of_photos(workdir, extraction, backbone):
+    """Logs why a model of extracted features is exported without their backbone."""
+    if not extraction:
+        return
+    why = ""
+    if not backbone:
+        why = (
+            f"{workdir} lacks {BACKBONE_FILE}; copy it from the folder of the features "
+            "and export again"
+        )
+    elif not photo_size(extraction):
+        why = (
+            "the size of the photos is not known: config.data.image_size was 0 in the "
+            "extraction"
+        )
+    if why:
+        logger.warning("the export takes features but no photos, as %s", why)
 
 
 def _check_onnx_installed():
