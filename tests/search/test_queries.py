@@ -39,6 +39,7 @@ def test_combined_queries():
     [
         ((), "the query is empty; expected words or a photo"),
         ((Part(1, " \n"),), "the query is empty; expected at least one word"),
+        ((Part(1, photo=""),), "the query is empty; expected the path of a photo"),
         ((Part(0, "dog"),), "the weight of 'dog' is 0; expected a number from 0.001"),
         ((Part(-1e39, "dog"),), r"is -1e\+39; expected a number from 0.001 to 1000.0"),
         ((Part(float("nan"), "dog"),), "the weight of 'dog' is nan"),

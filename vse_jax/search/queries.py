@@ -72,6 +72,8 @@ class Query(NamedTuple):
         for part in self.parts:
             if part.text is not None and not part.text.strip():
                 raise InputError("the query is empty; expected at least one word")
+            if isinstance(part.photo, str) and not part.photo.strip():
+                raise InputError("the query is empty; expected the path of a photo")
             if not _LEAST <= abs(part.weight) <= _LARGEST:  # NaN is neither
                 raise InputError(
                     f"the weight of {part.name!r} is {part.weight}; expected a number "
