@@ -110,12 +110,15 @@ class RetrievalModel:
             f"{self.embed_dim} dimensions, {self.fingerprint})"
         )
 
-    def embed_captions(self, captions: Caption | Iterable[Caption]) -> np.ndarray:
+    def embed_captions(
+        self, captions: Caption | Iterable[Caption], *, name: str = ""
+    ) -> np.ndarray:
         """Embeds captions; words that the vocabulary lacks become `<unk>`.
 
         Args:
           captions: any number of captions; one alone is a list of one. Captions of more
             tokens than the largest of `config.data.token_lengths` are truncated.
+          name: what the captions are, to log how many are truncated; "" logs nothing.
 
         Returns:
           `[captions, embed]` float32.
@@ -136,6 +139,7 @@ class RetrievalModel:
             self.vocabulary,
             self.config.data.tokenizer,
             self._lengths[-1],
+            name,
         )
         embeddings = np.empty((len(texts), self.embed_dim), np.float32)
         for batch in batches_by_length(encoded, self._rows(len(texts)), self._lengths):

@@ -77,7 +77,7 @@ def test_a_text_alone_is_not_scaled(searcher, monkeypatch):
     """As the images of VSE0, whose similarities are those of no unit vectors."""
     embed = searcher.model.embed_captions
     monkeypatch.setattr(
-        searcher.model, "embed_captions", lambda texts: 3 * embed(texts)
+        searcher.model, "embed_captions", lambda texts, name: 3 * embed(texts)
     )
     alone, doubled = text_query("a star"), Query((Part(2.0, "a star"),))
     expected = embed("a star")[0]
@@ -133,6 +133,14 @@ def test_order_similarity_compares_images_with_captions(scene_run, tmp_path, con
     for refused in (other, Query((*fits.parts, *fits.parts)), Query((Part(1, row=0),))):
         with pytest.raises(InputError, match="order similarity only compares images"):
             searcher.embed([refused])
+
+
+def test_truncated_queries_are_counted(searcher, caplog):
+    long = text_query("a star " * 40)
+    searcher.embed([long, text_query("a star")])
+    assert not caplog.text
+    searcher.embed([long, text_query("a star")], name="the queries")
+    assert "the queries: 1 of 2 captions are truncated to 40 tokens" in caplog.text
 
 
 def test_index_of_another_kind_is_refused(scene_run, scene_model, tmp_path):

@@ -123,9 +123,10 @@ def embed_rows(
       Numbers of rows, without photos that were skipped, and their embeddings.
     """
     if source.content == CAPTIONS:
+        name = source.options["source"]
         for start in range(0, len(rows), _CAPTIONS_AT_ONCE):
             some = rows[start : start + _CAPTIONS_AT_ONCE].tolist()
-            yield some, model.embed_captions(source.captions(some))
+            yield some, model.embed_captions(source.captions(some), name=name)
     else:
         contents = source.contents(rows.tolist(), model.image_input)
         yield from model.embed_stream(contents)

@@ -77,7 +77,8 @@ def search(place: Place, request: Request) -> None:
     results = []
     for start in range(0, len(asked), _AT_ONCE):
         some = asked[start : start + _AT_ONCE]
-        found = searcher.search(searcher.embed(some), request.top, request.threshold)
+        embedded = searcher.embed(some, name="the queries")
+        found = searcher.search(embedded, request.top, request.threshold)
         results += zip(some, found, strict=True)
     if request.output:
         _write(searcher, results, request.output)

@@ -78,7 +78,7 @@ class Searcher:
             )
         return found
 
-    def embed(self, queries: Sequence[Query]) -> np.ndarray:
+    def embed(self, queries: Sequence[Query], *, name: str = "") -> np.ndarray:
         """Embeds queries in one batch per kind of part.
 
         One part with the weight 1 has its own embedding, so that scores are the
@@ -86,6 +86,10 @@ class Searcher:
         With dot products, any other query is the weighted sum of its parts at unit
         length, scaled to unit length. Order similarities compare images with captions
         only, so such a query has one part with the weight 1.
+
+        Args:
+          queries: the queries.
+          name: see `RetrievalModel.embed_captions`.
 
         Returns:
           `[queries, embed]` float32.
@@ -96,7 +100,7 @@ class Searcher:
         parts = [part for query in queries for part in query.check().parts]
         for query in queries:
             self._check_kind(query)
-        embedded = self._embed_parts(parts)
+        embedded = self._embed_parts(parts, name)
         if self.model.similarity_name != "cosine":
             return embedded
         weights = np.array([part.weight for part in parts], np.float32)
@@ -126,13 +130,14 @@ class Searcher:
             return self.gallery.content
         return IMAGES if part.text is None else CAPTIONS
 
-    def _embed_parts(self, parts) -> np.ndarray:
+    def _embed_parts(self, parts, name) -> np.ndarray:
         embedded = np.empty((len(parts), self.model.embed_dim), np.float32)
         texts = [i for i, part in enumerate(parts) if part.text is not None]
         rows = [i for i, part in enumerate(parts) if part.row is not None]
         photos = [i for i, part in enumerate(parts) if part.photo is not None]
         if texts:
-            embedded[texts] = self.model.embed_captions([parts[i].text for i in texts])
+            captions = [parts[i].text for i in texts]
+            embedded[texts] = self.model.embed_captions(captions, name=name)
         if rows:
             numbers = [parts[i].row for i in rows]
             embedded[rows] = self.gallery.embeddings_at(numbers)

@@ -68,7 +68,11 @@ def encode_captions(
 
 
 def encode_texts(
-    texts: Sequence[str], vocabulary: AnyVocabulary, tokenizer: str, longest: int
+    texts: Sequence[str],
+    vocabulary: AnyVocabulary,
+    tokenizer: str,
+    longest: int,
+    name: str = "",
 ) -> EncodedCaptions:
     """Encodes captions that belong to no dataset.
 
@@ -77,8 +81,11 @@ def encode_texts(
       vocabulary: vocabulary of the model.
       tokenizer: a name in `tokenizers.TOKENIZERS`, for a vocabulary of words.
       longest: maximum number of tokens, see `encode_captions`.
+      name: what the captions are, to log how many were truncated; "" logs nothing.
     """
     flat, count = vocabulary.encode_texts(texts, tokenizer)
+    if name:
+        _log_cut(count, longest, name)
     return _encoded(flat, count, vocabulary, longest)
 
 
