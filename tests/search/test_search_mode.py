@@ -172,6 +172,16 @@ def test_invalid_places_are_reported(place, options, message):
         open_searcher(place._replace(**options))
 
 
+def test_folder_that_is_named_like_a_split(
+    place, photos, tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "test").symlink_to(photos)
+    monkeypatch.chdir(tmp_path)
+    searcher = open_searcher(place._replace(source="test"))
+    assert searcher.gallery.rows == 6
+    assert f"--source=test is taken for {tmp_path / 'test'}, not for" in caplog.text
+
+
 def test_content_of_a_gallery_is_not_another(place, tmp_path):
     open_searcher(place._replace(source="test", gallery=str(tmp_path)))
     with pytest.raises(InputError, match=r"--content is captions, but .* has images"):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import ml_collections
 from etils import epath
 
-from vse_jax import parallel, run_config
+from vse_jax import files, parallel, run_config
 from vse_jax.errors import InputError
 from vse_jax.evaluate import check_dataset, check_dimensions, default_split
 from vse_jax.experiment import create_experiment
@@ -169,6 +169,14 @@ def _open_source(place: Place, model: RetrievalModel) -> Source:
       InputError: if it does not exist or cannot be read.
     """
     path = epath.Path(place.source or ".").expanduser()
+    splits = (model.restored.run["dataset"] or {}).get("splits", {})
+    if place.source in splits and path.exists():
+        logger.warning(
+            "--source=%s is taken for %s, not for the split of the run's dataset; "
+            "start in another folder to take the split",
+            place.source,
+            files.absolute(place.source),
+        )
     if place.source and path.is_dir():
         _check_content(place, IMAGES, path)
         return PhotoFolder(path)
