@@ -9,8 +9,8 @@ import numpy as np
 from vse_jax.data.photo_inputs import Photo
 from vse_jax.errors import InputError
 
-# A weight has a decimal point, unlike the numbers of `10:15` and `16:9` in a text.
-_WEIGHTED = re.compile(r"\s*([+-]?\d*\.\d+)\s*:\s*(.*)", re.DOTALL)
+_WEIGHTED = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*:\s*(.*)", re.DOTALL)
+_OF_A_TEXT = re.compile(r"\s*\d+\s*:[\s\d]")  # 10:15, 16:9, "3: the door"
 _LEAST, _LARGEST = 0.001, 1000.0  # weights; others would be lost to float32
 
 
@@ -85,10 +85,13 @@ class Query(NamedTuple):
 def parse_weighted(text: str) -> tuple[float, str]:
     """Splits `0.5:snow` into the weight and the rest; the default weight is 1.
 
-    A weight has a decimal point. `1.0:` may precede a text that begins like a weight.
+    A whole number without a sign is no weight if a digit or a space follows the colon,
+    as in `10:15`. `1.0:` may precede a text that begins like a weight.
     """
     match = _WEIGHTED.fullmatch(text)
-    return (float(match[1]), match[2]) if match else (1.0, text)
+    if match is None or _OF_A_TEXT.match(text):
+        return 1.0, text
+    return float(match[1]), match[2]
 
 
 def text_query(text: str) -> Query:
