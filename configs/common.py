@@ -224,7 +224,8 @@ def get_config() -> ml_collections.ConfigDict:
     compiled.vocabulary_size = 11_755  # different tokens; COCO's with Karpathy's splits
     compiled.regions = 36  # regions per image, of datasets of region features
     compiled.dim = 2048  # dimensions of a region or feature if data.region_dim is 0
-    compiled.images = 113_287  # training images, for data.device_resident
+    # Training images: they limit the batch, and the features of data.device_resident.
+    compiled.images = 113_287
     compiled.pairs_per_epoch = 566_435  # training captions
 
     config.log_every_steps = 50  # steps between logged metrics

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 import vse_jax
-from configs import common, quickstart
+from configs import coco_rvse_bert, common, quickstart
 from tests import programs, saved_runs
 from vse_jax import modes
 from vse_jax.compilation import compile as compilation
@@ -38,10 +38,12 @@ SMALL = {
     "coco_rvse": {"compile.regions": 8, "model.embed_dim": 128},
     "coco_rvse_bert": {
         "compile.regions": 8,
+        "compile.vocabulary_size": 1000,
         "model.embed_dim": 128,
         **{f"model.text_tower.{name}": size for name, size in TEXT_TOWER.items()},
     },
     "coco_clip_finetune": {
+        "compile.vocabulary_size": 1000,
         "data.image_size": 64,
         "model.backbone.name": "clip_vision",
         **{f"model.backbone.tower.{name}": s for name, s in VISION_TOWER.items()},
@@ -213,6 +215,7 @@ def test_signal_ends_a_compilation_at_once(number, line, tmp_path):
         ("evaluation_batch_size", 100, "32 devices do not divide; set it to 96 or 128"),
         ("microbatches", 3, "2 pairs of config.batch_size=64 on each of 32 devices"),
         ("data.device_resident", True, "is 'stem', which trains on photos"),
+        ("batch_size", 65_536, "config.compile.images is 113287; expected at most 566"),
     ],
 )
 def test_options_that_training_refuses_are_refused(option, value, message):
@@ -222,6 +225,17 @@ def test_options_that_training_refuses_are_refused(option, value, message):
         compilation.compile_programs(config, "v5e:4x8")
     assert str(error.value).startswith(f"config.{option} is {value}, ")
     assert message in str(error.value)
+
+
+@pytest.mark.usefixtures("libtpu")
+def test_vocabulary_that_the_text_transformer_lacks_is_refused():
+    config = coco_rvse_bert.get_config()
+    config.update_from_flattened_dict(
+        {f"model.text_tower.{name}": size for name, size in TEXT_TOWER.items()}
+    )
+    message = "config.compile.vocabulary_size is 11755: .*vocabulary_size is 1000, but"
+    with pytest.raises(InputError, match=message):
+        compilation.compile_programs(config, "v5e:2x4")
 
 
 @pytest.mark.usefixtures("libtpu")

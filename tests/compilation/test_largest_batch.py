@@ -1,10 +1,13 @@
 """The search for the largest batch, against a scan of all sizes."""
 
+import numpy as np
 import pytest
 
 from configs import common
 from vse_jax.compilation import largest_batch, measured, topology
 from vse_jax.compilation.chips import CHIPS, GIB
+from vse_jax.data import sampling
+from vse_jax.errors import InputError
 
 EIGHT = topology.Topology("v5e:2x4", [None] * 8, CHIPS["v5e"])
 AVAILABLE = 16 * GIB
@@ -78,6 +81,31 @@ def test_tries_have_equal_microbatches(monkeypatch):
     config.microbatches = 4
     assert largest_batch.largest_batch(config, EIGHT) == 192
     assert all(size % 32 == 0 for size in tried)
+
+
+@pytest.mark.parametrize(
+    ("option", "number", "largest"),
+    [("images", 1999, 1000), ("pairs_per_epoch", 1000, 500), ("images", 300, 150)],
+)
+def test_no_batch_has_more_pairs_than_a_training_takes(
+    monkeypatch, option, number, largest
+):
+    tried = []
+    monkeypatch.setattr(
+        largest_batch, "_compiled", lambda _, size, __: tried.append(size)
+    )
+    monkeypatch.setattr(largest_batch, "_peak_bytes", lambda size, steps: 1e6 * size)
+    config = common.get_config()
+    config.compile[option] = number
+    found = largest_batch.largest_batch(config, EIGHT)
+    assert largest - max(8, largest / 16) <= found <= largest
+    assert max(tried) <= largest
+    config.batch_size = found
+    largest_batch.check_images(config)
+    sampling.Sampler(0, np.ones(number), largest)
+    config.batch_size = largest + 1
+    with pytest.raises(InputError, match=f"{option} is {number}; expected at most"):
+        largest_batch.check_images(config)
 
 
 def test_a_batch_fits_if_all_its_steps_do(monkeypatch):

@@ -9,11 +9,12 @@ from etils import epath
 
 from vse_jax import files, parallel, run_config, starting_point
 from vse_jax.compilation import measured, report
-from vse_jax.compilation.largest_batch import largest_batch
+from vse_jax.compilation.largest_batch import check_images, largest_batch
 from vse_jax.compilation.programs import PROGRAMS, programs
 from vse_jax.compilation.resident import check_fits, resident_features
 from vse_jax.compilation.topology import get_topology
 from vse_jax.errors import InputError, reporting_writes
+from vse_jax.experiment import check_text_tower
 
 
 def compile_programs(
@@ -42,6 +43,8 @@ def compile_programs(
         config.compile.vocabulary_size = len(vocabulary)
     config.dtype = config.dtype or "bfloat16"
     check_options(config)
+    if not config.model.text_weights:  # which have a vocabulary of their own
+        _check_vocabulary(config)
     files.check_output(output)
     if config.dtype == "float32":
         # As in `parallel.set_up`: TPUs would multiply in bfloat16 otherwise.
@@ -49,6 +52,7 @@ def compile_programs(
     topology = get_topology(topology_name)
     devices = len(topology.devices)
     parallel.check_batches(config, devices)
+    check_images(config)
     resident = resident_features(config, devices)
     check_fits(resident, topology)
     results = measured.measure_all(programs(config, topology.devices), topology)
@@ -86,6 +90,16 @@ def check_options(config: ml_collections.ConfigDict) -> None:
             f"config.compile.programs is {chosen!r}; expected a tuple of "
             f"{', '.join(map(repr, PROGRAMS))}"
         )
+
+
+def _check_vocabulary(config):
+    """Refuses a text transformer that a training refuses with this vocabulary."""
+    tokens = config.compile.vocabulary_size
+    try:
+        check_text_tower(config.model, tokens)
+    except InputError as error:
+        where = f"config.compile.vocabulary_size is {tokens}"
+        raise InputError(f"{where}: {error}") from None
 
 
 def _write(described, output):

@@ -10,11 +10,36 @@ from vse_jax.compilation import measured
 from vse_jax.compilation.chips import GIB
 from vse_jax.compilation.programs import train_programs
 from vse_jax.compilation.topology import Topology
+from vse_jax.data.sampling import largest_batch_size
+from vse_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 _PRECISION = 1 / 16  # of the largest batch
 _LARGEST_FACTOR = 4  # from the largest batch that fits to the next try
+
+
+def check_images(config: ml_collections.ConfigDict) -> None:
+    """Refuses a batch that a training refuses, as it has an image twice.
+
+    Raises:
+      InputError: naming the option that says how many images there are.
+    """
+    largest = _largest_of_images(config)
+    if config.batch_size <= largest:
+        return
+    # A training has at least as many captions as images.
+    option = min(("images", "pairs_per_epoch"), key=lambda name: config.compile[name])
+    raise InputError(
+        f"config.batch_size is {config.batch_size}, but config.compile.{option} is "
+        f"{config.compile[option]}; expected at most {largest}, so that no batch "
+        f"contains an image twice; set config.compile.{option} to that of your data"
+    )
+
+
+def _largest_of_images(config):
+    compiled = config.compile
+    return largest_batch_size(min(compiled.images, compiled.pairs_per_epoch))
 
 
 def largest_batch(
@@ -24,8 +49,9 @@ def largest_batch(
 ) -> int:
     """Returns the largest batch whose training steps fit, to 1 part in 16.
 
-    Each try compiles the step with the longest captions of each stage, which takes
-    minutes for large batches. The first is `config.batch_size`.
+    It is at most what `check_images` accepts. Each try compiles the step with the
+    longest captions of each stage, which takes minutes for large batches. The first is
+    `config.batch_size`.
 
     Args:
       config: see `configs/common.py`.
@@ -43,16 +69,23 @@ def largest_batch(
             return _peak_bytes(size, steps)
         return _peak_bytes(size, _compiled(config, size, topology))
 
+    step = len(topology.devices) * config.microbatches
     return search(
         peak_bytes,
         available=topology.chip.hbm_bytes,
         start=config.batch_size,
-        step=len(topology.devices) * config.microbatches,
+        step=step,
+        too_large=(_largest_of_images(config) // step + 1) * step,
     )
 
 
 def search(
-    peak_bytes: Callable[[int], int | None], *, available: int, start: int, step: int
+    peak_bytes: Callable[[int], int | None],
+    *,
+    available: int,
+    start: int,
+    step: int,
+    too_large: int | None = None,
 ) -> int:
     """Returns the largest size that fits, to 1 part in 16.
 
@@ -67,11 +100,13 @@ def search(
       available: bytes of memory.
       start: first size to try, a multiple of `step`.
       step: sizes are multiples of it.
+      too_large: a multiple of `step` above `start` that is not to be tried, nor is
+        anything larger; None if only the memory limits the size.
 
     Returns:
       A multiple of `step`; 0 if no size fits.
     """
-    fitting, too_large = {}, None
+    fitting = {}
     size = start
     while size not in fitting and size != too_large:
         peak = peak_bytes(size)
