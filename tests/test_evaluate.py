@@ -264,15 +264,6 @@ def test_missing_split_is_refused(embedded):
 
 
 @pytest.mark.parametrize(
-    ("splits", "expected"), [(["test", "dev"], "test"), (["dev"], "dev")]
-)
-def test_default_split_is_the_test_split_if_there_is_one(config, splits, expected):
-    info = types.SimpleNamespace(splits=splits)
-    made = Experiment(config, types.SimpleNamespace(info=info), None)
-    assert evaluate.default_split(made) == expected
-
-
-@pytest.mark.parametrize(
     ("found", "same"),
     [
         ({}, True),  # features as they are are compared by their description

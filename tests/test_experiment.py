@@ -146,3 +146,16 @@ def test_padding_is_one_of_the_tokens(config):
         experiment.check_text_tower(config.model, 7)
     config.model.text_tower.vocabulary_size = 8
     experiment.check_text_tower(config.model, 7)
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"), [(["test", "dev"], "test"), (["dev"], "dev")]
+)
+def test_default_split_is_the_test_split_if_there_is_one(
+    config, caplog, splits, expected
+):
+    info = types.SimpleNamespace(splits=splits)
+    made = experiment.Experiment(config, types.SimpleNamespace(info=info), None)
+    assert [made.default_split for _ in range(3)] == [expected] * 3
+    # A training asks for it several times.
+    assert caplog.text.count("the dataset has no split 'test'") == 2 - len(splits)

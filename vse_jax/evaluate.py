@@ -109,26 +109,12 @@ def open_run(
     experiment = create_experiment(config, vocabularies.of_run(restored.run))
     experiment.check_same_on_hosts()
     check_dimensions(experiment, content_dim(restored.variables))
-    split = split or default_split(experiment)
+    split = split or experiment.default_split
     check_dataset(experiment, restored, workdir, split)
     if config.evaluation.hubness:
         check_dataset(experiment, restored, workdir, config.data.train_split)
     experiment.log_unknown_words(split)
     return OpenRun(workdir, experiment, restored, split)
-
-
-def default_split(experiment: Experiment) -> str:
-    """Returns the test split if the dataset has it, else the validation split."""
-    data = experiment.config.data
-    if data.test_split in experiment.builder.info.splits:
-        return data.test_split
-    logger.warning(
-        "the dataset has no split %r (config.data.test_split), only %s: evaluating %r",
-        data.test_split,
-        ", ".join(experiment.builder.info.splits),
-        data.validation_split,
-    )
-    return data.validation_split
 
 
 def check_dataset(

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import logging
 from collections.abc import Iterator, Sequence
 
 import ml_collections
@@ -28,6 +29,8 @@ from vse_jax.models.image_encoders import ENCODERS
 from vse_jax.models.text_encoders.transformer import TOWERS
 from vse_jax.models.vse import VSE, create_model
 from vse_jax.torch_import import text_weights
+
+logger = logging.getLogger(__name__)
 
 _IDENTITY_FILE = "dataset.npz"  # in the workdir: identity of the dataset
 
@@ -64,6 +67,24 @@ class Experiment:
             extraction=self.extraction,
             image_size=self._image_size(),
         )
+
+    @functools.cached_property
+    def default_split(self) -> str:
+        """The test split if the dataset has it, else the validation split.
+
+        That there is none is logged once.
+        """
+        data, splits = self.config.data, self.builder.info.splits
+        if data.test_split in splits:
+            return data.test_split
+        logger.warning(
+            "the dataset has no split %r (config.data.test_split), only %s: evaluating "
+            "%r",
+            data.test_split,
+            ", ".join(splits),
+            data.validation_split,
+        )
+        return data.validation_split
 
     def _image_size(self):
         content = content_of(self.builder)

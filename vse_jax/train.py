@@ -15,7 +15,6 @@ from vse_jax.checkpoint import Checkpoints, find_description
 from vse_jax.data import input_pipeline
 from vse_jax.data.text import vocabularies
 from vse_jax.errors import StoppedError, TrainingError, reporting_writes
-from vse_jax.evaluate import default_split
 from vse_jax.evaluation import pictures
 from vse_jax.evaluation.evaluator import Evaluator, check_folds
 from vse_jax.evaluation.report import print_commands, report
@@ -77,13 +76,13 @@ def train_and_evaluate(
     experiment.log_unknown_words(data.train_split, data.validation_split)
     if data.folds:
         # In an order that is the same on all hosts, which that of a set is not.
-        for split in (data.validation_split, default_split(experiment)):
+        for split in (data.validation_split, experiment.default_split):
             index = input_pipeline.split_index(
                 experiment.builder, split, data.tokenizer
             )
             check_folds(data.folds, split, index)
     if config.evaluation.suite != "recall":  # another split is reported now
-        open_suite(experiment, default_split(experiment))
+        open_suite(experiment, experiment.default_split)
     experiment.check_same_on_hosts()
     folder = epath.Path(workdir).expanduser()
     with (
@@ -361,7 +360,7 @@ class Training:
         restored = self._checkpoints.restore(self._checkpoints.best_first())
         variables = parallel.replicate(restored.variables)
         self._experiment.check_not_replaced()
-        split = default_split(self._experiment)
+        split = self._experiment.default_split
         self._experiment.log_unknown_words(split)
         suite = open_suite(self._experiment, split)
         evaluation = self._evaluator.evaluate_for_report(variables, split)

@@ -11,7 +11,7 @@ from etils import epath
 
 from vse_jax import files, parallel, run_config
 from vse_jax.errors import InputError
-from vse_jax.evaluate import check_dataset, check_dimensions, default_split
+from vse_jax.evaluate import check_dataset, check_dimensions
 from vse_jax.experiment import create_experiment
 from vse_jax.gallery.encode import Encoded, Source, encode
 from vse_jax.gallery.gallery import Gallery
@@ -199,7 +199,7 @@ def _experiment(place, model):
 
 def _open_split(place, model):
     experiment = _experiment(place, model)
-    split = place.source or default_split(experiment)
+    split = place.source or experiment.default_split
     check_dimensions(experiment, model.image_input.dim)
     check_dataset(experiment, model.restored, place.workdir, split)
     return Split(experiment, split, place.content or IMAGES)
