@@ -63,6 +63,7 @@ def test_defaults_are_valid(config):
         ("data.token_lengths", (16.5, 24), "a tuple of whole numbers"),
         ("data.token_lengths", (1,), "one or more lengths of at least 2 tokens"),
         ("data.token_lengths", (), "one or more lengths of at least 2 tokens"),
+        ("model.text_tower.positions", 1, "at least 2, for the start and the end"),
         ("data.scene_counts", (10, True, 10), "a tuple of whole numbers"),
         ("data.allowed_missing", 1.5, "a number from 0 to 1"),
         ("data.maximum_pixels", 0, "at least 1"),
@@ -122,6 +123,13 @@ def test_later_stages_are_stages(config, stage):
             r"text_dropout is 0\.1.*'bert'; set it to 0",
             "model.text_encoder",
             "bert",
+        ),
+        (
+            "model.text_tower.positions",
+            8,
+            r"text_tower.positions is 8, .*'bigru_gpo', which is no transformer",
+            "model.text_encoder",
+            "clip_text",
         ),
     ],
 )

@@ -56,7 +56,8 @@ def token_lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     The longest is at most the number of positions of a text transformer.
 
     Raises:
-      InputError: if there is no length, or one without room for a token.
+      InputError: if there is no length, or one without room for a token, or if the
+        transformer has no room for one.
     """
     lengths = tuple(sorted(config.data.token_lengths))
     if not lengths or lengths[0] < 2:
@@ -65,4 +66,9 @@ def token_lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
             "at least 2 tokens, for the start and the end, such as (16, 32, 64)"
         )
     positions = config.model.text_tower.positions or lengths[-1]
+    if positions < 2:
+        raise InputError(
+            f"config.model.text_tower.positions is {positions}; expected at least 2, "
+            "for the start and the end of a caption"
+        )
     return tuple(dict.fromkeys(min(length, positions) for length in lengths))

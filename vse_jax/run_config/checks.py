@@ -363,6 +363,13 @@ def _check_text_encoder(model):
             f"transformer; set config.model.text_encoder to {_one_of(TOWERS)}, or "
             "config.model.text_weights to ''"
         )
+    positions = model.text_tower.positions
+    if positions and model.text_encoder not in TOWERS:  # they limit any captions
+        raise InputError(
+            f"config.model.text_tower.positions is {positions}, but "
+            f"config.model.text_encoder is {model.text_encoder!r}, which is no "
+            "transformer; set it to 0, and limit captions by config.data.token_lengths"
+        )
     if model.text_dropout and model.text_encoder != "bert":
         raise InputError(
             f"config.model.text_dropout is {model.text_dropout}, but "
