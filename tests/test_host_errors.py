@@ -39,6 +39,16 @@ def test_errors_due_to_another_host_are_told_from_others(error, expected):
         (KeyboardInterrupt(), "interrupted by Ctrl-C on host 3", 128 + signal.SIGINT),
         (BrokenPipeError(), "the output of host 3 is closed", 128 + signal.SIGPIPE),
         (RuntimeError("gloo: no answer"), "host 3 lost its connection", 2),
+        (
+            MemoryError("Unable to allocate 7.28 TiB"),
+            "host 3: out of memory (Unable",
+            2,
+        ),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: allocating 9 bytes"),
+            "host 3: out of memory (RESOURCE_EXHAUSTED: allocating 9 bytes); use small",
+            2,
+        ),
         (HttpError({"code": 503, "message": "connection"}), "object storage: conn", 2),
         (HttpError({"code": 404, "message": "not found"}), "object storage: not", 2),
     ],

@@ -20,7 +20,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from vse_jax import command_line, storage, termination
-from vse_jax.errors import InputError, ReportedError, store_errors
+from vse_jax.errors import InputError, ReportedError, lack_of_memory, store_errors
 from vse_jax.modes import MODES, NO_CONFIG
 
 FLAGS = flags.FLAGS
@@ -219,6 +219,8 @@ def _run(argv):
             return command_line.exit_with_error(
                 f"object storage: {storage.reason(error)}"
             )
+        if message := lack_of_memory(error):
+            return command_line.exit_with_error(message)
         raise
 
 

@@ -82,6 +82,22 @@ def store_errors() -> tuple[type[Exception], ...]:
     )
 
 
+def lack_of_memory(error: BaseException) -> str:
+    """Returns the line for a lack of memory that has no better report, or ""."""
+    jax = sys.modules.get("jax")
+    is_of_device = (
+        jax is not None
+        and isinstance(error, jax.errors.JaxRuntimeError)
+        and "RESOURCE_EXHAUSTED" in str(error)
+    )
+    if not is_of_device and not isinstance(error, MemoryError):
+        return ""
+    return (
+        f"out of memory ({one_line(error)}); use smaller batches (config.batch_size, "
+        "config.evaluation_batch_size), a smaller model, or a machine with more memory"
+    )
+
+
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_DISK_WORDS = ("no space left", "quota exceeded", "resource_exhausted")
 _NOT_PERMITTED = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -5,7 +5,12 @@ import signal
 import traceback
 
 from vse_jax import host_links, storage
-from vse_jax.errors import ReportedError, one_line, store_errors
+from vse_jax.errors import (
+    ReportedError,
+    lack_of_memory,
+    one_line,
+    store_errors,
+)
 
 # What JAX says of a host that does not answer.
 _LOST = re.compile(
@@ -35,6 +40,8 @@ def message(error: BaseException, number: int) -> str:
         return f"interrupted by Ctrl-C on host {number}: completed work is kept"
     if isinstance(error, BrokenPipeError):
         return f"the output of host {number} is closed: completed work is kept"
+    if reason := lack_of_memory(error):
+        return f"host {number}: {reason}"
     traceback.print_exception(error)
     return f"host {number} failed ({one_line(error)}); see its traceback"
 

@@ -177,13 +177,17 @@ def check_microbatches(
     pairs = batch_size // devices
     if microbatches >= 1 and pairs % microbatches == 0:
         return
-    fitting = [number for number in range(1, pairs + 1) if pairs % number == 0]
-    below = [number for number in fitting if number < microbatches][-1:]
-    above = [number for number in fitting if number > microbatches][:1]
+    below, above = range(min(microbatches - 1, pairs), 0, -1), range(1, pairs + 1)
+    if microbatches >= 1:
+        above = above[microbatches:]
+    nearest = [
+        next((number for number in numbers if pairs % number == 0), None)
+        for numbers in (below, above)
+    ]
     raise InputError(
         f"config.microbatches is {microbatches}, which does not divide the {pairs} "
         f"pairs of config.batch_size={batch_size} on each of {devices} devices; set it "
-        f"to {' or '.join(map(str, below + above))}"
+        f"to {' or '.join(str(number) for number in nearest if number)}"
     )
 
 

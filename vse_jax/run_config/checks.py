@@ -65,6 +65,15 @@ _AT_LEAST_ONE = (
     "model.embed_dim",
     "model.word_dim",
 )
+# Sizes of arrays, whose axes have fewer than 2**31 entries.
+_SIZES = (
+    "batch_size",
+    "microbatches",
+    "evaluation_batch_size",
+    "loss.views",
+    "model.embed_dim",
+    "model.word_dim",
+)
 _AT_LEAST_ZERO = (
     "data.folds",
     "evaluation.hubness_alpha",
@@ -108,6 +117,9 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     )
     epochs = (f"{stage}epochs" for stage in stages)
     _check_at_least_one(config, *_AT_LEAST_ONE, *epochs)
+    for option in _SIZES:
+        is_right = value_of(config, option) < 2**31
+        _require(config, option, is_right, f"less than {2**31}")
     for option in _AT_LEAST_ZERO:
         is_right = 0 <= value_of(config, option) < math.inf
         _require(config, option, is_right, "at least 0")
@@ -220,16 +232,18 @@ def _check_groups(config, *options):
 
 
 def _check_numbers(config, kind, *options):
-    whole = "whole " if kind is int else ""
+    whole, limit = ("whole ", 2**31) if kind is int else ("", math.inf)
     for option in options:
         numbers = value_of(config, option)
         are_numbers = isinstance(numbers, tuple | list) and all(
             isinstance(number, kind)
             and not isinstance(number, bool)
-            and 0 <= number < math.inf
+            and 0 <= number < limit
             for number in numbers
         )
-        _require(config, option, are_numbers, f"a tuple of {whole}numbers, at least 0")
+        below = f" and less than {limit}" if kind is int else ""
+        expected = f"a tuple of {whole}numbers, at least 0{below}"
+        _require(config, option, are_numbers, expected)
 
 
 def _check_positive(config, *options):
