@@ -1,6 +1,7 @@
 """Two processes, connected over the loopback interface, as two hosts of one run."""
 
 import json
+import math
 import shutil
 import signal
 import socket
@@ -274,6 +275,8 @@ def test_two_hosts_extract_the_features_of_one(photos):
             "config.process_id is 2; expected 0 to 1",
         ),
         ({"num_processes": 2}, "need config.coordinator"),
+        ({"connection_timeout": math.inf}, "more than 0, and finite"),
+        ({"connection_timeout": math.nan}, "more than 0, and finite"),
         ({"process_id": 0, "distributed": True}, "need config.coordinator"),
     ],
 )

@@ -11,6 +11,7 @@ them.
 import argparse
 import contextlib
 import logging
+import math
 import os
 import re
 import signal
@@ -57,9 +58,10 @@ def check_options(config: ml_collections.ConfigDict) -> None:
       InputError: naming the option and its valid values.
     """
     address, count, number, timeout = (config[name] for name in CONNECTION_OPTIONS[1:])
-    if not timeout > 0:
+    if not 0 < timeout < math.inf:
         raise InputError(
-            f"config.connection_timeout is {timeout}; expected more than 0 seconds"
+            f"config.connection_timeout is {timeout}; expected seconds, more than 0, "
+            "and finite"
         )
     if not address:
         if count or number != -1:
