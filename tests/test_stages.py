@@ -25,6 +25,14 @@ def test_without_fine_tuning_there_is_one_stage(config):
     assert stage.decay_epochs == config.optimizer.decay_epochs
 
 
+def test_steps_can_be_counted(config):
+    config.epochs = 2**31 // 1000
+    plan_stages(config, 1000)
+    config.epochs += 1
+    with pytest.raises(InputError, match=r"fewer than 2,147,483,648, .* 2,147,483 epo"):
+        plan_stages(config, 1000)
+
+
 def test_stages_follow_each_other_without_a_gap(config):
     config.epochs = 2
     config.optimizer.groups = (vsepp.frozen_backbone(),)

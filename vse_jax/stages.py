@@ -63,8 +63,8 @@ def plan_stages(
     """Returns the stages that `config` describes, in order.
 
     Raises:
-      InputError: if no step is left for a cosine after the warm-up of a stage; names
-        the option.
+      InputError: if no step is left for a cosine after the warm-up of a stage, or if
+        there are more steps than can be counted; names the option.
     """
     optimizer = config.optimizer
     first = Stage(
@@ -92,6 +92,12 @@ def plan_stages(
         stages.append(stage)
     for stage in stages:
         _check_steps_of_cosine(stage, steps_per_epoch)
+    if stages[-1].stop >= 2**31:  # the state counts its steps in an int32
+        raise InputError(
+            f"config.epochs is {config.epochs}, and all stages have "
+            f"{stages[-1].stop:,} steps; expected fewer than {2**31:,}, which are "
+            f"{(2**31 - 1) // steps_per_epoch:,} epochs"
+        )
     return tuple(stages)
 
 
