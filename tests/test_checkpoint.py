@@ -250,6 +250,27 @@ def test_previous_checkpoint_replaces_a_damaged_latest_one(saved, caplog, damage
     checkpoints.close()
 
 
+@pytest.mark.parametrize(
+    "text", ["{", "{}", "[1]", '{"rsum": "1"}', '{"rsum": NaN}', '{"rsun": 300.0}']
+)
+def test_checkpoint_with_damaged_metrics_is_moved_aside(saved, text):
+    metrics = folder(saved, 1) / "metrics" / "metrics"
+    metrics.write_text(text)
+    with pytest.raises(InputError, match=f"{metrics} is damaged"):
+        Checkpoints(saved, read_only=True)
+    checkpoints = Checkpoints(saved)
+    assert checkpoints.steps() == [3, 2]
+    assert checkpoints.best_step() == 2
+    checkpoints.close()
+    assert (saved / "damaged" / "1-0").exists()
+
+
+def test_file_in_place_of_the_folder_is_refused_at_the_start(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(InputError, match=r"checkpoints cannot be used .*File exists"):
+        Checkpoints(tmp_path)
+
+
 def test_evaluation_moves_nothing(saved):
     flip_a_byte(folder(saved, 3))
     before = sorted(saved.rglob("*"))

@@ -8,6 +8,7 @@ vocabulary. A digest of the arrays detects damage that the file format does not.
 import contextlib
 import json
 import logging
+import math
 from typing import NamedTuple
 
 import flax.serialization
@@ -99,6 +100,8 @@ class Checkpoints:
             cleanup_tmp_directories=not self._read_only,
         )
         try:
+            if not self._read_only:  # Orbax would not notice a file of this name
+                self.directory.mkdir(parents=True, exist_ok=True)
             with parallel.primary_host_first("looked for damaged metrics"):
                 self._move_damaged_aside()
             self._manager = ocp.CheckpointManager(
@@ -114,8 +117,9 @@ class Checkpoints:
         """Moves checkpoints with damaged metrics aside, which Orbax fails to open."""
         for path in self.directory.glob("*/metrics/metrics"):
             try:
-                json.loads(path.read_text())
-            except ValueError as error:
+                if not math.isfinite(_rsum(json.loads(path.read_text()))):
+                    raise ValueError("its rsum is not finite")
+            except (ValueError, TypeError, LookupError) as error:
                 step = path.parent.parent
                 if self._read_only:
                     raise InputError(

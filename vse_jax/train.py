@@ -150,9 +150,10 @@ class Training:
         )
 
     def _restore_or_create(self) -> TrainState:
-        restored = self._checkpoints.restore(
-            self._checkpoints.steps(), with_optimizer=True
-        )
+        with reporting_writes(self._workdir):  # it moves damaged checkpoints
+            restored = self._checkpoints.restore(
+                self._checkpoints.steps(), with_optimizer=True
+            )
         if restored is None:
             self._set_stage(self._stages[0])
             state = self._steps.create_state(self._example)
