@@ -165,6 +165,7 @@ def test_only_the_buckets_that_are_read_are_looked_for(monkeypatch):
     [
         ({"compile.programs": ("steps",)}, "config.compile.programs is .*'captions'"),
         ({"compile.regions": 0}, "config.compile.regions is 0; expected at least 1"),
+        ({"compile.vocabulary_size": 2**31}, "at least 1 and less than 2147483648"),
         ({"data.token_lengths": ()}, "config.data.token_lengths is "),
         ({"model.embed_dim": 0}, "config.model.embed_dim is 0"),
     ],

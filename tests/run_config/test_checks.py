@@ -66,6 +66,8 @@ def test_defaults_are_valid(config):
         ("data.token_lengths", (24, 2**31), "at least 0 and less than 2147483648"),
         ("model.embed_dim", 10**30, "less than 2147483648"),
         ("batch_size", 2**31, "less than 2147483648"),
+        ("data.region_dim", -1, "at least 0"),
+        ("data.image_size", 10**30, "less than 65536"),
         ("model.text_tower.positions", 1, "at least 2, for the start and the end"),
         ("data.scene_counts", (10, True, 10), "a tuple of whole numbers"),
         ("data.allowed_missing", 1.5, "a number from 0 to 1"),

@@ -79,10 +79,10 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     """
     run_config.check_options(config)
     for option in ("vocabulary_size", "regions", "dim", "images", "pairs_per_epoch"):
-        if config.compile[option] < 1:
+        if not 1 <= config.compile[option] < 2**31:
             raise InputError(
                 f"config.compile.{option} is {config.compile[option]}; expected at "
-                "least 1"
+                f"least 1 and less than {2**31}"
             )
     chosen = config.compile.programs
     if not chosen or not set(chosen) <= set(PROGRAMS):

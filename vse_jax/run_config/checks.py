@@ -70,12 +70,14 @@ _SIZES = (
     "batch_size",
     "microbatches",
     "evaluation_batch_size",
+    "data.region_dim",
     "loss.views",
     "model.embed_dim",
     "model.word_dim",
 )
 _AT_LEAST_ZERO = (
     "data.folds",
+    "data.region_dim",
     "evaluation.hubness_alpha",
     "loss.epsilon",
     "loss.margin",
@@ -117,9 +119,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     )
     epochs = (f"{stage}epochs" for stage in stages)
     _check_at_least_one(config, *_AT_LEAST_ONE, *epochs)
-    for option in _SIZES:
-        is_right = value_of(config, option) < 2**31
-        _require(config, option, is_right, f"less than {2**31}")
+    _check_less(config, 2**31, *_SIZES)
     for option in _AT_LEAST_ZERO:
         is_right = 0 <= value_of(config, option) < math.inf
         _require(config, option, is_right, "at least 0")
@@ -257,6 +257,12 @@ def _check_at_least_one(config, *options):
         _require(config, option, value_of(config, option) >= 1, "at least 1")
 
 
+def _check_less(config, limit, *options):
+    for option in options:
+        is_right = value_of(config, option) < limit
+        _require(config, option, is_right, f"less than {limit}")
+
+
 def _require(config, option, is_right, expected):
     if not is_right:
         value = value_of(config, option)
@@ -282,6 +288,8 @@ def _check_photos(config):
                     "'stretch', which crops nothing; set config.data.fit to 'crop', or "
                     f"config.data.{option} to {neutral}"
                 )
+    # Formats of photos have 16 bits for a side.
+    _check_less(config, 2**16, "data.image_size", "data.resize")
     _check_resize(config.data.resize, config.data.image_size)
     share = config.data.allowed_missing
     _require(config, "data.allowed_missing", 0 <= share <= 1, "a number from 0 to 1")
