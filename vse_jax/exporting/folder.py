@@ -35,7 +35,7 @@ _SOMETIMES = (BACKBONE_FILE, VOCABULARY_FILE, TOKENIZER_FILE)
 # Folders that --mode=eval, and a search without --gallery, add.
 _ADDED = ("eval", "galleries")
 _ARRAYS = ("variables", "pca")  # each has a digest
-_DIGESTS = tuple(f"run.digests.{name}" for name in _ARRAYS)
+_DIGESTS = tuple(f"run.digests.{name}" for name in (*_ARRAYS, "vocabulary"))
 _AGAIN = "copy the folder again, or export again"
 
 
@@ -193,7 +193,7 @@ def _with_vocabulary(run, folder):
         vocabulary = _read_json(path)
     found = _digest_of_json(vocabulary)
     digests = dict(run["digests"])
-    if digests.pop("vocabulary", found) != found:  # early exports have none
+    if digests.pop("vocabulary") != found:
         raise InputError(f"{path}: is not what {CONFIG_FILE} describes; {_AGAIN}")
     return {**run, "digests": digests, "vocabulary": vocabulary}
 
