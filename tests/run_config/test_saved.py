@@ -197,6 +197,33 @@ def test_description_that_lacks_an_entry_or_an_option_is_refused(config):
         assert "lacks config, vocabulary, tokenizer and 4 more, since" in refused(empty)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tokenizer", "x"),
+        ("dtype", None),
+        ("extraction", []),
+        ("config.data.maximum_pixels", None),
+        ("config.data.token_lengths", 24),
+        ("config.data.strict", 1),
+        ("config.loss.margin", True),
+        ("config.epochs", 2.5),
+        ("config.fine_tuning", {}),
+        ("config.fine_tuning", -1),
+    ],
+)
+def test_value_of_another_type_is_refused(config, name, value):
+    """As after a hasty edit of an export's `config.json`."""
+    run = complete(config)
+    *path, last = name.split(".")
+    entries = run
+    for part in path:
+        entries = entries[part]
+    entries[last] = value
+    with pytest.raises(InputError, match=f"^runs/x: its {name} is of another type"):
+        run_config.check_complete(run, "runs/x")
+
+
 def test_stage_that_lacks_an_option_is_refused(config):
     config.fine_tuning = (common.fine_tuning_stage(epochs=2, learning_rate=1e-5),)
     run = complete(config)

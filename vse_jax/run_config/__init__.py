@@ -11,11 +11,11 @@ from vse_jax.run_config.checks import (
     fits_backbone,
     value_of,
 )
+from vse_jax.run_config.complete import check_complete
 from vse_jax.run_config.saved import (
     EVALUATION_OPTIONS,
     FREE_OPTIONS,
     IMPORTED_FROM,
-    check_complete,
     check_same_but_seed,
     check_same_run,
     describe,

@@ -1,14 +1,12 @@
 """The configuration in a checkpoint: saving, overriding and comparing it."""
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 from ml_collections.config_flags import config_path
 
-from configs import common
 from vse_jax import files
 from vse_jax.data.photo_geometry import Geometry, geometry_of
 from vse_jax.data.text.vocabularies import AnyVocabulary
@@ -17,17 +15,6 @@ from vse_jax.host_connection import CONNECTION_DEFAULTS, CONNECTION_OPTIONS
 from vse_jax.run_config.checks import value_of
 
 IMPORTED_FROM = "imported_from"  # in the description of an imported checkpoint
-_LISTED = 3  # missing entries and options in a message
-# What `describe` returns.
-_ENTRIES = (
-    "config",
-    "vocabulary",
-    "tokenizer",
-    "dtype",
-    "preprocessing",
-    "dataset",
-    "extraction",
-)
 # Options that an evaluation may override; the checkpoint determines all others.
 EVALUATION_OPTIONS = (
     "data.root",
@@ -161,51 +148,6 @@ def describe_geometry(geometry: Geometry) -> dict:
         "crop": center if geometry.shorter else "none",
         "interpolation": geometry.interpolation,
     }
-
-
-def check_complete(run: dict, path: str | os.PathLike) -> None:
-    """Checks that a description has all entries and options of this version.
-
-    Args:
-      run: description in a checkpoint or an export.
-      path: where it is from, for the message.
-
-    Raises:
-      InputError: if one is missing; names it.
-    """
-    entries = run if isinstance(run, dict) else {}  # JSON of any kind, if damaged
-    missing = [entry for entry in _ENTRIES if entry not in entries]
-    if "config" in entries:
-        missing += _missing_options(entries["config"])
-    if missing:
-        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
-        raise InputError(
-            f"{path}: lacks {', '.join(missing[:_LISTED])}{more}, since another "
-            "version of vse_jax saved it; use that version, or train again with "
-            "another --workdir"
-        )
-
-
-def _missing_options(saved):
-    missing = _missing(saved, common.get_config().to_dict(), "config")
-    if not missing:
-        stage = common.fine_tuning_stage(epochs=1, learning_rate=1.0).to_dict()
-        for number, of_stage in enumerate(saved["fine_tuning"]):
-            missing += _missing(of_stage, stage, f"config.fine_tuning[{number}]")
-    return missing
-
-
-def _missing(saved, expected, name):
-    """Returns the dotted names of the expected options that are not in `saved`."""
-    if not isinstance(saved, dict):
-        return [name]
-    missing = []
-    for option, value in expected.items():
-        if option not in saved:
-            missing.append(f"{name}.{option}")
-        elif isinstance(value, dict):
-            missing += _missing(saved[option], value, f"{name}.{option}")
-    return missing
 
 
 def from_json(saved: Any) -> Any:
