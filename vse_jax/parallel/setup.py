@@ -17,6 +17,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from vse_jax.errors import InputError, TrainingError, one_line
+from vse_jax.parallel import program_cache
 from vse_jax.parallel.hosts import is_primary_host, is_single_host
 
 
@@ -42,7 +43,7 @@ def set_up(config: ml_collections.ConfigDict, workdir: str) -> None:
         or os.environ.get("JAX_COMPILATION_CACHE_DIR")
         or epath.Path(workdir).parent / ".compilation_cache"
     )
-    jax.config.update("jax_compilation_cache_dir", str(epath.Path(cache).expanduser()))
+    program_cache.use_folder(epath.Path(cache).expanduser())
     select_platform(config.platform)
     if not config.dtype:
         config.dtype = "bfloat16" if jax.default_backend() == "tpu" else "float32"
