@@ -383,10 +383,8 @@ def find_description(workdir: str) -> dict | None:
 
 
 def _find_description(workdir, checkpoint):
-    directory = epath.Path(workdir).expanduser() / "checkpoints"
-    steps = [
-        p for p in directory.glob("*/run/metadata") if p.parents[1].name.isdecimal()
-    ]
+    folder = epath.Path(workdir).expanduser() / "checkpoints"
+    steps = [p for p in folder.glob("*/run/metadata") if p.parents[1].name.isdecimal()]
     chosen = [path for path in steps if path.parents[1].name == checkpoint] or steps
     for path in sorted(chosen, key=lambda path: -int(path.parents[1].name)):
         try:

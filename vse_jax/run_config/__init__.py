@@ -9,7 +9,6 @@ from vse_jax.run_config.checks import (
     check_gallery_options,
     check_options,
     fits_backbone,
-    value_of,
 )
 from vse_jax.run_config.complete import check_complete
 from vse_jax.run_config.saved import (
@@ -24,6 +23,7 @@ from vse_jax.run_config.saved import (
     from_json,
     merge,
 )
+from vse_jax.run_config.values import value_of
 
 __all__ = [
     "EVALUATION_OPTIONS",

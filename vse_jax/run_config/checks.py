@@ -1,10 +1,8 @@
 """Validation of the options of a configuration."""
 
 import math
-from collections.abc import Iterable
 
 import ml_collections
-from ml_collections.config_flags import config_path
 
 from configs import common
 from vse_jax import parallel, parameter_groups
@@ -19,6 +17,16 @@ from vse_jax.models.pooling import CLS, POOLINGS
 from vse_jax.models.text_encoders.transformer import TOWERS
 from vse_jax.optimizer import OPTIMIZERS, SCHEDULES
 from vse_jax.run_config.loss_checks import check_loss
+from vse_jax.run_config.values import (
+    check_at_least_one,
+    check_choice,
+    check_less,
+    check_numbers,
+    check_positive,
+    one_of,
+    require,
+    value_of,
+)
 from vse_jax.similarity import SIMILARITIES
 
 _GALLERY_CHOICES = {
@@ -91,11 +99,6 @@ _AT_LEAST_ZERO = (
 EXTRACTION_CHOICES = {"extract.regions": ("grid", "pooled")}
 
 
-def value_of(config: ml_collections.ConfigDict, option: str):
-    """Returns the value of an option, such as `fine_tuning[0].epochs`."""
-    return config_path.get_value(option, config)
-
-
 def check_options(config: ml_collections.ConfigDict) -> None:
     """Checks the options of a training or an evaluation.
 
@@ -103,29 +106,29 @@ def check_options(config: ml_collections.ConfigDict) -> None:
       InputError: if an option is invalid; names it and the expected values.
     """
     # A seed of JAX has 32 bits. Numbers that differ in higher bits would be one seed.
-    _require(config, "seed", 0 <= config.seed < 2**32, "0 to 4294967295")
+    require(config, "seed", 0 <= config.seed < 2**32, "0 to 4294967295")
     stages = _stages(config)
     optimizers = ("optimizer.", *stages)
     _check_choices(config)
     _check_groups(config, *(f"{optimizer}groups" for optimizer in optimizers))
-    _check_numbers(config, int, "data.token_lengths", "data.scene_counts")
+    check_numbers(config, int, "data.token_lengths", "data.scene_counts")
     token_lengths(config)
     decay_epochs = (f"{optimizer}decay_epochs" for optimizer in optimizers)
-    _check_numbers(config, int | float, *decay_epochs)
-    _check_positive(
+    check_numbers(config, int | float, *decay_epochs)
+    check_positive(
         config,
         "optimizer.decay_factor",
         *(f"{optimizer}learning_rate" for optimizer in optimizers),
     )
     epochs = (f"{stage}epochs" for stage in stages)
-    _check_at_least_one(config, *_AT_LEAST_ONE, *epochs)
-    _check_less(config, 2**31, *_SIZES)
+    check_at_least_one(config, *_AT_LEAST_ONE, *epochs)
+    check_less(config, 2**31, *_SIZES)
     for option in _AT_LEAST_ZERO:
         is_right = 0 <= value_of(config, option) < math.inf
-        _require(config, option, is_right, "at least 0")
+        require(config, option, is_right, "at least 0")
     _check_rates(config)
     is_finite = math.isfinite(config.loss.bias)
-    _require(config, "loss.bias", is_finite, "a finite number")
+    require(config, "loss.bias", is_finite, "a finite number")
     check_loss(config)
     _check_schedule(config, "optimizer.", "")
     for stage in stages:
@@ -145,8 +148,8 @@ def check_gallery_options(options: ml_collections.ConfigDict) -> None:
     """
     config = ml_collections.ConfigDict({"gallery": options})
     for option, allowed in _GALLERY_CHOICES.items():
-        _check_choice(config, option, allowed)
-    _check_at_least_one(config, "gallery.bank_size")
+        check_choice(config, option, allowed)
+    check_at_least_one(config, "gallery.bank_size")
 
 
 def check_extraction_options(config: ml_collections.ConfigDict) -> None:
@@ -162,11 +165,11 @@ def check_extraction_options(config: ml_collections.ConfigDict) -> None:
         "model.backbone.name",
         "extract.regions",
     ):
-        _check_choice(config, option, (CHOICES | EXTRACTION_CHOICES)[option])
-    _check_positive(config, "extract.shard_megabytes")
+        check_choice(config, option, (CHOICES | EXTRACTION_CHOICES)[option])
+    check_positive(config, "extract.shard_megabytes")
     for option in ("extract.pool", "extract.pca_dim"):
-        _require(config, option, value_of(config, option) >= 0, "at least 0")
-    _require(config, "data.crops", config.data.crops == 1, "1 to extract features")
+        require(config, option, value_of(config, option) >= 0, "at least 0")
+    require(config, "data.crops", config.data.crops == 1, "1 to extract features")
     _check_photos(config)
     _check_backbone_of_extraction(config)
     _check_image_size(config)
@@ -174,7 +177,7 @@ def check_extraction_options(config: ml_collections.ConfigDict) -> None:
 
 def _check_backbone_of_extraction(config):
     backbone, extract = config.model.backbone, config.extract
-    _require(config, "model.backbone.name", backbone.name, _one_of(BACKBONES))
+    require(config, "model.backbone.name", backbone.name, one_of(BACKBONES))
     if not backbone.weights and backbone.name != "stem":
         raise InputError(
             "config.model.backbone.weights is empty, and features of random weights "
@@ -211,11 +214,7 @@ def _stages(config):
 
 def _check_choices(config):
     for option, allowed in CHOICES.items():
-        _check_choice(config, option, allowed)
-
-
-def _check_choice(config, option, allowed):
-    _require(config, option, value_of(config, option) in allowed, _one_of(allowed))
+        check_choice(config, option, allowed)
 
 
 def _check_groups(config, *options):
@@ -231,51 +230,13 @@ def _check_groups(config, *options):
                 )
 
 
-def _check_numbers(config, kind, *options):
-    whole, limit = ("whole ", 2**31) if kind is int else ("", math.inf)
-    for option in options:
-        numbers = value_of(config, option)
-        are_numbers = isinstance(numbers, tuple | list) and all(
-            isinstance(number, kind)
-            and not isinstance(number, bool)
-            and 0 <= number < limit
-            for number in numbers
-        )
-        below = f" and less than {limit}" if kind is int else ""
-        expected = f"a tuple of {whole}numbers, at least 0{below}"
-        _require(config, option, are_numbers, expected)
-
-
-def _check_positive(config, *options):
-    for option in options:
-        is_right = 0 < value_of(config, option) < math.inf
-        _require(config, option, is_right, "more than 0, and finite")
-
-
-def _check_at_least_one(config, *options):
-    for option in options:
-        _require(config, option, value_of(config, option) >= 1, "at least 1")
-
-
-def _check_less(config, limit, *options):
-    for option in options:
-        is_right = value_of(config, option) < limit
-        _require(config, option, is_right, f"less than {limit}")
-
-
-def _require(config, option, is_right, expected):
-    if not is_right:
-        value = value_of(config, option)
-        raise InputError(f"config.{option} is {value!r}; expected {expected}")
-
-
 def _check_rates(config):
     for option in ("data.drop_regions", "data.drop_words"):
         is_right = 0 <= value_of(config, option) <= 1
-        _require(config, option, is_right, "a number from 0 to 1")
+        require(config, option, is_right, "a number from 0 to 1")
     for option in ("model.dropout", "model.text_dropout", "optimizer.average_decay"):
         is_right = 0 <= value_of(config, option) < 1
-        _require(config, option, is_right, "at least 0 and less than 1")
+        require(config, option, is_right, "at least 0 and less than 1")
 
 
 def _check_photos(config):
@@ -289,11 +250,11 @@ def _check_photos(config):
                     f"config.data.{option} to {neutral}"
                 )
     # Formats of photos have 16 bits for a side.
-    _check_less(config, 2**16, "data.image_size", "data.resize")
+    check_less(config, 2**16, "data.image_size", "data.resize")
     _check_resize(config.data.resize, config.data.image_size)
     share = config.data.allowed_missing
-    _require(config, "data.allowed_missing", 0 <= share <= 1, "a number from 0 to 1")
-    _check_at_least_one(config, "data.maximum_pixels")
+    require(config, "data.allowed_missing", 0 <= share <= 1, "a number from 0 to 1")
+    check_at_least_one(config, "data.maximum_pixels")
 
 
 def _check_resize(resize, size):
@@ -317,7 +278,7 @@ def _check_image_size(config):
     spec = spec_of(name, sizes_of(config.model.backbone))
     if not spec.multiple:  # the sizes of the weights are not known yet
         return
-    _require(
+    require(
         config,
         "data.image_size",
         fits_backbone(config.data.image_size, spec),
@@ -334,11 +295,11 @@ def fits_backbone(size: int, spec: Spec) -> bool:
 
 
 def _check_schedule(config, optimizer, stage):
-    _check_choice(config, f"{optimizer}schedule", SCHEDULES)
+    check_choice(config, f"{optimizer}schedule", SCHEDULES)
     epochs = value_of(config, f"{stage}epochs")
     warmup = value_of(config, f"{optimizer}warmup_epochs")
     expected = f"at least 0 and less than config.{stage}epochs, which is {epochs}"
-    _require(config, f"{optimizer}warmup_epochs", 0 <= warmup < epochs, expected)
+    require(config, f"{optimizer}warmup_epochs", 0 <= warmup < epochs, expected)
 
 
 def _check_backbone(backbone, image_encoder):
@@ -352,7 +313,7 @@ def _check_backbone(backbone, image_encoder):
         raise InputError(
             f"config.model.backbone.weights is {backbone.weights!r}, but "
             "config.model.backbone.name is empty; set it to the architecture of the "
-            f"weights, {_one_of(BACKBONES)}"
+            f"weights, {one_of(BACKBONES)}"
         )
 
 
@@ -382,7 +343,7 @@ def _check_text_encoder(model):
         raise InputError(
             f"config.model.text_weights is {model.text_weights!r}, but "
             f"config.model.text_encoder is {model.text_encoder!r}, which is no "
-            f"transformer; set config.model.text_encoder to {_one_of(TOWERS)}, or "
+            f"transformer; set config.model.text_encoder to {one_of(TOWERS)}, or "
             "config.model.text_weights to ''"
         )
     positions = model.text_tower.positions
@@ -398,7 +359,3 @@ def _check_text_encoder(model):
             f"config.model.text_encoder is {model.text_encoder!r}; expected 'bert'; "
             "set it to 0"
         )
-
-
-def _one_of(allowed: Iterable[str]) -> str:
-    return f"one of {', '.join(map(repr, allowed))}"

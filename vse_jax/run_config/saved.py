@@ -12,7 +12,7 @@ from vse_jax.data.photo_geometry import Geometry, geometry_of
 from vse_jax.data.text.vocabularies import AnyVocabulary
 from vse_jax.errors import InputError, differences
 from vse_jax.host_connection import CONNECTION_DEFAULTS, CONNECTION_OPTIONS
-from vse_jax.run_config.checks import value_of
+from vse_jax.run_config.values import value_of
 
 IMPORTED_FROM = "imported_from"  # in the description of an imported checkpoint
 # Options that an evaluation may override; the checkpoint determines all others.
