@@ -63,6 +63,7 @@ def test_run_of_one_process_goes_on_with_four(place, reference):
     assert_ends_as(workdir, reference)
 
 
+@pytest.mark.slow
 def test_run_of_eight_devices_goes_on_with_four(place, reference):
     workdir = stopped(place, "eight_to_four_devices", devices=8)
     process = with_regions(place)(f"--workdir={workdir}", devices=4)
@@ -71,6 +72,7 @@ def test_run_of_eight_devices_goes_on_with_four(place, reference):
     assert_ends_as(workdir, reference)
 
 
+@pytest.mark.slow
 def test_four_hosts_evaluate_as_one(place, reference):
     report = reference / "eval" / "test.json"
     expected = json.loads(report.read_text())
@@ -82,6 +84,7 @@ def test_four_hosts_evaluate_as_one(place, reference):
     assert json.loads(report.read_text())["metrics"] == expected["metrics"]
 
 
+@pytest.mark.slow
 def test_one_of_four_hosts_prepares(place, tmp_path):
     options = "--mode=prepare", f"--config.data.data_dir={tmp_path}"
     finished = Hosts(place.start, 4).run(*options)

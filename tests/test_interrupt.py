@@ -85,7 +85,7 @@ SWALLOWED = """
     class Careless:
         def __del__(self):
             print("waiting", flush=True)
-            time.sleep(60)
+            time.sleep(10)
 
     try:
         Careless()  # Python ignores an exception in its destructor

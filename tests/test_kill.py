@@ -35,6 +35,7 @@ def test_killed_run_ends_as_an_uninterrupted_one(place):
     assert (workdir / report).read_bytes() == (reference / report).read_bytes()
 
 
+@pytest.mark.slow
 def test_terminated_run_of_two_devices_ends_as_an_uninterrupted_one(place):
     reference, _ = place.trained(devices=2)
     workdir = place.workdir("terminated")

@@ -80,11 +80,10 @@ def test_table_on_standard_output(trained):
         names = ("r1", "r5", "r10", "medr", "meanr")
         expected = [f"{report['metrics'][f'{direction}_{name}']:.1f}" for name in names]
         assert row.split()[-5:] == expected
-    checkpoint = workdir / "checkpoints" / str(report["step"])
     workdir = workdir.relative_to(workdir.parents[1])
     for line in (
         f"metrics:     {workdir}/eval/test.json",
-        f"checkpoint:  {checkpoint}",
+        f"checkpoint:  {workdir}/checkpoints/{report['step']}",
         f"TensorBoard: tensorboard --logdir {workdir}",
         f"search:      python main.py --mode=search --workdir={workdir} ",
         f"page:        python main.py --mode=serve --workdir={workdir}",

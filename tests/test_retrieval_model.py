@@ -293,9 +293,10 @@ def test_photos_have_a_largest_size(scenes, photos, tmp_path):
         vse_jax.load(scenes[0], maximum_pixels=0)
 
 
-def test_modes_take_the_largest_size_of_a_photo_from_the_flag(scenes):
+def test_modes_take_the_largest_size_of_a_photo_from_the_flag(scenes, config):
+    overrides = {"data.maximum_pixels": 7}
     place = open_gallery.Place(
-        str(scenes[0]), "best", "", "", "", {"data.maximum_pixels": 7}, None
+        str(scenes[0]), "best", "", "", "", overrides, config.gallery
     )
     assert open_gallery._load(place).image_input.maximum_pixels == 7
     unset = open_gallery._load(place._replace(overrides={}))
