@@ -148,7 +148,7 @@ def test_padding_changes_nothing(params):
     wide = np.pad(tokens, ((0, 0), (0, 4)), constant_values=9)
     wide = np.where(np.arange(wide.shape[1]) < COUNT[:, None], wide, 9)
     narrow, padded = (
-        Bert(SIZES).apply({"params": params}, t, COUNT) for t in (tokens, wide)
+        jax.jit(Bert(SIZES).apply)({"params": params}, t, COUNT) for t in (tokens, wide)
     )
     kept = exists(COUNT)
     np.testing.assert_allclose(
@@ -162,7 +162,7 @@ def test_bfloat16_is_close(params):
     tokens = tokens_of(SIZES)
     kept = exists(COUNT)
     precise, rough = (
-        Bert(SIZES, dtype).apply({"params": params}, tokens, COUNT)
+        jax.jit(Bert(SIZES, dtype).apply)({"params": params}, tokens, COUNT)
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     assert rough.dtype == jnp.bfloat16

@@ -13,6 +13,8 @@ from vse_jax.models.transformers import bert
 from vse_jax.models.transformers.bert import Bert
 from vse_jax.models.transformers.token_dropout import LayerDropout, TokenDropout
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RATE = 0.3
 KEY = jax.random.key(5)
 IDS = np.array([12, 7, 40, 3, 8], np.int32)
@@ -31,7 +33,11 @@ def dropout_of(model, ids=IDS):
 def apply(params, tokens, count=COUNT, ids=IDS, key=KEY):
     model = dropping()
     states = model.apply({"params": params}, tokens, count, ids, rngs={"dropout": key})
-    return jnp.where(test_bert.exists(count)[..., None], states, 0)
+    exists = jnp.arange(tokens.shape[1]) < count[:, None]
+    return jnp.where(exists[..., None], states, 0)
+
+
+compiled = jax.jit(apply)  # of the form for this platform
 
 
 @pytest.fixture(scope="module")
@@ -82,26 +88,29 @@ def test_every_site_has_choices_of_its_own():
 
 def test_order_of_captions_and_padding_change_nothing(params):
     tokens = tokens_of(SIZES)
-    expected = apply(params, tokens)
+    expected = compiled(params, tokens)
     rows = np.array([3, 0, 4])
-    found = apply(params, tokens[rows], COUNT[rows], IDS[rows])
+    found = compiled(params, tokens[rows], COUNT[rows], IDS[rows])
     np.testing.assert_allclose(found, expected[rows], atol=1e-6)
     wide = np.pad(tokens, ((0, 0), (0, 6)))
-    model = dropping()
-    padded = model.apply({"params": params}, wide, COUNT, IDS, rngs={"dropout": KEY})[
-        :, : tokens.shape[1]
-    ]
+
+    @jax.jit
+    def on_wide(params):
+        rngs = {"dropout": KEY}
+        return dropping().apply({"params": params}, wide, COUNT, IDS, rngs=rngs)
+
+    padded = on_wide(params)[:, : tokens.shape[1]]
     kept = test_bert.exists(COUNT)
     np.testing.assert_allclose(np.asarray(padded)[kept], expected[kept], atol=1e-6)
 
 
 def test_key_and_caption_decide(params):
     tokens = tokens_of(SIZES)
-    first = apply(params, tokens)
-    np.testing.assert_array_equal(apply(params, tokens), first)
+    first = compiled(params, tokens)
+    np.testing.assert_array_equal(compiled(params, tokens), first)
     for other in (
-        apply(params, tokens, key=jax.random.key(6)),
-        apply(params, tokens, ids=IDS + 1),
+        compiled(params, tokens, key=jax.random.key(6)),
+        compiled(params, tokens, ids=IDS + 1),
     ):
         assert (np.abs(other - first).max((1, 2)) > 1e-2).all()
 
@@ -117,14 +126,14 @@ def test_evaluation_drops_nothing(params):
 @pytest.mark.parametrize("form", ["on_cpu", "otherwise"])
 def test_forms_of_platforms_equal_the_modules(params, monkeypatch, form):
     tokens = tokens_of(SIZES)
-    direction = np.random.default_rng(0).normal(size=apply(params, tokens).shape)
+    direction = np.random.default_rng(0).normal(size=(*tokens.shape, SIZES.dim))
 
     def gradient_and_states():
         def total(params):
             states = apply(params, tokens)
             return (states * direction).sum(), states
 
-        return jax.grad(total, has_aux=True)(params)
+        return jax.jit(jax.grad(total, has_aux=True))(params)
 
     expected_gradient, expected = gradient_and_states()
     used = []
