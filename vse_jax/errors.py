@@ -82,15 +82,19 @@ def store_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def lack_of_memory(error: BaseException) -> str:
-    """Returns the line for a lack of memory that has no better report, or ""."""
+def is_lack_of_device_memory(error: BaseException) -> bool:
+    """Returns whether JAX, if it is imported, could not allocate an array."""
     jax = sys.modules.get("jax")
-    is_of_device = (
+    return (
         jax is not None
         and isinstance(error, jax.errors.JaxRuntimeError)
         and "RESOURCE_EXHAUSTED" in str(error)
     )
-    if not is_of_device and not isinstance(error, MemoryError):
+
+
+def lack_of_memory(error: BaseException) -> str:
+    """Returns the line for a lack of memory that has no better report, or ""."""
+    if not is_lack_of_device_memory(error) and not isinstance(error, MemoryError):
         return ""
     return (
         f"out of memory ({one_line(error)}); use smaller batches (config.batch_size, "

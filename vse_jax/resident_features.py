@@ -10,7 +10,7 @@ import tensorflow as tf
 from vse_jax import parallel
 from vse_jax.data import records
 from vse_jax.data.split_index import split_index
-from vse_jax.errors import InputError
+from vse_jax.errors import InputError, is_lack_of_device_memory
 from vse_jax.experiment import Experiment
 from vse_jax.feature_packing import Packing, gigabytes
 from vse_jax.progress import Progress
@@ -101,7 +101,7 @@ class ResidentFeatures:
         try:
             return parallel.fill_table(self._records, row_shape, np.uint32, read)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if not is_lack_of_device_memory(error):
                 raise
             # What is free may be in pieces.
             needed = parallel.rows_per_device(self._records) * self.packing.row_bytes

@@ -14,7 +14,7 @@ from vse_jax.compilation.chips import GIB
 from vse_jax.compilation.program_cost import Cost, program_cost
 from vse_jax.compilation.programs import Program
 from vse_jax.compilation.topology import Topology
-from vse_jax.errors import TrainingError, one_line
+from vse_jax.errors import TrainingError, is_lack_of_device_memory, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def measure(program: Program, topology: Topology) -> Measured:
     try:
         compiled = program.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_lack_of_device_memory(error):
             raise TrainingError(
                 f"{program.name}: libtpu cannot compile it for {topology.name} "
                 f"({one_line(error)})"

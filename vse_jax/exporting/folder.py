@@ -50,12 +50,12 @@ def holds_model(path: str) -> bool:
     Raises:
       InputError: if it is an export without `config.json`, such as a part of a copy.
     """
-    folder = _folder(path)
-    if not is_export(path) and (folder / WEIGHTS_FILE).exists():
+    folder, is_complete = _folder(path), is_export(path)
+    if not is_complete and (folder / WEIGHTS_FILE).exists():
         raise InputError(
             f"{folder}: has {WEIGHTS_FILE} of an export, but no {CONFIG_FILE}; {_AGAIN}"
         )
-    return is_export(path)
+    return is_complete
 
 
 def check_replaceable(path: str) -> None:

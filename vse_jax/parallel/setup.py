@@ -16,7 +16,12 @@ import tensorflow as tf
 from etils import epath
 from jax.experimental import multihost_utils
 
-from vse_jax.errors import InputError, TrainingError, one_line
+from vse_jax.errors import (
+    InputError,
+    TrainingError,
+    is_lack_of_device_memory,
+    one_line,
+)
 from vse_jax.parallel import program_cache
 from vse_jax.parallel.hosts import is_primary_host, is_single_host
 
@@ -178,9 +183,8 @@ def check_microbatches(
     pairs = batch_size // devices
     if microbatches >= 1 and pairs % microbatches == 0:
         return
-    below, above = range(min(microbatches - 1, pairs), 0, -1), range(1, pairs + 1)
-    if microbatches >= 1:
-        above = above[microbatches:]
+    below = range(min(microbatches - 1, pairs), 0, -1)
+    above = range(max(microbatches, 0) + 1, pairs + 1)
     nearest = [
         next((number for number in numbers if pairs % number == 0), None)
         for numbers in (below, above)
@@ -209,7 +213,7 @@ def reporting_memory(
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_lack_of_device_memory(error):
             raise
         devices = jax.device_count()
         ways = []

@@ -16,7 +16,7 @@ _KINDS = {
     "extraction": dict | None,
 }
 # What JSON makes of the values of options.
-_JSON_KINDS = {bool: bool, int: int, float: int | float, str: str, tuple: list}
+_JSON_TYPES = {bool: {bool}, int: {int}, float: {int, float}, str: {str}, tuple: {list}}
 
 
 def check_complete(run: dict, path: str | os.PathLike) -> None:
@@ -31,8 +31,9 @@ def check_complete(run: dict, path: str | os.PathLike) -> None:
     """
     entries = run if isinstance(run, dict) else {}  # JSON of any kind, if damaged
     missing = [entry for entry in ("config", *_KINDS) if entry not in entries]
+    defaults = common.get_config().to_dict()
     if "config" in entries:
-        missing += _missing_options(entries["config"])
+        missing += _missing_options(entries["config"], defaults)
     if missing:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise InputError(
@@ -41,7 +42,7 @@ def check_complete(run: dict, path: str | os.PathLike) -> None:
             "another --workdir"
         )
     wrong = [name for name, kinds in _KINDS.items() if not isinstance(run[name], kinds)]
-    wrong += _of_other_types(run["config"], common.get_config().to_dict(), "config")
+    wrong += _of_other_types(run["config"], defaults, "config")
     if wrong:
         raise InputError(
             f"{path}: its {wrong[0]} is of another type than vse_jax saves; undo the "
@@ -56,16 +57,13 @@ def _of_other_types(saved, expected, name):
         found, option_name = saved[option], f"{name}.{option}"
         if isinstance(value, dict):
             wrong += _of_other_types(found, value, option_name)
-        else:
-            kinds = _JSON_KINDS.get(type(value), object)
-            is_number = not isinstance(found, bool) or type(value) is bool
-            if not isinstance(found, kinds) or not is_number:
-                wrong.append(option_name)
+        elif type(found) not in _JSON_TYPES[type(value)]:
+            wrong.append(option_name)
     return wrong
 
 
-def _missing_options(saved):
-    missing = _missing(saved, common.get_config().to_dict(), "config")
+def _missing_options(saved, defaults):
+    missing = _missing(saved, defaults, "config")
     if not missing and isinstance(saved["fine_tuning"], list):
         stage = common.fine_tuning_stage(epochs=1, learning_rate=1.0).to_dict()
         for number, of_stage in enumerate(saved["fine_tuning"]):

@@ -139,14 +139,10 @@ def read(path: epath.Path, kind: str) -> Any:
     try:
         return faiss.read_index(os.fspath(path), mapped)
     except RuntimeError:
-        raise damaged(path, kind) from None
-
-
-def damaged(path: epath.Path, kind: str) -> InputError:
-    """Returns an error that says that a file of an index is damaged."""
-    return InputError(
-        f"{path}: is damaged; run --mode=encode with config.gallery.index={kind} again"
-    )
+        raise InputError(
+            f"{path}: is damaged; run --mode=encode with config.gallery.index={kind} "
+            "again"
+        ) from None
 
 
 def search(

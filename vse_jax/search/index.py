@@ -20,7 +20,7 @@ from etils import epath
 from vse_jax import files
 from vse_jax.errors import InputError, unreadable
 from vse_jax.gallery.gallery import Gallery
-from vse_jax.gallery.local_files import are_few, check_size, digest_of, local_path
+from vse_jax.gallery.local_files import are_few, check_digest, check_size, local_path
 from vse_jax.gallery.manifest import File, names_in
 from vse_jax.search import exact, faiss_files
 from vse_jax.search.exact import Found
@@ -181,9 +181,8 @@ def load(gallery: Gallery, hubness: Hubness | None = None) -> Index:
     are_checked = are_few(gallery.folder, description.files)
     for file in description.files:
         check_size(gallery.folder, file)
-        path = gallery.folder / file.name
-        if are_checked and digest_of(path) != file.sha256:
-            raise faiss_files.damaged(path, description.kind)
+        if are_checked:
+            check_digest(gallery.folder, file)
     return Index(gallery, description, hubness if description.hubness else None)
 
 
