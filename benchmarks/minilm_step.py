@@ -100,10 +100,10 @@ def pytorch_step(sizes: Sizes, bert: dict, batch: dict[str, np.ndarray]):
     return lambda: step(batch)
 
 
-def make_step(side: str, tiny: bool):
-    sizes, bert = (TINY_MODEL, TINY_BERT) if tiny else (MODEL, BERT)
-    make = {"JAX": jax_side, "PyTorch": pytorch_step}[side]
-    return make(sizes, bert, random_batch(sizes, 8 if tiny else 128))
+def make_step(options):
+    sizes, bert = (TINY_MODEL, TINY_BERT) if options.tiny else (MODEL, BERT)
+    make = {"JAX": jax_side, "PyTorch": pytorch_step}[options.side]
+    return make(sizes, bert, random_batch(sizes, 8 if options.tiny else 128))
 
 
 def columns(name, times):

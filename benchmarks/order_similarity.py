@@ -13,15 +13,15 @@ SIDES = ("plain", "parts")
 PAIRS, DIM = 128, 1024
 
 
-def make_step(side: str, tiny: bool):
+def make_step(options):
     import jax
     import numpy as np
 
     from vse_jax.models.kernels import violation_norm
 
     norms = violation_norm.plain_norm, violation_norm.violation_norm
-    norm = norms[SIDES.index(side)]
-    pairs = 8 if tiny else PAIRS
+    norm = norms[SIDES.index(options.side)]
+    pairs = 8 if options.tiny else PAIRS
     rng = np.random.default_rng(0)
     embeddings = np.abs(rng.normal(size=(2, pairs, DIM))).astype(np.float32)
     compute = jax.jit(

@@ -12,14 +12,16 @@ from benchmarks.train_step import BATCH_SIZE, TINY_BATCH_SIZE, random_batch
 SIDES = ("gpo", "esa")  # of `config.model.pooling`
 
 
-def make_step(side: str, tiny: bool):
+def make_step(options):
     from benchmarks import jax_step
     from configs import common
 
-    sizes, batch_size = (TINY, TINY_BATCH_SIZE) if tiny else (Sizes(), BATCH_SIZE)
+    sizes, batch_size = (
+        (TINY, TINY_BATCH_SIZE) if options.tiny else (Sizes(), BATCH_SIZE)
+    )
     config = common.get_config()
     config.model.update(
-        embed_dim=sizes.embed_dim, word_dim=sizes.word_dim, pooling=side
+        embed_dim=sizes.embed_dim, word_dim=sizes.word_dim, pooling=options.side
     )
     batch = random_batch(sizes, batch_size)
     return jax_step.make_step(config, sizes.vocabulary_size, batch)

@@ -201,20 +201,25 @@ def make_train_step(
     model: RVSE | None = None,
     margin: float = 0.2,
     epsilon: float = 0.01,
+    autocast: bool = False,
 ) -> Callable[[Mapping[str, np.ndarray]], float]:
     """Returns a function that runs one whole training step and gives its loss.
 
     Its batch is that of the input pipeline: `regions [batch, regions, dim]`,
     `region_count [batch]`, `tokens [batch, time]`, `token_count [batch]`. Without
     `model` one is made at random. The caller chooses the device by
-    `torch.set_default_device`, and the threads by `torch.set_num_threads`.
+    `torch.set_default_device`, and the threads by `torch.set_num_threads`. With
+    `autocast` the products of the model are in bfloat16.
     """
     model = (model or RVSE(sizes)).train()
+    device = torch.get_default_device().type
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.01)
 
     def train_step(batch: Mapping[str, np.ndarray]) -> float:
         optimizer.zero_grad()
-        loss = selective_loss(*model(batch_to_torch(batch)), margin, epsilon)
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+            embeddings = model(batch_to_torch(batch))
+        loss = selective_loss(*(e.float() for e in embeddings), margin, epsilon)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         optimizer.step()

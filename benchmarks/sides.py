@@ -27,7 +27,9 @@ REPEATS = 9  # timed steps of each side
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
 
-def serve(function: Callable[[], object], warmup: int, *, untimed: int = 0) -> None:
+def serve(
+    function: Callable[[], object], warmup: int, *, untimed_seconds: float = 0
+) -> None:
     """Calls a function whenever a line comes on standard input.
 
     Prints how long it took, the processor time of all threads, and the most anonymous
@@ -36,15 +38,17 @@ def serve(function: Callable[[], object], warmup: int, *, untimed: int = 0) -> N
     Args:
       function: the work of this side.
       warmup: number of calls before the first one that is timed.
-      untimed: number of calls before the timed one of each turn. A training step
-        follows another one. After the pause of a turn, its memory comes from the
-        system anew, and on a virtual machine perhaps from its host.
+      untimed_seconds: for how long to call it before the timed call of each turn. A
+        training step follows another one. After the pause of a turn, its memory comes
+        from the system anew, and on a virtual machine perhaps from its host. A GPU
+        raises its clock first.
     """
     for _ in range(warmup):
         timing.seconds_of(function)
     print("ready", flush=True)
     for _ in sys.stdin:
-        for _ in range(untimed):
+        end = time.monotonic() + untimed_seconds
+        while time.monotonic() < end:
             timing.seconds_of(function)
         with timing.AnonymousMemory() as memory:
             started = time.process_time()
@@ -120,10 +124,11 @@ def _answer(process, pattern):
 def compare_steps(
     module: str,
     description: str,
-    make_step: Callable[[str, bool], Callable[[], object]],
+    make_step: Callable[[argparse.Namespace], Callable[[], object]],
     sides: Sequence[str],
     columns: Callable[[str, Mapping[str, timing.Timing]], dict[str, object]],
     *,
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
     first: str = "step",
 ) -> None:
     """The command line of a benchmark of training steps: `--tiny`, `--side=NAME`.
@@ -131,21 +136,24 @@ def compare_steps(
     Args:
       module: the benchmark.
       description: of the benchmark, for `--help`.
-      make_step: takes the name of a side and whether it is tiny; returns its step.
+      make_step: takes the options, with `side`, the name of a side, and `tiny`, whether
+        it is small; returns its step.
       sides: their names.
       columns: takes the name of a side and the times of all sides; returns further
         columns of its row.
+      add_options: adds further options to the parser.
       first: title of the column with the names.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--tiny", action="store_true", help="small sizes, two repeats")
     parser.add_argument("--side", choices=sides, help=argparse.SUPPRESS)
+    add_options(parser)
     arguments = parser.parse_args()
     if arguments.side:
-        serve(make_step(arguments.side, arguments.tiny), warmup=2, untimed=1)
+        serve(make_step(arguments), warmup=2, untimed_seconds=0.5)
         return
-    own, repeats = (["--tiny"], 2) if arguments.tiny else ([], REPEATS)
-    times = in_turns(module, own, sides, repeats)
+    repeats = 2 if arguments.tiny else REPEATS
+    times = in_turns(module, sys.argv[1:], sides, repeats)
     timing.print_table(
         [
             {

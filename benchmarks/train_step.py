@@ -1,13 +1,13 @@
 """One whole training step of RVSE++ against the same model in PyTorch.
 
     pip install torch
-    python -m benchmarks.train_step [--tiny]
+    python -m benchmarks.train_step [--tiny] [--batch_size=128] [--dtype=bfloat16]
 
 The paper's size: 128 pairs, 36 regions of 2,048 dimensions, embeddings of 1,024, words
 of 300, a vocabulary of 8,481, captions of about 12 words and at most 24 tokens. Each
 side is a process of its own, on a GPU if it finds one, and else on all cores. They take
-turns. The batch starts in the host's memory. A table of seconds is printed, and how
-many times faster the median step of JAX is.
+turns. The batch starts in the host's memory. With bfloat16, PyTorch uses autocast. A
+table of seconds is printed, and how many times faster the median step of JAX is.
 """
 
 import os
@@ -41,30 +41,42 @@ def random_batch(sizes: Sizes, batch_size: int) -> dict[str, np.ndarray]:
     }
 
 
-def jax_side(sizes: Sizes, batch: dict[str, np.ndarray]):
+def jax_side(sizes: Sizes, batch: dict[str, np.ndarray], dtype: str):
     from benchmarks import jax_step
     from configs import common
 
     config = common.get_config()
+    config.dtype = dtype
     config.model.embed_dim, config.model.word_dim = sizes.embed_dim, sizes.word_dim
     return jax_step.make_step(config, sizes.vocabulary_size, batch)
 
 
-def pytorch_step(sizes: Sizes, batch: dict[str, np.ndarray]):
+def pytorch_step(sizes: Sizes, batch: dict[str, np.ndarray], dtype: str):
     import torch
 
     from benchmarks import pytorch_rvse
 
     torch.set_num_threads(os.cpu_count())
     torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
-    step = pytorch_rvse.make_train_step(sizes)
+    step = pytorch_rvse.make_train_step(sizes, autocast=dtype == "bfloat16")
     return lambda: step(batch)
 
 
-def make_step(side: str, tiny: bool):
-    sizes, batch_size = (TINY, TINY_BATCH_SIZE) if tiny else (Sizes(), BATCH_SIZE)
-    make = {"JAX": jax_side, "PyTorch": pytorch_step}[side]
-    return make(sizes, random_batch(sizes, batch_size))
+def make_step(options):
+    sizes = TINY if options.tiny else Sizes()
+    batch_size = TINY_BATCH_SIZE if options.tiny else options.batch_size
+    make = {"JAX": jax_side, "PyTorch": pytorch_step}[options.side]
+    return make(sizes, random_batch(sizes, batch_size), options.dtype)
+
+
+def add_options(parser):
+    parser.add_argument("--batch_size", type=int, default=BATCH_SIZE, help="pairs")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of products",
+    )
 
 
 def columns(name, times):
@@ -73,7 +85,14 @@ def columns(name, times):
 
 def main():
     description = __doc__.splitlines()[0]
-    sides.compare_steps("benchmarks.train_step", description, make_step, SIDES, columns)
+    sides.compare_steps(
+        "benchmarks.train_step",
+        description,
+        make_step,
+        SIDES,
+        columns,
+        add_options=add_options,
+    )
 
 
 if __name__ == "__main__":
