@@ -13,15 +13,13 @@ with config.data.device_resident: tokens and the indices of images and regions.
 
 import argparse
 import itertools
-import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import ml_collections
-import numpy as np
 
-from benchmarks import timing
+from benchmarks import random_features, timing
 from configs import common
 from vse_jax.data import datasets, input_pipeline
 from vse_jax.data.text.vocabulary import training_vocabulary
@@ -31,19 +29,7 @@ _TINY_SIZES = ((400, 4, 8),)
 _BATCH_SIZE = 128
 _STEPS = 40  # of a run
 _REPEATS = 7
-_WORDS = 12  # of a caption, on average
-
-
-def _write_source(root: Path, images: int, regions: int, dim: int) -> None:
-    rng = np.random.default_rng(0)
-    words = [f"word{number}" for number in range(8000)]
-    choice = random.Random(0)
-    for split, count in (("train", images), ("dev", 1)):
-        features = rng.standard_normal((count, regions, dim), np.float32)
-        np.save(root / f"{split}_ims.npy", features.astype(np.float16))
-        lengths = [choice.randrange(_WORDS - 4, _WORDS + 5) for _ in range(5 * count)]
-        lines = [" ".join(choice.choices(words, k=length)) for length in lengths]
-        (root / f"{split}_caps.txt").write_text("\n".join(lines) + "\n", "utf-8")
+_VOCABULARY_SIZE = 8000
 
 
 def _config(folder: Path, dim: int) -> ml_collections.ConfigDict:
@@ -89,7 +75,9 @@ class _Side:
 def _sides(folder: Path, images: int, regions: int, dim: int) -> Iterator[_Side]:
     """Yields the streamed and the resident form of a dataset."""
     folder.mkdir()
-    _write_source(folder, images, regions, dim)
+    random_features.write(
+        folder, images, 1, regions=regions, dim=dim, vocabulary_size=_VOCABULARY_SIZE
+    )
     config = _config(folder, dim)
     builder = datasets.prepare(config.data)
     for resident in (False, True):
