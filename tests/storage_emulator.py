@@ -18,10 +18,11 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import buckets, objects
 from gcp_storage_emulator.storage import Storage
 
+from tests.object_store import BUCKET
+
 for _name in ("gcp_storage_emulator", "api.object"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
-BUCKET = "bucket"
 FORBIDDEN = "forbidden"  # a bucket without permission
 ANONYMOUS = "anonymous"  # a bucket that asks for credentials
 _REFUSED = {
