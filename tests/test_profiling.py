@@ -29,11 +29,13 @@ def test_profile_ends_with_the_training(tmp_path):
     assert profiles(tmp_path) == 1
 
 
-@pytest.mark.parametrize("first", [0, 3])
-def test_nothing_is_profiled_without_the_step(tmp_path, first):
-    """As in a run that is resumed behind it."""
+@pytest.mark.parametrize(("first", "lines"), [(0, 0), (3, 1)])
+def test_nothing_is_profiled_without_the_step(tmp_path, caplog, first, lines):
+    """As in a run that is resumed behind it, which is logged once."""
+    caplog.set_level("INFO")
     assert train(tmp_path, first=first, start=4, stop=20) is None
     assert profiles(tmp_path) == 0
+    assert caplog.text.count("set it to more than 5\n") == lines
 
 
 def test_profile_behind_the_last_step_is_refused(tmp_path):

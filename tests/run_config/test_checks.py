@@ -177,6 +177,7 @@ def test_options_of_a_loss_must_fit_each_other(config, options, option, advice):
         ({"model.backbone.name": "stem"}, "extract features (--mode=extract)"),
         ({"data.augment": False}, "all views are equal"),
         ({"data.drop_regions": 0.0, "data.drop_words": 0.0}, "all views are equal"),
+        ({"loss.views": 17}, "expected at most 16"),
     ],
 )
 def test_views_need_a_loss_and_regions_that_are_dropped(config, options, reason):
@@ -187,7 +188,7 @@ def test_views_need_a_loss_and_regions_that_are_dropped(config, options, reason)
     with pytest.raises(InputError) as error:
         run_config.check_options(config)
     message = str(error.value)
-    assert message.startswith("config.loss.views is 2, but ")
+    assert message.startswith(f"config.loss.views is {config.loss.views}, but ")
     assert reason in message
     assert "\n" not in message
     config.loss.views = 1

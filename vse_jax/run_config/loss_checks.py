@@ -8,6 +8,9 @@ from vse_jax.losses import MININGS, mines_negatives
 from vse_jax.models import image_encoders
 
 
+_MOST_VIEWS = 16  # of an image and of a caption; the time of a step grows with them
+
+
 def check_loss(config: ml_collections.ConfigDict) -> None:
     """Checks that the options of the loss fit each other and the inputs.
 
@@ -43,7 +46,12 @@ def _check_views(config):
     model, data = config.model, config.data
     content = image_encoders.ENCODERS[model.image_encoder].content
     reason = ""
-    if config.loss.name == "sigmoid":
+    if config.loss.views > _MOST_VIEWS:
+        reason = (
+            f"each is embedded in every step; expected at most {_MOST_VIEWS} (2 in "
+            "ESA's paper)"
+        )
+    elif config.loss.name == "sigmoid":
         reason = (
             "config.loss.name is 'sigmoid', which compares each pair on its own and "
             "not with the least similar view; set it to 'triplet' or 'infonce'"
