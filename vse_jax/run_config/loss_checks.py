@@ -7,7 +7,6 @@ from vse_jax.loss_scalars import LARGEST_SCALES
 from vse_jax.losses import MININGS, mines_negatives
 from vse_jax.models import image_encoders
 
-
 _MOST_VIEWS = 16  # of an image and of a caption; the time of a step grows with them
 
 
