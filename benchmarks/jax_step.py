@@ -10,7 +10,6 @@ import optax
 from vse_jax import parallel
 from vse_jax.models.vse import create_model
 from vse_jax.optimizer import create_optimizer
-from vse_jax.parallel import gpu_products
 from vse_jax.train_step import create_train_state, make_train_step
 
 
@@ -22,7 +21,6 @@ def make_step(
     """Returns a function that sends the batch to the device and trains on it."""
     if config.dtype != "bfloat16":
         jax.config.update("jax_default_matmul_precision", "float32")  # as PyTorch's
-    gpu_products.use_cublas(config.dtype)
     model = create_model(
         config, vocabulary_size, train=True, gather_over_devices=parallel.gather
     )

@@ -37,7 +37,9 @@ class Profile:
         self._folder = folder
         self._first_step = first_step
         self._is_running = False
-        self._is_checked = False  # whether the first step to profile was behind the start
+        self._is_checked = (
+            False  # whether the first step to profile was behind the start
+        )
 
     def __enter__(self) -> "Profile":
         return self

@@ -234,7 +234,7 @@ class RetrievalModel:
         images = self._checked_embeddings("images", images)
         captions = self._checked_embeddings("captions", captions)
         rows = max(1, _TILE_BYTES // (BYTES * max(1, len(captions))))
-        compute = jax.jit(SIMILARITIES[self.similarity_name])
+        compute = parallel.jit_in_float32(SIMILARITIES[self.similarity_name])
         similarities = np.empty((len(images), len(captions)), np.float32)
         for start in range(0, len(images), rows):
             tile = slice(start, start + rows)

@@ -27,6 +27,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from vse_jax import parallel
 from vse_jax.errors import InputError
 from vse_jax.evaluation import coco_test, cxc_judgements
 from vse_jax.evaluation.coco_test import CocoTest
@@ -279,7 +280,7 @@ def _scores_of_pairs(images, captions, image, caption, similarity):
     return np.concatenate(parts)[: len(image)]
 
 
-@functools.partial(jax.jit, static_argnames="similarity")
+@functools.partial(parallel.jit_in_float32, static_argnames="similarity")
 def _scores_of_rows(images, captions, similarity):
     def of_pair(image, caption):
         return SIMILARITIES[similarity](image[None], caption[None])[0, 0]

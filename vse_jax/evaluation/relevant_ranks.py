@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vse_jax import parallel
 from vse_jax.evaluation.counting import count_not_below
 from vse_jax.evaluation.relevance import Relevance
 from vse_jax.evaluation.score_tiles import Side, with_model_axis
@@ -145,7 +146,7 @@ def _blocks(relevance: Relevance) -> Iterator[_Block]:
         yield _Block(query, candidate, len(rows))
 
 
-@functools.partial(jax.jit, static_argnames=("similarity", "content"))
+@functools.partial(parallel.jit_in_float32, static_argnames=("similarity", "content"))
 def _scores(queries, tiles, own, number, *, similarity, content):
     """Computes the scores `[tiles, queries, TILE]`, -inf of what is no candidate.
 

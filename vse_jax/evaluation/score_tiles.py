@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vse_jax import parallel
 from vse_jax.similarity import SIMILARITIES
 
 TILE_IMAGES, TILE_CAPTIONS = 512, 2560
@@ -68,7 +69,7 @@ def _side(embeddings, largest):
     return Side(embeddings, min(largest, rows))
 
 
-@functools.partial(jax.jit, static_argnames="similarity")
+@functools.partial(parallel.jit_in_float32, static_argnames="similarity")
 def tile_of_scores(
     images: jax.Array, captions: jax.Array, similarity: str
 ) -> jax.Array:

@@ -14,6 +14,7 @@ from vse_jax.parallel.collectives import (
     scatter_sum,
     sum_over_devices,
 )
+from vse_jax.parallel.compiler import jit_in_float32
 from vse_jax.parallel.hosts import (
     agree_to_stop,
     check_same_on_hosts,
@@ -82,6 +83,7 @@ __all__ = [
     "gather_over_hosts",
     "is_primary_host",
     "is_single_host",
+    "jit_in_float32",
     "local_device_count",
     "map_over_devices",
     "map_over_local_devices",

@@ -24,6 +24,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vse_jax.parallel.collectives import AXIS
+from vse_jax.parallel.compiler import options_of_steps
 
 REPLICATED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
@@ -163,7 +164,7 @@ class Mapped:
         with waiting_for_compiler(), lock:
             if key not in self._compiled:
                 lowered = self.lower(*args)
-                self._compiled[key] = lowered.compile(_compiler_options())
+                self._compiled[key] = lowered.compile(options_of_steps())
                 _give_back_memory()
         return self._compiled[key]
 
@@ -224,16 +225,6 @@ def all_devices() -> tuple[jax.Device, ...]:
 def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
     """Returns the mesh of one axis over the devices."""
     return Mesh(np.array(devices), (AXIS,))
-
-
-def _compiler_options():
-    """Returns options of the XLA compiler that differ from its defaults."""
-    if jax.default_backend() != "cpu":
-        return None
-    # Not YNNPACK for products of matrices: Eigen is about a fifth faster, and up to
-    # twice with few rows, as in a recurrence.
-    ynnpack = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
-    return {"xla_cpu_experimental_ynn_fusion_type": ynnpack}
 
 
 def _give_back_memory():

@@ -22,7 +22,7 @@ from vse_jax.errors import (
     is_lack_of_device_memory,
     one_line,
 )
-from vse_jax.parallel import gpu_products, program_cache
+from vse_jax.parallel import program_cache
 from vse_jax.parallel.hosts import is_primary_host, is_single_host
 
 
@@ -49,7 +49,6 @@ def set_up(config: ml_collections.ConfigDict, workdir: str) -> None:
         or epath.Path(workdir).parent / ".compilation_cache"
     )
     program_cache.use_folder(epath.Path(cache).expanduser())
-    gpu_products.use_cublas(config.dtype)
     select_platform(config.platform)
     if not config.dtype:
         config.dtype = "bfloat16" if jax.default_backend() == "tpu" else "float32"

@@ -3,10 +3,10 @@
 import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vse_jax import parallel
 from vse_jax.evaluation.embedder import Embeddings
 from vse_jax.evaluation.evaluator import Evaluation
 from vse_jax.similarity import scores_of
@@ -132,12 +132,13 @@ def _scores(queries, candidates, name, similarity):
     return scores_of(similarity, content, candidates, queries).T
 
 
-_scores_of_tile = functools.partial(jax.jit, static_argnames=("name", "similarity"))(
-    _scores
+_jit = functools.partial(
+    parallel.jit_in_float32, static_argnames=("name", "similarity")
 )
+_scores_of_tile = _jit(_scores)
 
 
-@functools.partial(jax.jit, static_argnames=("name", "similarity"))
+@_jit
 def _best_of_tile(
     queries, candidates, query_image, candidate_image, *, name, similarity
 ):
