@@ -37,9 +37,7 @@ class Profile:
         self._folder = folder
         self._first_step = first_step
         self._is_running = False
-        self._is_checked = (
-            False  # whether the first step to profile was behind the start
-        )
+        self._has_begun = False
 
     def __enter__(self) -> "Profile":
         return self
@@ -54,14 +52,14 @@ class Profile:
           step: number of the step that follows, counted from 1.
           state: arrays on the devices, which are ready when all earlier steps are done.
         """
-        if not self._is_checked and 0 < self._first_step < step:
+        if not self._has_begun and 0 < self._first_step < step:
             logger.info(
                 "config.profile_at_step is %d, which is done: nothing is profiled; to "
                 "profile this run, set it to more than %d",
                 self._first_step,
                 step,
             )
-        self._is_checked = True
+        self._has_begun = True
         if step in (self._first_step, self._first_step + STEPS):
             jax.block_until_ready(state)
             self._stop()
