@@ -35,7 +35,7 @@ def test_nothing_is_profiled_without_the_step(tmp_path, caplog, first, lines):
     caplog.set_level("INFO")
     assert train(tmp_path, first=first, start=4, stop=20) is None
     assert profiles(tmp_path) == 0
-    assert caplog.text.count("set it to more than 5\n") == lines
+    assert caplog.text.count("set it to at least 5\n") == lines
 
 
 def test_profile_behind_the_last_step_is_refused(tmp_path):

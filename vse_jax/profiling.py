@@ -55,7 +55,7 @@ class Profile:
         if not self._has_begun and 0 < self._first_step < step:
             logger.info(
                 "config.profile_at_step is %d, which is done: nothing is profiled; to "
-                "profile this run, set it to more than %d",
+                "profile this run, set it to at least %d",
                 self._first_step,
                 step,
             )
