@@ -158,8 +158,8 @@ def get_config() -> ml_collections.ConfigDict:
     loss.learn_scale = True
     # Adds the triplet loss of the options below to infonce, with this weight.
     loss.triplet_weight = 0.0
-    # Views of each image and caption, in which regions and words are dropped anew. The
-    # positive of a view is the least similar of its partner's views (ESA's loss).
+    # Views of each image and caption, 1 to 16, in which regions and words are dropped
+    # anew. The positive of a view is the least similar of its partner's (ESA's loss).
     loss.views = 1
     loss.mining = "selective"  # negatives: all, mean, hardest, semi_hard or selective
     loss.margin = 0.2  # in units of similarity

@@ -178,6 +178,7 @@ def test_options_of_a_loss_must_fit_each_other(config, options, option, advice):
         ({"data.augment": False}, "all views are equal"),
         ({"data.drop_regions": 0.0, "data.drop_words": 0.0}, "all views are equal"),
         ({"loss.views": 17}, "expected at most 16"),
+        ({"loss.views": 10**30}, "expected at most 16"),
     ],
 )
 def test_views_need_a_loss_and_regions_that_are_dropped(config, options, reason):

@@ -79,7 +79,6 @@ _SIZES = (
     "microbatches",
     "evaluation_batch_size",
     "data.region_dim",
-    "loss.views",
     "model.embed_dim",
     "model.word_dim",
 )
