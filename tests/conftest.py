@@ -6,6 +6,10 @@ import shutil
 import sys
 import tempfile
 
+from vse_jax import huge_pages
+
+# The workers of xdist, and the programs that tests start, read it when they start.
+os.environ.update(huge_pages.ENVIRONMENT | os.environ)
 # JAX reads these once, when it is imported.
 _DEVICES = "--xla_force_host_platform_device_count"
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
