@@ -99,7 +99,7 @@ def _side(module, arguments, side) -> Iterator[subprocess.Popen]:
     own = {} if side in OTHERS else huge_pages.ENVIRONMENT
     with subprocess.Popen(
         [sys.executable, "-m", module, *arguments, f"--side={side}"],
-        env=os.environ | own,
+        env=own | os.environ,
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
