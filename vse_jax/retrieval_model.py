@@ -264,6 +264,12 @@ class RetrievalModel:
             w for w, is_unknown in zip(words, unknown, strict=True) if is_unknown
         ]
 
+    def is_truncated(self, caption: Caption) -> bool:
+        """Returns whether a caption has more tokens than the model reads."""
+        text = _without_half_characters(caption)
+        _, (count,) = self.vocabulary.encode_texts([text], self.config.data.tokenizer)
+        return bool(count > self._lengths[-1])
+
     def _caption_step(self, variables, batch):
         return self._model.apply(variables, batch, method=VSE.embed_captions)
 

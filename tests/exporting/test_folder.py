@@ -1,6 +1,7 @@
 """Writing and reading the folder of an export."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from vse_jax.checkpoint import Restored
 from vse_jax.errors import InputError
 from vse_jax.exporting import folder
 
+CONFIG = "config.json"
 VARIABLES = {
     "params": {"text": {"words": np.arange(6, dtype=np.float32).reshape(2, 3)}},
     "batch_stats": {},
@@ -52,6 +54,24 @@ def test_what_is_written_is_read(tmp_path):
     assert found.variables["batch_stats"] == {}
     np.testing.assert_array_equal(found.pca["mean"], PCA["mean"])
     assert folder.read_run(str(path)) == RUN
+
+
+def test_two_exports_to_one_folder_wait_for_each_other(tmp_path):
+    other = threading.Thread(target=write, args=[tmp_path])
+
+    def programs():
+        yield "image_encoder.onnx", b"first"
+        other.start()
+        other.join(0.5)
+        assert other.is_alive()
+        assert CONFIG not in names(tmp_path)
+        yield "text_encoder.onnx", b"first"
+
+    write(tmp_path, programs=programs())
+    other.join()
+    assert (tmp_path / "image_encoder.onnx").read_bytes() == b"onnx"
+    assert "text_encoder.onnx" not in names(tmp_path)
+    assert folder.read_run(str(tmp_path)) == RUN
 
 
 def test_layout_is_that_of_hugging_face(tmp_path):

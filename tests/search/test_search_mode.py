@@ -89,6 +89,7 @@ def test_a_folder_of_photos_from_encoding_to_results(workdir, photos, tmp_path):
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["query"] for line in lines] == ["a dog", "a red star xyz"]
     assert lines[1]["unknown_words"] == ["xyz"]
+    assert not lines[1]["is_truncated"]
     paths = {hit["path"] for hit in lines[0]["hits"]}
     assert paths == {str(photos / f"{number}.jpg") for number in range(6)}
 

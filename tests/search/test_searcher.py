@@ -161,6 +161,14 @@ def test_unknown_words(searcher):
     assert not searcher.has_known_words(text_query("qwerty"))
 
 
+def test_truncated_text(searcher):
+    longest = searcher.model.config.data.token_lengths[-1]
+    words = ["star"] * (longest - 2)  # beside the tokens of the start and the end
+    assert not searcher.is_truncated(text_query(" ".join(words)))
+    too_long = Part(-1, " ".join([*words, "star"]))
+    assert searcher.is_truncated(Query((Part(1, "a star"), too_long)))
+
+
 def test_invalid_queries_are_reported(searcher):
     with pytest.raises(InputError, match="cancel each other out"):
         searcher.embed([Query((Part(1, "a star"), Part(-1, "a star")))])

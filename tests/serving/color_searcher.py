@@ -135,6 +135,9 @@ class ColorSearcher:
         known = {*COLORS, "a", "thing"}
         return [word for text in texts for word in text.split() if word not in known]
 
+    def is_truncated(self, query):
+        return any(len(text.split()) > 100 for text in query.texts)
+
     def has_known_words(self, query):
         texts = [part.text for part in query.parts if part.text is not None]
         words = [word for text in texts for word in text.split()]

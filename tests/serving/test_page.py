@@ -287,6 +287,8 @@ def test_unknown_words_are_named(page):
     assert page.text("#warning") == "The model does not know “<i>dragon</i>”."
     page.open("/?q=dragon")
     page.wait_for(lambda: "these results are arbitrary" in page.text("#warning"))
+    page.open(f"/?q={'red+' * 101}")
+    page.wait_for(lambda: "reads only its beginning" in page.text("#warning"))
 
 
 def test_server_that_is_gone_and_comes_back(page):

@@ -52,6 +52,7 @@ def test_answer_describes_each_result(server):
     assert best["row"] == 0
     assert answer["unknown_words"] == ["dragon"]
     assert answer["has_known_words"]
+    assert not answer["is_truncated"]
     assert answer["rows"] == len(COLORS)
     assert answer["milliseconds"] > 0
 
@@ -60,6 +61,10 @@ def test_query_of_unknown_words_is_answered_and_says_so(server):
     answer = server.search(q="dragon dragon").json
     assert answer["unknown_words"] == ["dragon"]
     assert not answer["has_known_words"]
+
+
+def test_query_that_is_too_long_is_answered_and_says_so(server):
+    assert server.search(q="red " * 101).json["is_truncated"]
 
 
 @pytest.mark.parametrize(

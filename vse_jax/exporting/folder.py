@@ -114,11 +114,17 @@ def write_folder(
       InputError: if the folder contains anything that is not of an export.
       OSError: if a file cannot be written.
     """
-    check_replaceable(path)
     folder = _folder(path)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_replaceable(path)
+    with files.sole_writer(folder):
+        check_replaceable(path)  # again, after another export to it has ended
+        _replace(folder, _contents(restored, backbone, summary, card, programs))
+
+
+def _replace(folder, contents):
+    """Writes all files under temporary names, then replaces an earlier export."""
     names = []
-    for name, content in _contents(restored, backbone, summary, card, programs):
+    for name, content in contents:
         (folder / f"{files.UNFINISHED}{name}").write_bytes(content)
         names.append(name)
     # From here until `config.json` is back, there is no export.

@@ -65,6 +65,11 @@ class Query(NamedTuple):
             text += name
         return text.strip()
 
+    @property
+    def texts(self) -> list[str]:
+        """The texts among the parts."""
+        return [part.text for part in self.parts if part.text is not None]
+
     def check(self) -> "Query":
         """Returns the query; raises InputError if it or a weight is invalid."""
         if not self.parts:

@@ -152,6 +152,7 @@ def _as_json(searcher, query, hits) -> str:
     content = {
         "query": query.name,
         "unknown_words": searcher.unknown_words(query),
+        "is_truncated": searcher.is_truncated(query),
         "hits": [{name: getattr(hit, name) for name in fields} for hit in hits],
     }
     return json.dumps(content, ensure_ascii=False)

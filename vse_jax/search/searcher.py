@@ -197,14 +197,17 @@ class Searcher:
 
     def unknown_words(self, query: Query) -> list[str]:
         """Returns the words of a query that the model does not know."""
-        texts = [part.text for part in query.parts if part.text is not None]
+        texts = query.texts
         return [word for text in texts for word in self.model.unknown_words(text)[1]]
 
     def has_known_words(self, query: Query) -> bool:
         """Returns whether any text of a query has a known word, or there is none."""
-        texts = [part.text for part in query.parts if part.text is not None]
-        words = [self.model.unknown_words(text) for text in texts]
-        return not texts or any(len(all_) > len(unknown) for all_, unknown in words)
+        words = [self.model.unknown_words(text) for text in query.texts]
+        return not words or any(len(all_) > len(unknown) for all_, unknown in words)
+
+    def is_truncated(self, query: Query) -> bool:
+        """Returns whether the model reads only the beginning of a text of a query."""
+        return any(map(self.model.is_truncated, query.texts))
 
 
 def _is_alone(query: Query) -> bool:

@@ -89,6 +89,7 @@ class App:
             "hits": [self._descriptions.hit(hit) for hit in hits],
             "unknown_words": list(dict.fromkeys(unknown)),
             "has_known_words": self._searcher.has_known_words(search.query),
+            "is_truncated": self._searcher.is_truncated(search.query),
             "rows": self._searcher.gallery.rows,
             "milliseconds": round(1000 * (time.perf_counter() - start), 1),
         }

@@ -129,14 +129,20 @@ function showAnswer(answer, isLonger) {
   warn(answer);
 }
 
-function warn({ unknown_words: unknown, has_known_words: known }) {
-  if (!unknown.length) return;
+function warn(answer) {
+  const warnings = [];
+  if (answer.unknown_words.length) warnings.push(warningOfWords(answer));
+  if (answer.is_truncated) warnings.push("The text is too long: the model reads only its beginning.");
+  byId("warning").textContent = warnings.join(" ");
+  byId("warning").hidden = !warnings.length;
+}
+
+function warningOfWords({ unknown_words: unknown, has_known_words: known }) {
   const quoted = unknown.map((word) => `“${word}”`).join(", ");
   const isArbitrary = !known && query.isOnlyText;
-  byId("warning").textContent = isArbitrary
+  return isArbitrary
     ? `The model knows none of the words ${quoted}, so these results are arbitrary.`
     : `The model does not know ${quoted}.`;
-  byId("warning").hidden = false;
 }
 
 function showStart() {
