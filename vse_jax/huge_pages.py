@@ -4,7 +4,8 @@ A training step on CPUs takes hundreds of megabytes from the system and gives th
 when it ends. With pages of 4 kB, the system spends a fifth of the CPU time of
 `configs/f8k_rvse_infonce.py` on allocating them. glibc (2.35 or newer) asks for pages
 of 2 MB if an environment variable says so, which it reads when a program starts. It
-does so only where its heap grows by at least 2 MB at a time, hence the second setting.
+does so only for memory that it takes in pieces of at least 2 MB. The second setting
+makes the pieces larger, and glibc keeps as much when memory is freed.
 """
 
 import contextlib
