@@ -8,7 +8,7 @@ import tempfile
 
 from vse_jax import huge_pages
 
-# The workers of xdist, and the programs that tests start, read it when they start.
+# Memory of the workers of xdist, and of the programs that tests start.
 os.environ.update(huge_pages.ENVIRONMENT | os.environ)
 # JAX reads these once, when it is imported.
 _DEVICES = "--xla_force_host_platform_device_count"
