@@ -12,7 +12,6 @@ from vse_jax.checkpoint import Restored
 from vse_jax.errors import InputError
 from vse_jax.exporting import folder
 
-CONFIG = "config.json"
 VARIABLES = {
     "params": {"text": {"words": np.arange(6, dtype=np.float32).reshape(2, 3)}},
     "batch_stats": {},
@@ -64,7 +63,7 @@ def test_two_exports_to_one_folder_wait_for_each_other(tmp_path):
         other.start()
         other.join(0.5)
         assert other.is_alive()
-        assert CONFIG not in names(tmp_path)
+        assert folder.CONFIG_FILE not in names(tmp_path)
         yield "text_encoder.onnx", b"first"
 
     write(tmp_path, programs=programs())

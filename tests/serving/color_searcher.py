@@ -131,17 +131,16 @@ class ColorSearcher:
         return stream.getvalue()
 
     def unknown_words(self, query):
-        texts = [part.text for part in query.parts if part.text is not None]
         known = {*COLORS, "a", "thing"}
-        return [word for text in texts for word in text.split() if word not in known]
+        words = [word for text in query.texts for word in text.split()]
+        return [word for word in words if word not in known]
 
     def is_truncated(self, query):
         return any(len(text.split()) > 100 for text in query.texts)
 
     def has_known_words(self, query):
-        texts = [part.text for part in query.parts if part.text is not None]
-        words = [word for text in texts for word in text.split()]
-        return not texts or len(self.unknown_words(query)) < len(words)
+        words = [word for text in query.texts for word in text.split()]
+        return not query.texts or len(self.unknown_words(query)) < len(words)
 
 
 def _direction(color):

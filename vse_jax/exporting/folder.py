@@ -114,10 +114,9 @@ def write_folder(
       InputError: if the folder contains anything that is not of an export.
       OSError: if a file cannot be written.
     """
-    folder = _folder(path)
     check_replaceable(path)
+    folder = _folder(path)
     with files.sole_writer(folder):
-        check_replaceable(path)  # again, after another export to it has ended
         _replace(folder, _contents(restored, backbone, summary, card, programs))
 
 
